@@ -1,0 +1,1 @@
+"""Polystage: a polyhedral compiler and simulator for scratchpad accelerators."""
