@@ -22,6 +22,7 @@ In a pipeline: `npu-map-banks{mode=local}`. A plain function `f(module)` may be 
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 import types
@@ -160,7 +161,7 @@ def _field_docs(pass_class: type[Pass]) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         body = cast(ast.ClassDef, tree.body[0]).body
-        for field, doc in zip(body, body[1:], strict=False):
+        for field, doc in itertools.pairwise(body):
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)

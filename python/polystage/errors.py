@@ -4,8 +4,8 @@
 class PolystageError(Exception):
     """A mistake in the input, told in one sentence with the way out.
 
-    `message` says what was found and what is allowed, lower case, no final period. `help` says what to
-    change. `op` is an MLIR operation (or anything with a `location`) that the message is about;
+    `message` says what was found and what is allowed, lower case, no final period. `help` says what
+    to change. `op` is an MLIR operation (or anything with a `location`) that the message is about;
     `location` is the place as `file:line:col`, taken from `op` where it is not given.
     """
 
