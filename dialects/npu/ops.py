@@ -1,0 +1,234 @@
+"""Operations of the npu dialect.
+
+Every instruction names its operands as memref views. Meaning is sequential program order; engines run concurrently but never
+change it. Costs are in `polystage.machine.cost`.
+
+This module must not postpone the evaluation of annotations: `ext` reads them as the definition of the operation.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from polystage.dialects.npu import rules
+from polystage.dialects.npu.attributes import EngineAttr, NpuDialect
+from polystage.dialects.npu.target import target_of
+from polystage.mlir import ext, ir
+
+MemRef = ext.Operand[ir.MemRefType]
+
+
+class NpuOp(NpuDialect.Operation):
+    """What all npu operations share: a verifier that applies the operation's rules in order."""
+
+    RULES = ()
+    TARGET_RULES = ()
+
+    @classmethod
+    def verify_invariants(cls, op: ir.OpView) -> bool:
+        """Report the first broken rule as an error at the operation."""
+        message = cls.first_violation(op)
+        if message is None:
+            return True
+        op.location.emit_error(f"'{cls.OPERATION_NAME}' op {message}")
+        return False
+
+    @classmethod
+    def first_violation(cls, op: ir.OpView) -> str | None:
+        """Return the message of the first broken rule, or None."""
+        for rule in cls.RULES:
+            if message := rule(op):
+                return message
+        target = target_of(op) if cls.TARGET_RULES else None
+        if target is None:
+            return None
+        for target_rule in cls.TARGET_RULES:
+            if message := target_rule(op, target):
+                return message
+        return None
+
+
+class AllocOp(NpuOp, name="alloc"):
+    """Reserve an on-chip buffer that lives until its block ends.
+
+    Dimension 0 is the partition; the other dimensions lie row-major from byte `address` of every partition.
+    `address` is absent until `npu-allocate-scratchpad` has run.
+
+    Cost: none.
+    """
+
+    buffer: ext.Result[ir.MemRefType]
+
+    RULES = (rules.alloc_is_on_chip,)
+    TARGET_RULES = (rules.alloc_fits,)
+
+
+class DmaOp(NpuOp, name="dma"):
+    """Copy a strided window: `destination := source`; a source extent of 1 is repeated.
+
+    DRAM to sbuf, sbuf to DRAM, or within one of them. `cause` says what the bytes are for: input, weight, intermediate,
+    output or copy.
+
+    Cost: start-up, plus the larger of descriptor work over all DMA engines and bytes over DRAM bandwidth.
+    """
+
+    source: MemRef
+    destination: MemRef
+    cause: ir.StringAttr
+
+    RULES = (rules.dma_cause, rules.dma_spaces, rules.dma_shapes, rules.partition_comes_first)
+
+
+class MemsetOp(NpuOp, name="memset"):
+    """Write `value` to every element of the destination.
+
+    Cost: one vector pass without input.
+    """
+
+    destination: MemRef
+    value: ir.FloatAttr | ir.IntegerAttr
+    engine: EngineAttr
+
+    RULES = (
+        rules.engine_is_known,
+        rules.operands_in({0: ("sbuf", "psum")}),
+        rules.partition_comes_first,
+    )
+    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class MatmulOp(NpuOp, name="matmul"):
+    """Contract over the partitions: `psum[m, n..] (+)= sum_k stationary[k, m] * moving[k, n..]`.
+
+    `accumulate` false overwrites psum, true adds to it. Products are exact, sums are in the type of psum.
+
+    Cost: LoadStationary where the stationary operand changed, and max(N, min_issue) columns, times the factor of the type.
+    """
+
+    stationary: MemRef
+    moving: MemRef
+    psum: MemRef
+    accumulate: ext.Operand[ir.IntegerType[1]]
+
+    RULES = (
+        rules.operands_in({0: ("sbuf",), 1: ("sbuf",), 2: ("psum",)}),
+        rules.matmul_types,
+        rules.matmul_shapes,
+        rules.partition_comes_first,
+    )
+    TARGET_RULES = (rules.matmul_fits, rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class TransposeOp(NpuOp, name="transpose"):
+    """Transpose a tile through the tensor engine: `destination[b, a] = source[a, b]`, exactly.
+
+    Cost: a matmul with the identity.
+    """
+
+    source: MemRef
+    destination: MemRef
+
+    RULES = (
+        rules.operands_in({0: ("sbuf",), 1: ("psum",)}),
+        rules.transpose_shapes,
+        rules.partition_comes_first,
+    )
+    TARGET_RULES = (rules.transpose_fits, rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class ElementwiseOp(NpuOp, name="elementwise"):
+    """Apply a scalar function to every point of an iteration box, all dimensions parallel.
+
+    `function` names a private function of arith operations: one argument per input, then one per output (its present value);
+    one result per output. Dimension 0 of the box is the partition. Reads are cast to the argument types, writes to the
+    element types. `indexing_maps` are linear, as in linalg.generic.
+
+    Cost: per operation of the body N elements per partition, 2N where it reads two tensors.
+    """
+
+    inputs: Sequence[MemRef]
+    outputs: Sequence[MemRef]
+    function: ir.FlatSymbolRefAttr
+    engine: EngineAttr
+    sizes: Any  # DenseI64ArrayAttr, which IRDL has no name for
+    indexing_maps: ir.ArrayAttr
+
+    RULES = (
+        rules.engine_is_known,
+        rules.operands_in({-1: ("sbuf", "psum")}),
+        rules.linear_maps,
+        rules.partition_comes_first,
+    )
+    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class ReduceOp(NpuOp, name="reduce"):
+    """Fold a scalar function over the dimensions of the box that no output map mentions.
+
+    `out = function(inputs.., out)`, starting with the value present in the output. The partition is never reduced.
+
+    Cost: as `npu.elementwise` over the whole box.
+    """
+
+    inputs: Sequence[MemRef]
+    outputs: Sequence[MemRef]
+    function: ir.FlatSymbolRefAttr
+    engine: EngineAttr
+    sizes: Any  # DenseI64ArrayAttr, which IRDL has no name for
+    indexing_maps: ir.ArrayAttr
+
+    RULES = ElementwiseOp.RULES
+    TARGET_RULES = ElementwiseOp.TARGET_RULES
+
+
+class ActivateOp(NpuOp, name="activate"):
+    """Apply a function of the scalar engine: `destination = function(scale * source + bias)`.
+
+    Cost: N elements per partition; scale and bias are free.
+    """
+
+    source: MemRef
+    destination: MemRef
+    function: ir.StringAttr
+    scale: ir.FloatAttr
+    bias: ir.FloatAttr
+
+    RULES = (
+        rules.activation_is_known,
+        rules.operands_in({0: ("sbuf", "psum"), 1: ("sbuf", "psum")}),
+        rules.same_shape,
+        rules.partition_comes_first,
+    )
+    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class IotaOp(NpuOp, name="iota"):
+    """Write coordinates: `destination[i0, ..] = offset + i_dimension`.
+
+    Cost: one pass of gpsimd.
+    """
+
+    destination: MemRef
+    offset: ext.Operand[ir.IndexType]
+    dimension: ir.IntegerAttr
+
+    RULES = (rules.operands_in({0: ("sbuf",)}), rules.iota_types, rules.partition_comes_first)
+    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class GatherOp(NpuOp, name="gather"):
+    """Look up rows: `destination = table[indices[0], indices[1], ..]`, as numpy indexes.
+
+    The table lies in DRAM. An index outside the table is an error at run time.
+
+    Cost: one DMA descriptor per looked-up row.
+    """
+
+    table: MemRef
+    destination: MemRef
+    indices: Sequence[MemRef]
+
+    RULES = (
+        rules.operands_in({0: ("dram",), -1: ("sbuf",)}),
+        rules.gather_shapes,
+        rules.partition_comes_first,
+    )

@@ -1,0 +1,398 @@
+"""The legality rules of npu operations: one hardware rule is one function.
+
+A rule takes an operation (and the target, where the module names one) and returns None or a message that says what was
+found and what is allowed. Its docstring is the rule, as printed in the generated reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from polystage.dialects.npu.attributes import CAUSES, ENGINES, SPACES, attribute_name
+from polystage.dialects.npu.views import (
+    DYNAMIC,
+    access_pattern,
+    partition_start,
+    root_alloc,
+    space_of,
+    strides_of,
+)
+from polystage.mlir import ir
+
+if TYPE_CHECKING:
+    from polystage.machine import Target
+
+Rule = Callable[[ir.OpView], str | None]
+TargetRule = Callable[[ir.OpView, "Target"], str | None]
+
+
+def shape_of(value: ir.Value) -> list[int]:
+    """Return the shape of a memref value."""
+    return list(ir.MemRefType(value.type).shape)
+
+
+def _bytes(type_: ir.Type) -> int:
+    element = ir.MemRefType(type_).element_type
+    if isinstance(element, ir.IndexType):
+        return 8
+    return (element.width + 7) // 8
+
+
+def free_bytes(type_: ir.Type) -> int:
+    """Return the bytes that a contiguous on-chip memref takes in each partition."""
+    size = _bytes(type_)
+    for extent in list(ir.MemRefType(type_).shape)[1:]:
+        size *= extent
+    return size
+
+
+def _product(values: list[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+# --- rules that need no target ---------------------------------------------------------------------------------------
+
+
+def alloc_is_on_chip(op: ir.OpView) -> str | None:
+    """A buffer is static, has a partition dimension and lies in sbuf or psum."""
+    type_ = ir.MemRefType(op.results[0].type)
+    space = space_of(type_)
+    if space not in SPACES:
+        return f"allocates in {space}, but only {' and '.join(SPACES)} are allocated by npu.alloc"
+    if not type_.has_static_shape or type_.rank < 1:
+        return "needs a static shape with the partition as dimension 0"
+    if strides_of(type_) != _row_major(list(type_.shape)):
+        return "needs the identity layout"
+    return None
+
+
+def _row_major(shape: list[int]) -> list[int]:
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 2, -1, -1):
+        strides[i] = strides[i + 1] * shape[i + 1]
+    return strides
+
+
+def dma_spaces(op: ir.OpView) -> str | None:
+    """A transfer goes between DRAM and sbuf, or within one of them; it never touches psum."""
+    for value, side in zip(op.operands, ("source", "destination"), strict=True):
+        if space_of(value.type) == "psum":
+            return f"has its {side} in psum, which only the engines can reach; copy through sbuf"
+    return None
+
+
+def dma_shapes(op: ir.OpView) -> str | None:
+    """Source and destination have the same element type and shape; a source extent of 1 is repeated."""
+    source, destination = (ir.MemRefType(v.type) for v in op.operands)
+    if source.element_type != destination.element_type:
+        return f"changes the element type from {source.element_type} to {destination.element_type}"
+    a, b = list(source.shape), list(destination.shape)
+    if len(a) != len(b) or any(x not in (1, y) for x, y in zip(a, b, strict=True)):
+        return f"cannot copy shape {a} to shape {b}"
+    return None
+
+
+def dma_cause(op: ir.OpView) -> str | None:
+    """`cause` says why the bytes move, for the report."""
+    cause = ir.StringAttr(op.attributes["cause"]).value
+    if cause not in CAUSES:
+        return f"has cause '{cause}', allowed are {', '.join(CAUSES)}"
+    return None
+
+
+def engine_is_known(op: ir.OpView) -> str | None:
+    """`engine` names an engine that executes this operation."""
+    engine = attribute_name(op.attributes["engine"])
+    allowed = ("vector", "gpsimd")
+    if engine not in allowed:
+        known = "executes other operations" if engine in ENGINES else "does not exist"
+        return f"engine '{engine}' {known}, allowed are {', '.join(allowed)}"
+    return None
+
+
+def operands_in(spaces: dict[int, tuple[str, ...]]) -> Rule:
+    """Build the rule that operand i lies in one of the memories spaces[i]; -1 stands for all further operands."""
+
+    def rule(op: ir.OpView) -> str | None:
+        for i, value in enumerate(op.operands):
+            allowed = spaces.get(i, spaces.get(-1, ()))
+            if not allowed or not isinstance(value.type, ir.MemRefType):
+                continue
+            space = space_of(value.type)
+            if space not in allowed:
+                return f"operand {i} lies in {space}, allowed is {' or '.join(allowed)}"
+        return None
+
+    listed = "; ".join(
+        f"operand {'i' if i < 0 else i}: {' or '.join(names)}" for i, names in spaces.items()
+    )
+    rule.__doc__ = f"Operands lie in memories that the engine reaches ({listed})."
+    return rule
+
+
+def matmul_shapes(op: ir.OpView) -> str | None:
+    """stationary [K, M] x moving [K, N..] gives psum [M, N..]."""
+    stationary, moving, psum = (shape_of(op.operands[i]) for i in range(3))
+    k, m, n = stationary[0], _product(stationary[1:]), moving[1:]
+    if moving[0] != k:
+        return f"contracts {k} partitions of stationary with {moving[0]} of moving"
+    if psum[0] != m or _product(psum[1:]) != _product(n):
+        return f"psum has shape {psum}, but [{m}] x {n} is computed"
+    return None
+
+
+_ACCUMULATORS = {"f32": "f32", "bf16": "f32", "f16": "f32", "i8": "i32"}
+
+
+def matmul_types(op: ir.OpView) -> str | None:
+    """Operands are both f32, bf16 or f16 and accumulate in f32, or both i8 and accumulate in i32."""
+    a, b, c = (str(ir.MemRefType(op.operands[i].type).element_type) for i in range(3))
+    if a != b or _ACCUMULATORS.get(a) != c:
+        legal = ", ".join(f"{k} x {k} -> {v}" for k, v in _ACCUMULATORS.items())
+        return f"computes {a} x {b} -> {c}, allowed are {legal}"
+    return None
+
+
+def transpose_shapes(op: ir.OpView) -> str | None:
+    """in [A, B] becomes out [B, A] of the same element type."""
+    a, b = (ir.MemRefType(v.type) for v in op.operands)
+    if list(a.shape) != list(b.shape)[::-1] or a.rank != 2 or a.element_type != b.element_type:
+        return f"turns {a.element_type} {list(a.shape)} into {b.element_type} {list(b.shape)}"
+    return None
+
+
+def same_shape(op: ir.OpView) -> str | None:
+    """Input and output have the same shape."""
+    a, b = shape_of(op.operands[0]), shape_of(op.operands[1])
+    if a != b:
+        return f"maps shape {a} to shape {b}"
+    return None
+
+
+def iota_types(op: ir.OpView) -> str | None:
+    """The output is i32 or i64 and `dimension` is one of its dimensions."""
+    type_ = ir.MemRefType(op.operands[0].type)
+    if str(type_.element_type) not in ("i32", "i64"):
+        return f"writes {type_.element_type}, allowed are i32 and i64"
+    dimension = ir.IntegerAttr(op.attributes["dimension"]).value
+    if not 0 <= dimension < type_.rank:
+        return f"counts along dimension {dimension} of a buffer of rank {type_.rank}"
+    return None
+
+
+def gather_shapes(op: ir.OpView) -> str | None:
+    """out = table[i0, .., ik]: indices are integers of one shape, the rest of the table is copied."""
+    table, out, *indices = (ir.MemRefType(v.type) for v in op.operands)
+    if not indices or len(indices) > table.rank:
+        return f"indexes a table of rank {table.rank} with {len(indices)} indices"
+    lead = list(indices[0].shape)
+    for index in indices:
+        if str(index.element_type) not in ("i32", "i64") or list(index.shape) != lead:
+            return f"indices must be i32 or i64 of shape {lead}"
+    expected = lead + list(table.shape)[len(indices) :]
+    if list(out.shape) != expected or out.element_type != table.element_type:
+        return f"writes {out.element_type} {list(out.shape)}, but gathers {table.element_type} {expected}"
+    return None
+
+
+ACTIVATIONS = (
+    "identity exp exp2 expm1 log log2 log10 log1p sqrt rsqrt cbrt tanh erf erfc sin cos tan asin acos atan "
+    "sinh cosh asinh acosh atanh abs ceil floor round roundeven trunc"
+).split()
+
+
+def activation_is_known(op: ir.OpView) -> str | None:
+    """`function` is one that the scalar engine has a table for."""
+    function = ir.StringAttr(op.attributes["function"]).value
+    if function not in ACTIVATIONS:
+        return f"function '{function}' is unknown, allowed are {', '.join(ACTIVATIONS)}"
+    return None
+
+
+def linear_maps(op: ir.OpView) -> str | None:
+    """There is one linear indexing map per operand, over the dimensions of `sizes`, within the operand's bounds."""
+    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
+    sizes = list(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
+    if len(maps) != len(op.operands):
+        return f"has {len(maps)} indexing maps for {len(op.operands)} operands"
+    for i, (map_, value) in enumerate(zip(maps, op.operands, strict=True)):
+        shape = shape_of(value)
+        if map_.n_dims != len(sizes) or len(map_.results) != len(shape):
+            return f"indexing map {i} is {map_}, but there are {len(sizes)} sizes and rank {len(shape)}"
+        for d, (expression, extent) in enumerate(zip(map_.results, shape, strict=True)):
+            bounds = expression_bounds(expression, sizes)
+            if bounds is None:
+                return f"indexing map {i} is {map_}; only sums of constant * dimension are allowed"
+            if bounds[0] < 0 or bounds[1] >= extent:
+                return f"indexing map {i} reaches [{bounds[0]}, {bounds[1]}] in dimension {d} of extent {extent}"
+    return None
+
+
+def expression_bounds(expression: ir.AffineExpr, sizes: list[int]) -> tuple[int, int] | None:
+    """Return the least and greatest value of a linear expression over a box, or None where it is not linear."""
+    linear = linear_form(expression, len(sizes))
+    if linear is None:
+        return None
+    constant, coefficients = linear
+    low = constant + sum(min(0, c * (n - 1)) for c, n in zip(coefficients, sizes, strict=True))
+    high = constant + sum(max(0, c * (n - 1)) for c, n in zip(coefficients, sizes, strict=True))
+    return low, high
+
+
+def linear_form(expression: ir.AffineExpr, n_dims: int) -> tuple[int, list[int]] | None:
+    """Return (constant, coefficient per dimension) of a linear expression, or None."""
+    if isinstance(expression, ir.AffineConstantExpr):
+        return expression.value, [0] * n_dims
+    if isinstance(expression, ir.AffineDimExpr):
+        return 0, [int(d == expression.position) for d in range(n_dims)]
+    if not isinstance(expression, ir.AffineAddExpr | ir.AffineMulExpr):
+        return None
+    left = linear_form(expression.lhs, n_dims)
+    right = linear_form(expression.rhs, n_dims)
+    if left is None or right is None:
+        return None
+    if isinstance(expression, ir.AffineAddExpr):
+        return left[0] + right[0], [a + b for a, b in zip(left[1], right[1], strict=True)]
+    if any(right[1]):
+        left, right = right, left
+    if any(right[1]):
+        return None
+    return left[0] * right[0], [c * right[0] for c in left[1]]
+
+
+def partition_comes_first(op: ir.OpView) -> str | None:
+    """Dimension 0 of an on-chip operand is its partition, without stride and at a constant start."""
+    for i, value in enumerate(op.operands):
+        if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
+            continue
+        alloc = root_alloc(value)
+        if alloc is None:
+            return f"operand {i} is not a view of an npu.alloc in this kernel"
+        if partition_start(value) is None:
+            return f"operand {i} starts at a partition that is not constant"
+        row = _product(shape_of(alloc.results[0])[1:])
+        stride = strides_of(value.type)[0]
+        if shape_of(value)[0] > 1 and stride not in (row, DYNAMIC):
+            return f"operand {i} has stride {stride} in dimension 0, but its partitions are {row} elements apart"
+    return None
+
+
+# --- rules of the target ---------------------------------------------------------------------------------------------
+
+
+def alloc_fits(op: ir.OpView, target: Target) -> str | None:
+    """A buffer has at most as many partitions and bytes as its memory; a psum buffer lies in one bank."""
+    type_ = ir.MemRefType(op.results[0].type)
+    space = space_of(type_)
+    partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
+    memory = target.sbuf if space == "sbuf" else target.psum
+    capacity = (
+        target.sbuf.bytes_per_partition
+        if space == "sbuf"
+        else target.psum.banks * target.psum.bank_bytes
+    )
+    if partitions > memory.partitions:
+        return f"takes {partitions} partitions, but {space} of '{target.name}' has {memory.partitions}"
+    limit = capacity if space == "sbuf" else target.psum.bank_bytes
+    if size > limit:
+        what = "a partition of sbuf" if space == "sbuf" else "one psum bank"
+        return f"takes {size} bytes per partition, but {what} of '{target.name}' holds {limit}"
+    if "address" not in op.attributes:
+        return None
+    address = ir.IntegerAttr(op.attributes["address"]).value
+    if address < 0 or address + size > capacity:
+        return f"lies at bytes [{address}, {address + size}), but {space} of '{target.name}' ends at {capacity}"
+    if space == "psum" and address // limit != (address + size - 1) // limit:
+        return f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
+    return None
+
+
+def matmul_fits(op: ir.OpView, target: Target) -> str | None:
+    """K, M and the number of moving columns are at most what the array and a psum bank hold."""
+    k, m = shape_of(op.operands[0])[0], _product(shape_of(op.operands[0])[1:])
+    n = _product(shape_of(op.operands[1])[1:])
+    array = target.tensor
+    for size, limit, what in (
+        (k, array.rows, "rows contracts"),
+        (m, array.columns, "stationary columns holds"),
+        (n, array.moving_columns, "moving columns takes"),
+    ):
+        if size > limit:
+            name, verb = what.rsplit(" ", 1)
+            return f"has {size} {name}, but the tensor engine of '{target.name}' {verb} {limit}"
+    return None
+
+
+def transpose_fits(op: ir.OpView, target: Target) -> str | None:
+    """The transposed tile is at most as large as the array."""
+    rows, columns = shape_of(op.operands[0])
+    if rows > target.tensor.rows or columns > target.tensor.columns:
+        return (
+            f"transposes {rows} x {columns}, but the array of '{target.name}' is "
+            f"{target.tensor.rows} x {target.tensor.columns}"
+        )
+    return None
+
+
+def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
+    """An engine starts at partition 0, or at a quarter or half of the partitions where the access fits there."""
+    quarter = target.sbuf.partitions // 4
+    for i, value in enumerate(op.operands):
+        if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
+            continue
+        start, count = partition_start(value), shape_of(value)[0]
+        if start is None:
+            continue
+        step = quarter if count <= quarter else 2 * quarter if count <= 2 * quarter else None
+        if start and (step is None or start % step):
+            allowed = "0" if step is None else f"a multiple of {step}"
+            return f"operand {i} takes {count} partitions from {start}, but such an access starts at {allowed}"
+        if start + count > target.sbuf.partitions:
+            return f"operand {i} ends at partition {start + count} of {target.sbuf.partitions}"
+    return None
+
+
+def pattern_fits(op: ir.OpView, target: Target) -> str | None:
+    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with strides of 16 bits."""
+    limit = target.access_pattern.max_free_dims
+    for i, (sizes, strides) in enumerate(operand_walks(op)):
+        pattern = access_pattern(sizes, strides)
+        if len(pattern) > limit:
+            return f"operand {i} needs {len(pattern)} free dimensions, but an access of '{target.name}' has {limit}"
+        for dim in pattern:
+            if abs(dim.stride) > target.access_pattern.max_stride:
+                return (
+                    f"operand {i} has a stride of {dim.stride} elements, but an access of '{target.name}' "
+                    f"reaches {target.access_pattern.max_stride}"
+                )
+    return None
+
+
+def operand_walks(op: ir.OpView) -> list[tuple[list[int], list[int]]]:
+    """Return (sizes, strides in elements) of the free dimensions of every on-chip operand, as the engine walks it."""
+    if "indexing_maps" not in op.attributes:
+        return [
+            (shape_of(v)[1:], strides_of(v.type)[1:])
+            for v in op.operands
+            if isinstance(v.type, ir.MemRefType) and space_of(v.type) != "dram"
+        ]
+    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
+    sizes = list(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
+    return [
+        (sizes[1:], composed_strides(map_, strides_of(value.type), len(sizes))[1:])
+        for map_, value in zip(maps, op.operands, strict=True)
+    ]
+
+
+def composed_strides(map_: ir.AffineMap, strides: list[int], n_dims: int) -> list[int]:
+    """Return the stride in elements that each loop dimension has in a buffer accessed through a linear map."""
+    total = [0] * n_dims
+    for expression, stride in zip(map_.results, strides, strict=True):
+        linear = linear_form(expression, n_dims)
+        assert linear is not None, "linear_maps comes first"
+        total = [t + c * stride for t, c in zip(total, linear[1], strict=True)]
+    return total

@@ -1,0 +1,1 @@
+def target_of(op): return None

@@ -1,0 +1,90 @@
+"""What an on-chip memref value is: its memory, its buffer, its partitions, its access pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polystage.dialects.npu.attributes import attribute_name
+from polystage.mlir import ir
+
+DYNAMIC = ir.ShapedType.get_dynamic_stride_or_offset()
+
+_VIEW_OPS = (
+    "memref.subview",
+    "memref.transpose",
+    "memref.collapse_shape",
+    "memref.expand_shape",
+    "memref.reinterpret_cast",
+    "memref.cast",
+)
+
+
+@dataclass(frozen=True)
+class PatternDim:
+    """One dimension of an access pattern: how often, and how far apart in elements."""
+
+    size: int
+    stride: int
+
+
+def space_of(type_: ir.Type) -> str:
+    """Return `dram`, `sbuf` or `psum`: the memory that a memref type names."""
+    space = ir.MemRefType(type_).memory_space
+    return "dram" if space is None else attribute_name(space)
+
+
+def strides_of(type_: ir.Type) -> list[int]:
+    """Return the strides of a memref type in elements."""
+    return ir.MemRefType(type_).get_strides_and_offset()[0]
+
+
+def access_pattern(sizes: list[int], strides: list[int]) -> list[PatternDim]:
+    """Return the fewest dimensions that describe the same walk through memory.
+
+    Unit dimensions vanish and dimensions that continue each other merge:
+
+    >>> access_pattern([4, 1, 8], [8, 99, 1])
+    [PatternDim(size=32, stride=1)]
+    """
+    merged: list[PatternDim] = []
+    for size, stride in zip(sizes, strides, strict=True):
+        if size == 1:
+            continue
+        if merged and merged[-1].stride == stride * size:
+            merged[-1] = PatternDim(merged[-1].size * size, stride)
+        else:
+            merged.append(PatternDim(size, stride))
+    return merged
+
+
+def defining_op(value: ir.Value) -> ir.Operation | None:
+    """Return the operation that defines `value`, or None for a block argument."""
+    return None if isinstance(value.owner, ir.Block) else value.owner.operation
+
+
+def root_alloc(value: ir.Value) -> ir.Operation | None:
+    """Return the `npu.alloc` that `value` is a view of, or None."""
+    op = defining_op(value)
+    while op is not None and op.name in _VIEW_OPS:
+        op = defining_op(op.operands[0])
+    return op if op is not None and op.name == "npu.alloc" else None
+
+
+def partition_start(value: ir.Value) -> int | None:
+    """Return the first partition of an on-chip view, or None where it is not a constant."""
+    start = 0
+    op = defining_op(value)
+    while op is not None and op.name in _VIEW_OPS:
+        if op.name == "memref.subview":
+            offset = op.attributes["static_offsets"][0]
+            if offset == DYNAMIC:
+                return None
+            start += offset
+        elif op.name == "memref.reinterpret_cast":
+            offset = op.attributes["static_offsets"][0]
+            row = strides_of(op.operands[0].type)[0]
+            if offset == DYNAMIC:
+                return None
+            start += offset // row
+        op = defining_op(op.operands[0])
+    return start
