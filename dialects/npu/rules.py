@@ -199,10 +199,39 @@ def gather_shapes(op: ir.OpView) -> str | None:
     return None
 
 
-ACTIVATIONS = (
-    "identity exp exp2 expm1 log log2 log10 log1p sqrt rsqrt cbrt tanh erf erfc sin cos tan asin acos atan "
-    "sinh cosh asinh acosh atanh abs ceil floor round roundeven trunc"
-).split()
+ACTIVATIONS = [
+    "identity",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "cbrt",
+    "tanh",
+    "erf",
+    "erfc",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "abs",
+    "ceil",
+    "floor",
+    "round",
+    "roundeven",
+    "trunc",
+]
 
 
 def activation_is_known(op: ir.OpView) -> str | None:
@@ -296,7 +325,9 @@ def alloc_fits(op: ir.OpView, target: Target) -> str | None:
         else target.psum.banks * target.psum.bank_bytes
     )
     if partitions > memory.partitions:
-        return f"takes {partitions} partitions, but {space} of '{target.name}' has {memory.partitions}"
+        return (
+            f"takes {partitions} partitions, but {space} of '{target.name}' has {memory.partitions}"
+        )
     limit = capacity if space == "sbuf" else target.psum.bank_bytes
     if size > limit:
         what = "a partition of sbuf" if space == "sbuf" else "one psum bank"
@@ -307,7 +338,9 @@ def alloc_fits(op: ir.OpView, target: Target) -> str | None:
     if address < 0 or address + size > capacity:
         return f"lies at bytes [{address}, {address + size}), but {space} of '{target.name}' ends at {capacity}"
     if space == "psum" and address // limit != (address + size - 1) // limit:
-        return f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
+        return (
+            f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
+        )
     return None
 
 

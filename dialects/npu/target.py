@@ -1,1 +1,2 @@
-def target_of(op): return None
+def target_of(op):
+    return None

@@ -1,0 +1,376 @@
+"""Writes one kernel function: loops over tiles, windows on memrefs, npu instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from polystage.dialects import npu
+from polystage.dialects.npu.views import DYNAMIC
+from polystage.machine.target import Target
+from polystage.mlir import arith, func, ir, memref, scf
+
+
+@dataclass(frozen=True)
+class Offset:
+    """A linear index expression: `constant + sum(coefficient * loop variable)`."""
+
+    constant: int = 0
+    terms: Mapping[ir.Value, int] = field(default_factory=dict)
+
+    def __add__(self, other: Offset | int) -> Offset:
+        """Return the sum of two expressions."""
+        other = other if isinstance(other, Offset) else Offset(other)
+        terms = dict(self.terms)
+        for variable, coefficient in other.terms.items():
+            terms[variable] = terms.get(variable, 0) + coefficient
+        return Offset(self.constant + other.constant, {v: c for v, c in terms.items() if c})
+
+    def __mul__(self, factor: int) -> Offset:
+        """Return the expression times a constant."""
+        if factor == 0:
+            return Offset()
+        return Offset(self.constant * factor, {v: c * factor for v, c in self.terms.items()})
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no loop variable occurs."""
+        return not self.terms
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A piece of a loop dimension: `size` iterations from `start`."""
+
+    start: Offset
+    size: int
+
+
+class KernelBuilder:
+    """A private function `npu.kernel` under construction.
+
+    Methods append to the innermost open loop. All shapes are static; where a tile does not divide a dimension, `tiles`
+    yields the remainder as a piece of its own, so that the body is written once more for it.
+    """
+
+    def __init__(
+        self, module: ir.Module, name: str, argument_types: Sequence[ir.Type], target: Target
+    ) -> None:
+        self.module = module
+        self.target = target
+        with ir.InsertionPoint(module.body), ir.Location.unknown(module.context):
+            self.function = func.FuncOp(name, (list(argument_types), []), visibility="private")
+            self.function.attributes["npu.kernel"] = ir.UnitAttr.get()
+            block = self.function.add_entry_block()
+            with ir.InsertionPoint(block):
+                terminator = func.ReturnOp([])
+        self.arguments: list[ir.Value] = list(block.arguments)
+        self._points = [ir.InsertionPoint(terminator)]
+        self._constants: dict[tuple[str, object], ir.Value] = {}
+
+    # --- position and constants ------------------------------------------------------------------------------------
+
+    @property
+    def insertion_point(self) -> ir.InsertionPoint:
+        """Where the next operation goes."""
+        return self._points[-1]
+
+    def _constant(self, kind: str, key: object, type_: ir.Type, value: int | bool) -> ir.Value:
+        if (kind, key) not in self._constants:
+            with ir.InsertionPoint.at_block_begin(self.function.entry_block), self._location():
+                attribute = ir.IntegerAttr.get(type_, int(value))
+                self._constants[kind, key] = arith.ConstantOp(type_, attribute).result
+        return self._constants[kind, key]
+
+    def _location(self) -> ir.Location:
+        return ir.Location.unknown(self.module.context)
+
+    def index(self, value: int) -> ir.Value:
+        """Return an index constant, made once per kernel at its top."""
+        with self.module.context:
+            return self._constant("index", value, ir.IndexType.get(), value)
+
+    def flag(self, value: bool) -> ir.Value:
+        """Return an i1 constant."""
+        with self.module.context:
+            return self._constant("i1", value, ir.IntegerType.get_signless(1), value)
+
+    def materialise(self, offset: Offset) -> ir.Value:
+        """Return the index value of a linear expression."""
+        with self.insertion_point, self._location():
+            total = self.index(offset.constant) if offset.constant or not offset.terms else None
+            for variable, coefficient in offset.terms.items():
+                term = variable
+                if coefficient != 1:
+                    term = arith.MulIOp(variable, self.index(coefficient)).result
+                total = term if total is None else arith.AddIOp(total, term).result
+        assert total is not None
+        return total
+
+    def is_not_zero(self, offset: Offset) -> ir.Value:
+        """Return the i1 value `offset != 0`."""
+        if offset.is_constant:
+            return self.flag(offset.constant != 0)
+        value = self.materialise(offset)
+        with self.insertion_point, self._location():
+            return arith.CmpIOp(arith.CmpIPredicate.ne, value, self.index(0)).result
+
+    # --- loops -----------------------------------------------------------------------------------------------------
+
+    def tiles(self, extent: int, tile: int, keep_loop: bool = True) -> Iterator[Tile]:
+        """Yield the pieces of `range(extent)`: a loop over the full tiles, then the remainder.
+
+        While the caller handles a piece, instructions go into that piece's loop. With `keep_loop` false every tile is
+        yielded on its own, without a loop.
+        """
+        tile = min(tile, extent)
+        full = extent // tile
+        if full == 1 or not keep_loop:
+            for i in range(full):
+                yield Tile(Offset(i * tile), tile)
+        else:
+            yield from self._loop(full * tile, tile)
+        if extent % tile:
+            yield Tile(Offset(full * tile), extent % tile)
+
+    def _loop(self, extent: int, step: int) -> Iterator[Tile]:
+        bounds = self.index(0), self.index(extent), self.index(step)
+        with self.insertion_point, self._location():
+            loop = scf.ForOp(*bounds)
+            with ir.InsertionPoint(loop.body):
+                terminator = scf.YieldOp([])
+        self._points.append(ir.InsertionPoint(terminator))
+        yield Tile(Offset(0, {loop.induction_variable: 1}), step)
+        self._points.pop()
+
+    def tiles_nd(self, extents: Sequence[int], tiles: Sequence[int]) -> Iterator[tuple[Tile, ...]]:
+        """Yield the pieces of a box, first dimension outermost."""
+        if not extents:
+            yield ()
+            return
+        for first in self.tiles(extents[0], tiles[0]):
+            for rest in self.tiles_nd(extents[1:], tiles[1:]):
+                yield (first, *rest)
+
+    # --- views -----------------------------------------------------------------------------------------------------
+
+    def subview(
+        self,
+        value: ir.Value,
+        offsets: Sequence[Offset | int],
+        sizes: Sequence[int],
+        steps: Sequence[int] | None = None,
+        drop: Sequence[int] = (),
+    ) -> ir.Value:
+        """Return the window `value[offset : offset + size * step : step]`, without the unit dimensions in `drop`."""
+        type_ = ir.MemRefType(value.type)
+        steps = list(steps) if steps is not None else [1] * type_.rank
+        starts = [o if isinstance(o, Offset) else Offset(o) for o in offsets]
+        whole = list(sizes) == list(type_.shape) and all(s == Offset() for s in starts)
+        if whole and not drop and all(s == 1 for s in steps):
+            return value
+        strides, base = type_.get_strides_and_offset()
+        static = base != DYNAMIC and all(s.is_constant for s in starts)
+        linear = sum(s.constant * d for s, d in zip(starts, strides, strict=True))
+        kept = [d for d in range(type_.rank) if d not in drop]
+        result = self._memref(
+            [sizes[d] for d in kept],
+            [strides[d] * steps[d] for d in kept],
+            base + linear if static else DYNAMIC,
+            type_,
+        )
+        dynamic = [self.materialise(s) for s in starts if not s.is_constant]
+        with self.insertion_point, self._location():
+            return memref.SubViewOp(
+                result,
+                value,
+                dynamic,
+                [],
+                [],
+                [s.constant if s.is_constant else DYNAMIC for s in starts],
+                list(sizes),
+                steps,
+            ).result
+
+    def _memref(
+        self,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        offset: int,
+        like: ir.MemRefType,
+        reshaped: bool = False,
+    ) -> ir.MemRefType:
+        """Return the type of a reshaped view; a contiguous source stays without explicit layout, as MLIR infers it."""
+        with self.module.context:
+            layout = ir.StridedLayoutAttr.get(offset, list(strides))
+            if reshaped and _is_contiguous(like):
+                layout = None
+            return ir.MemRefType.get(
+                list(shape),
+                like.element_type,
+                layout,
+                like.memory_space,
+                loc=self._location(),
+            )
+
+    def transpose(self, value: ir.Value, permutation: Sequence[int]) -> ir.Value:
+        """Return `value` with its dimensions reordered: result dimension i is `permutation[i]` of `value`."""
+        if list(permutation) == list(range(len(permutation))):
+            return value
+        type_ = ir.MemRefType(value.type)
+        strides, offset = type_.get_strides_and_offset()
+        result = self._memref(
+            [type_.shape[d] for d in permutation], [strides[d] for d in permutation], offset, type_
+        )
+        with self.insertion_point, self._location():
+            map_ = ir.AffineMap.get_permutation(list(permutation))
+            return memref.TransposeOp(result, value, ir.AffineMapAttr.get(map_)).result
+
+    def expand(self, value: ir.Value, shapes: Sequence[Sequence[int]]) -> ir.Value:
+        """Return `value` with dimension i split into `shapes[i]` (row-major); unit dimensions may be added.
+
+        expand(memref<6x4>, [[2, 3], [1, 4]]) is memref<2x3x1x4>.
+        """
+        type_ = ir.MemRefType(value.type)
+        if all(len(s) == 1 for s in shapes):
+            return value
+        strides, offset = type_.get_strides_and_offset()
+        new_strides: list[int] = []
+        for stride, shape in zip(strides, shapes, strict=True):
+            new_strides += [stride * prod(shape[i + 1 :]) for i in range(len(shape))]
+        flat = [s for shape in shapes for s in shape]
+        result = self._memref(flat, new_strides, offset, type_, reshaped=True)
+        with self.insertion_point, self._location():
+            return memref.ExpandShapeOp(result, value, self._reassociation(shapes), [], flat).result
+
+    def collapse(self, value: ir.Value, groups: Sequence[int]) -> ir.Value:
+        """Return `value` with runs of `groups[i]` adjacent dimensions merged; they must be contiguous."""
+        type_ = ir.MemRefType(value.type)
+        if all(g == 1 for g in groups):
+            return value
+        strides, offset = type_.get_strides_and_offset()
+        shape, new_strides, first = [], [], 0
+        for count in groups:
+            shape.append(prod(list(type_.shape)[first : first + count]))
+            new_strides.append(_merged_stride(list(type_.shape), strides, first, count))
+            first += count
+        result = self._memref(shape, new_strides, offset, type_, reshaped=True)
+        with self.insertion_point, self._location():
+            reassociation = self._reassociation([[0] * g for g in groups])
+            return memref.CollapseShapeOp(result, value, reassociation).result
+
+    def _reassociation(self, groups: Sequence[Sequence[int]]) -> ir.ArrayAttr:
+        position, rows = 0, []
+        i64 = ir.IntegerType.get_signless(64, self.module.context)
+        for group in groups:
+            rows.append(
+                ir.ArrayAttr.get(
+                    [ir.IntegerAttr.get(i64, position + i) for i in range(len(group))],
+                    self.module.context,
+                )
+            )
+            position += len(group)
+        return ir.ArrayAttr.get(rows, self.module.context)
+
+    # --- instructions ----------------------------------------------------------------------------------------------
+
+    def alloc(self, shape: Sequence[int], element_type: ir.Type, space: str = "sbuf") -> ir.Value:
+        """Reserve an on-chip buffer; dimension 0 is the partition."""
+        with self.insertion_point, self._location():
+            type_ = ir.MemRefType.get(list(shape), element_type, memory_space=npu.space_attr(space))
+            return npu.ops.AllocOp(type_).buffer
+
+    def dma(self, source: ir.Value, destination: ir.Value, cause: str) -> None:
+        """Copy `source` to `destination`; source extents of 1 are repeated."""
+        with self.insertion_point, self._location():
+            npu.ops.DmaOp(source, destination, ir.StringAttr.get(cause))
+
+    def memset(self, destination: ir.Value, value: float | int, engine: str = "vector") -> None:
+        """Fill a buffer with a constant of its element type."""
+        type_ = ir.MemRefType(destination.type).element_type
+        is_float = isinstance(type_, ir.FloatType)
+        with self.insertion_point, self._location():
+            attribute = (
+                ir.FloatAttr.get(type_, float(value))
+                if is_float
+                else ir.IntegerAttr.get(type_, int(value))
+            )
+            npu.ops.MemsetOp(destination, attribute, npu.engine_attr(engine))
+
+    def matmul(
+        self, stationary: ir.Value, moving: ir.Value, psum: ir.Value, accumulate: ir.Value
+    ) -> None:
+        """psum (+)= stationary^T x moving."""
+        with self.insertion_point, self._location():
+            npu.ops.MatmulOp(stationary, moving, psum, accumulate)
+
+    def transpose_tile(self, source: ir.Value, destination: ir.Value) -> None:
+        """destination[b, a] = source[a, b] through the tensor engine; destination lies in psum."""
+        with self.insertion_point, self._location():
+            npu.ops.TransposeOp(source, destination)
+
+    def activate(
+        self,
+        source: ir.Value,
+        destination: ir.Value,
+        function: str = "identity",
+        scale: float = 1.0,
+        bias: float = 0.0,
+    ) -> None:
+        """destination = function(scale * source + bias) on the scalar engine; identity casts and copies."""
+        with self.insertion_point, self._location():
+            f32 = ir.F32Type.get()
+            npu.ops.ActivateOp(
+                source,
+                destination,
+                ir.StringAttr.get(function),
+                ir.FloatAttr.get(f32, scale),
+                ir.FloatAttr.get(f32, bias),
+            )
+
+    def compute(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        function: str,
+        sizes: Sequence[int],
+        maps: Sequence[ir.AffineMap],
+        engine: str = "vector",
+    ) -> None:
+        """Emit `npu.elementwise` or `npu.reduce` (`kind`) with the scalar function named `function`."""
+        make = {"elementwise": npu.ops.ElementwiseOp, "reduce": npu.ops.ReduceOp}[kind]
+        with self.insertion_point, self._location():
+            make(
+                list(inputs),
+                list(outputs),
+                ir.FlatSymbolRefAttr.get(function),
+                npu.engine_attr(engine),
+                ir.DenseI64ArrayAttr.get(list(sizes)),
+                ir.ArrayAttr.get([ir.AffineMapAttr.get(m) for m in maps]),
+            )
+
+    def iota(self, destination: ir.Value, offset: Offset, dimension: int) -> None:
+        """destination[i..] = offset + i_dimension."""
+        value = self.materialise(offset)
+        with self.insertion_point, self._location():
+            i64 = ir.IntegerType.get_signless(64)
+            npu.ops.IotaOp(destination, value, ir.IntegerAttr.get(i64, dimension))
+
+    def gather(self, table: ir.Value, destination: ir.Value, indices: Sequence[ir.Value]) -> None:
+        """destination = table[indices[0], ..]."""
+        with self.insertion_point, self._location():
+            npu.ops.GatherOp(table, destination, list(indices))
+
+
+def _merged_stride(shape: Sequence[int], strides: Sequence[int], first: int, count: int) -> int:
+    """Return the stride of dimensions first..first+count merged; unit dimensions do not matter."""
+    for d in range(first + count - 1, first - 1, -1):
+        if shape[d] != 1:
+            return strides[d]
+    return strides[first + count - 1] if count else 1
+
+
+def _is_contiguous(type_: ir.MemRefType) -> bool:
+    return not isinstance(type_.layout, ir.StridedLayoutAttr)
