@@ -1,2 +1,73 @@
-def target_of(op):
+"""The target of a module: the attribute `npu.target`, a dictionary with every value of the machine."""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from polystage.machine import Target
+from polystage.mlir import ir
+
+ATTRIBUTE = "npu.target"
+
+_known: "weakref.WeakKeyDictionary[ir.Context, dict[int, Target]]" = weakref.WeakKeyDictionary()
+"""Per context: hash of an attribute -> its target. A context never frees an attribute, so the hash, which is that of its
+address, stays unique; holding the attribute itself would keep the context alive."""
+
+
+def target_attribute(target: Target) -> ir.DictAttr:
+    """Return the target as a nested dictionary attribute, in the current context."""
+    return _dictionary(target.to_tree())
+
+
+def target_of(op: Any) -> Target | None:
+    """Return the target of the module around an operation (or of a module), or None if it names none.
+
+    Raises: TargetError where the attribute is not a complete, legal target.
+    """
+    attribute = _target_attribute_around(op.operation)
+    if attribute is None:
+        return None
+    targets = _known.setdefault(attribute.context, {})
+    key = hash(attribute)
+    if key not in targets:
+        targets[key] = Target.from_tree(_tree(attribute), ATTRIBUTE)
+    return targets[key]
+
+
+def _target_attribute_around(op: ir.Operation | None) -> ir.Attribute | None:
+    while op is not None:
+        if ATTRIBUTE in op.attributes:
+            return op.attributes[ATTRIBUTE]
+        op = op.parent
     return None
+
+
+def _dictionary(tree: Mapping[str, Any]) -> ir.DictAttr:
+    return ir.DictAttr.get({key: _attribute(value) for key, value in tree.items()})
+
+
+def _attribute(value: Any) -> ir.Attribute:
+    if isinstance(value, Mapping):
+        return _dictionary(value)
+    if isinstance(value, bool):
+        return ir.BoolAttr.get(value)
+    if isinstance(value, int):
+        return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+    if isinstance(value, float):
+        return ir.FloatAttr.get(ir.F64Type.get(), value)
+    if isinstance(value, str):
+        return ir.StringAttr.get(value)
+    return ir.ArrayAttr.get([ir.StringAttr.get(item) for item in value])
+
+
+def _tree(attribute: Any) -> Any:
+    """Return an attribute as plain Python values; what is none of ours stays for the checks to refuse."""
+    match attribute:
+        case ir.DictAttr():
+            return {item.name: _tree(item.attr) for item in attribute}
+        case ir.ArrayAttr():
+            return [_tree(item) for item in attribute]
+        case ir.BoolAttr() | ir.IntegerAttr() | ir.FloatAttr() | ir.StringAttr():
+            return attribute.value
+        case _:
+            return attribute
