@@ -136,7 +136,7 @@ def pass_options(pass_class: type[Pass]) -> list[Option]:
     if not hasattr(pass_class, "__dataclass_fields__"):
         return []
     hints = typing.get_type_hints(pass_class)
-    docs = _field_docs(pass_class)
+    docs = field_docs(pass_class)
     return [
         Option(
             field.name.replace("_", "-"),
@@ -152,10 +152,10 @@ def pass_options(pass_class: type[Pass]) -> list[Option]:
 
 
 @cache
-def _field_docs(pass_class: type[Pass]) -> dict[str, str]:
+def field_docs(owner: type[Any]) -> dict[str, str]:
     """Return the docstring that stands under each field of a class."""
     docs: dict[str, str] = {}
-    for base in reversed(pass_class.__mro__[:-1]):
+    for base in reversed(owner.__mro__[:-1]):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         except (OSError, TypeError):

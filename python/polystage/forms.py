@@ -1,0 +1,109 @@
+"""The form of the IR at each stage boundary, checkable.
+
+`tensors`: linalg on static tensors. `buffers`: linalg.generic on memrefs. `npu`: loops around npu
+operations. `placed`: the same, every on-chip buffer at an address.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from polystage.errors import FormError
+from polystage.mlir import ir
+
+
+@dataclass(frozen=True)
+class Form:
+    """What may appear: whole dialects, single operations, and further rules, each op by op."""
+
+    dialects: frozenset[str]
+    operations: frozenset[str] = frozenset()
+    rules: tuple[Callable[[ir.Operation], str], ...] = field(default=())
+
+    def allows(self, name: str) -> bool:
+        """Return whether an operation of this name may appear."""
+        return name in self.operations or name.partition(".")[0] in self.dialects
+
+
+def has_static_shapes(op: ir.Operation) -> str:
+    """Every tensor and memref has a static shape."""
+    for result in op.results:
+        if isinstance(result.type, ir.ShapedType):
+            shaped = result.type
+            if not shaped.has_rank or not shaped.has_static_shape:
+                return f"'{op.name}' has the dynamic type {shaped}"
+    return ""
+
+
+def has_no_tensors(op: ir.Operation) -> str:
+    """No value is a tensor any more."""
+    for result in op.results:
+        if isinstance(result.type, (ir.RankedTensorType, ir.UnrankedTensorType)):
+            return f"'{op.name}' still makes a tensor, {result.type}"
+    return ""
+
+
+def has_address(op: ir.Operation) -> str:
+    """Every on-chip buffer has an address."""
+    if op.name == "npu.alloc" and "address" not in op.attributes:
+        return "'npu.alloc' has no address"
+    return ""
+
+
+_VIEWS = {
+    "memref.alloc",
+    "memref.global",
+    "memref.get_global",
+    "memref.subview",
+    "memref.expand_shape",
+    "memref.collapse_shape",
+    "memref.transpose",
+    "memref.reinterpret_cast",
+    "memref.cast",
+}
+_BUFFER_OPERATIONS = frozenset(
+    _VIEWS
+    | {"linalg.generic", "linalg.yield", "linalg.index", "memref.copy", "memref.load"}
+    | {"memref.store", "scf.for", "scf.yield"}
+)
+_NPU_OPERATIONS = frozenset(_VIEWS | {"scf.for", "scf.yield"})
+
+FORMS: dict[str, Form] = {
+    "tensors": Form(
+        frozenset({"builtin", "func", "linalg", "tensor", "arith", "math", "scf", "memref"})
+        | frozenset({"affine", "bufferization", "complex", "cf", "ml_program", "tm_tensor"}),
+        rules=(has_static_shapes,),
+    ),
+    "buffers": Form(
+        frozenset({"builtin", "func", "arith", "math", "affine"}),
+        _BUFFER_OPERATIONS,
+        (has_no_tensors,),
+    ),
+    "npu": Form(frozenset({"builtin", "func", "arith", "npu"}), _NPU_OPERATIONS),
+    "placed": Form(frozenset({"builtin", "func", "arith", "npu"}), _NPU_OPERATIONS, (has_address,)),
+}
+
+
+def check_form(module: ir.Module, form: str) -> None:
+    """Hold `module` to a form; `any` holds always.
+
+    Raises: FormError at the first operation that does not belong.
+    """
+    if form == "any":
+        return
+    rule_set = FORMS[form]
+    for op in walk(module.operation):
+        if not rule_set.allows(op.name):
+            raise FormError(f"'{op.name}' must not appear in {form} form", op=op)
+        for rule in rule_set.rules:
+            problem = rule(op)
+            if problem:
+                raise FormError(f"{problem}, which must not appear in {form} form", op=op)
+
+
+def walk(op: ir.Operation) -> Iterator[ir.Operation]:
+    """Yield every operation inside `op`, outer before inner."""
+    for region in op.regions:
+        for block in region:
+            for child in block:
+                yield child.operation
+                yield from walk(child.operation)

@@ -1,0 +1,147 @@
+"""The compiler on one page: which passes run, in which order, and why."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from polystage import passes as _registered  # noqa: F401  (importing the package registers every pass)
+from polystage.errors import FormError, PassError, PolystageError, location_text
+from polystage.forms import check_form
+from polystage.mlir import ir, passmanager
+from polystage.passes.registry import Pass, Remark
+from polystage.pipeline_syntax import (
+    MODULE,
+    Nest,
+    PassCall,
+    create_own_pass,
+    is_own,
+    parse_pipeline,
+)
+
+
+NORMALIZE = "canonicalize"  # until passes/tensors has it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Passes that together take the IR from one form to the next; `{name}` is filled in by the user."""
+
+    passes: str
+    gives: str
+    reason: str
+
+
+DEFAULT_PIPELINE: tuple[Stage, ...] = (
+    Stage(NORMALIZE, "buffers", "one way to say each thing, every copy explicit"),
+    Stage(
+        "npu-set-float-type{{type={dtype}}}", "buffers", "arithmetic in what the target does best"
+    ),
+    Stage("npu-attach-target{{{target}}}", "buffers", "from here on the IR says what it is for"),
+    Stage(
+        "npu-pack-weights",
+        "buffers",
+        "weights in the order the array reads them, at no run-time cost",
+    ),
+    Stage("convert-linalg-to-npu", "npu", "loops over tiles: load, compute, store"),
+    Stage(
+        "npu-allocate-scratchpad", "placed", "an address for every buffer, proved not to overlap"
+    ),
+)
+
+
+def default_pipeline(target: str, dtype: str, settings: Sequence[str] = ()) -> str:
+    """Return the textual form of `DEFAULT_PIPELINE` for a target, as `polystage-opt` takes it."""
+    options = f"target={target}" + (f" set={','.join(settings)}" if settings else "")
+    stages = [stage.passes.format(dtype=dtype, target=options) for stage in DEFAULT_PIPELINE]
+    return f"{MODULE}({','.join(stages)})"
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one element of a pipeline did."""
+
+    name: str
+    seconds: float
+    statistics: dict[str, int] = field(default_factory=dict[str, int])
+    remarks: tuple[Remark, ...] = ()
+
+
+Observer = Callable[[str, ir.Module], None]
+"""Called with the text of an element of the pipeline and the module."""
+
+
+def run_pipeline(
+    module: ir.Module,
+    pipeline: str | Nest,
+    *,
+    verify_each: bool = True,
+    before_pass: Observer | None = None,
+    after_pass: Observer | None = None,
+) -> list[PassRecord]:
+    """Run a textual pipeline on `module` in place and return a record per element.
+
+    Raises: PipelineError before anything has run; PassError or FormError from the pass that failed.
+    """
+    root = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    records: list[PassRecord] = []
+    with module.context, ir.Location.unknown():
+        for element in root.children:
+            if before_pass:
+                before_pass(str(element), module)
+            records.append(_run_element(module, element, verify_each))
+            if after_pass:
+                after_pass(str(element), module)
+    return records
+
+
+def _run_element(module: ir.Module, element: PassCall | Nest, verify: bool) -> PassRecord:
+    start = time.perf_counter()
+    if isinstance(element, PassCall) and is_own(element):
+        done = create_own_pass(element)
+        _run_own_pass(module, done, verify)
+        seconds = time.perf_counter() - start
+        return PassRecord(str(element), seconds, dict(done.statistics), tuple(done.remarks))
+    _run_upstream(module, str(element), verify)
+    return PassRecord(str(element), time.perf_counter() - start)
+
+
+def _run_own_pass(module: ir.Module, pass_: Pass, verify: bool) -> None:
+    try:
+        _check_form(module, pass_.input_form, f"{pass_.name} takes {pass_.input_form} form")
+        pass_.run(module)
+        if verify:
+            module.operation.verify()
+        _check_form(module, pass_.output_form, f"{pass_.name} left it behind")
+    except ir.MLIRError as error:
+        raise _pass_error(pass_.name, error) from error
+    except PolystageError as error:
+        if not error.message.startswith(f"{pass_.name}: "):
+            error.message = f"{pass_.name}: {error.message}"
+        raise
+
+
+def _check_form(module: ir.Module, form: str, help: str) -> None:
+    try:
+        check_form(module, form)
+    except FormError as error:
+        error.help = help
+        raise
+
+
+def _run_upstream(module: ir.Module, text: str, verify: bool) -> None:
+    manager = passmanager.PassManager.parse(f"{MODULE}({text})")
+    manager.enable_verifier(verify)
+    try:
+        manager.run(module.operation)
+    except ir.MLIRError as error:
+        raise _pass_error(text, error) from error
+
+
+def _pass_error(name: str, error: ir.MLIRError) -> PassError:
+    """Return upstream's diagnostics as one of our errors, at the place of the first."""
+    diagnostics: Sequence[Any] = error.error_diagnostics
+    if not diagnostics:
+        return PassError(f"{name}: {error.message}")
+    first = diagnostics[0]
+    return PassError(f"{name}: {first.message}", location=location_text(first.location))

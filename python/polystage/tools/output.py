@@ -1,0 +1,34 @@
+"""Output files that are either complete or not there."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from polystage.errors import PolystageError
+
+
+def write_atomically(path: str, content: str | bytes) -> None:
+    """Write a file through a temporary one beside it, so that no reader sees half of it.
+
+    Raises: PolystageError where the file cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    target = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise PolystageError(f"cannot write '{path}': {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        os.unlink(temporary)
+        raise PolystageError(f"cannot write '{path}': {error.strerror}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
