@@ -1,4 +1,4 @@
-"""The target of a module: the attribute `npu.target`, a dictionary with every value of the machine."""
+"""The target of a module: the attribute `npu.target`, with every value of the machine."""
 
 import weakref
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from polystage.mlir import ir
 ATTRIBUTE = "npu.target"
 
 _known: "weakref.WeakKeyDictionary[ir.Context, dict[int, Target]]" = weakref.WeakKeyDictionary()
-"""Per context: hash of an attribute -> its target. A context never frees an attribute, so the hash, which is that of its
-address, stays unique; holding the attribute itself would keep the context alive."""
+"""Per context: hash of an attribute -> its target. The hash is that of the attribute's address, unique
+while its context lives; holding the attribute itself would keep the context alive."""
 
 
 def target_attribute(target: Target) -> ir.DictAttr:
@@ -20,7 +20,7 @@ def target_attribute(target: Target) -> ir.DictAttr:
 
 
 def target_of(op: Any) -> Target | None:
-    """Return the target of the module around an operation (or of a module), or None if it names none.
+    """Return the target of the module that an operation is in (or is), None if it has none.
 
     Raises: TargetError where the attribute is not a complete, legal target.
     """
@@ -61,7 +61,7 @@ def _attribute(value: Any) -> ir.Attribute:
 
 
 def _tree(attribute: Any) -> Any:
-    """Return an attribute as plain Python values; what is none of ours stays for the checks to refuse."""
+    """Return an attribute as Python values; what is none of ours stays, to be refused later."""
     match attribute:
         case ir.DictAttr():
             return {item.name: _tree(item.attr) for item in attribute}

@@ -1,5 +1,16 @@
-"""The machine: its description (`Target`), the time of one instruction (`cost`), its energy (`energy`)."""
+"""The machine: its description (`Target`), instruction times (`cost`) and `energy`."""
 
+from polystage.machine import access, cost, energy
+from polystage.machine.reference import describe_fields, targets_page
 from polystage.machine.target import Target, find_field, parse_settings
 
-__all__ = ["Target", "find_field", "parse_settings"]
+__all__ = [
+    "Target",
+    "access",
+    "cost",
+    "describe_fields",
+    "energy",
+    "find_field",
+    "parse_settings",
+    "targets_page",
+]

@@ -195,7 +195,7 @@ def check_value(info: FieldInfo, value: Any, file: str) -> Value:
     if info.type in (int, float) and not info.quantity.allows(value):
         allowed = info.quantity.allowed() or "finite"
         raise TargetError(f"{found}, but must be {allowed}", help=_unit_help(info))
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(cast(list[str], value)) if isinstance(value, list) else value
 
 
 def _has_type(kind: type, value: Any) -> bool:
@@ -240,9 +240,11 @@ def parse_text(info: FieldInfo, text: str, file: str) -> Value:
 
 
 def _number(text: str) -> int | float | str:
-    for kind in (lambda t: int(t, 0), float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return int(text, 0)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,8 +1,8 @@
 """The accelerator as data: every number that the compiler and the simulator know about a machine.
 
-A target is read from a TOML file and checked; nothing else in Polystage holds a hardware number. The model is that of
-the publicly documented AWS NeuronCore: engines with their own instruction streams around a partitioned scratchpad
-(sbuf) and an accumulating one (psum), fed by DMA engines.
+A target is read from a TOML file and checked; nothing else in Polystage holds a hardware number.
+The model is that of the publicly documented AWS NeuronCore: engines with their own instruction
+streams around a partitioned scratchpad (sbuf) and an accumulating one (psum), fed by DMA engines.
 """
 
 import tomllib
@@ -197,7 +197,7 @@ class LaneEngine:
     """Further fixed cycles of an instruction that is short, or waits for the one before it."""
 
     short_cycles: int = quantity("cycles", minimum=0)
-    """An instruction that streams at least this long hides its fixed cycles behind the one before."""
+    """An instruction that streams at least this long hides its fixed cycles."""
 
     max_tensor_inputs: int = quantity("operands", minimum=1)
     """Tensor operands that one instruction reads."""
