@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polystage import passes as _registered  # noqa: F401  (importing the package registers every pass)
 from polystage.errors import FormError, PassError, PolystageError, location_text
 from polystage.forms import check_form
 from polystage.mlir import ir, passmanager
@@ -19,13 +18,12 @@ from polystage.pipeline_syntax import (
     parse_pipeline,
 )
 
-
 NORMALIZE = "canonicalize"  # until passes/tensors has it
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Passes that together take the IR from one form to the next; `{name}` is filled in by the user."""
+    """Passes that take the IR from one form to the next; `{name}` is filled in for each run."""
 
     passes: str
     gives: str

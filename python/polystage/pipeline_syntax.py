@@ -16,8 +16,8 @@ from polystage.passes.registry import PASSES, Pass, create_pass
 
 MODULE = "builtin.module"
 
-# What passes may be nested under, and an empty operation of the kind on which a pass is tried, to learn
-# whether it may run there.
+# What passes may be nested under, and an empty operation of the kind on which a pass is tried,
+# to learn whether it may run there.
 _EMPTY_OPERATIONS = {MODULE: "module {}", "func.func": "func.func private @f()"}
 _ANY = ("any", "*")
 
@@ -263,142 +263,9 @@ def runs_on(name: str, anchor: str) -> bool:
         return True  # would print
     with ir.Context():
         try:
-            # inside a module, since a few passes end the process where they replace the outermost operation
+            # inside a module: a few passes end the process where they replace the outermost op
             outer = ir.Module.parse(f"module {{ {_EMPTY_OPERATIONS[anchor]} }}")
             passmanager.PassManager.parse(f"any({name})").run(outer.body.operations[0].operation)
-        except (ir.MLIRError, ValueError) as error:
-            return "trying to schedule pass" not in str(error)
-    return True
-
-
-def _error(self, message: str) -> PipelineError:
-    return _error(self.text, self.position + 1, message)
-
-
-def _closing_brace(text: str, opening: int) -> int | None:
-    """Return where the brace at `opening` closes, quotes and inner braces skipped."""
-    depth, quote = 0, ""
-    for index in range(opening, len(text)):
-        char = text[index]
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "\"'":
-            quote = char
-        elif char in "{}":
-            depth += 1 if char == "{" else -1
-            if depth == 0:
-                return index
-    return None
-
-
-def _split_options(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of `a=1 b={x y} c="p q" d`; a key alone has the empty value."""
-    start = 0
-    while start < len(text):
-        if text[start].isspace():
-            start += 1
-            continue
-        end = _end_of_word(text, start)
-        key, _, value = text[start:end].partition("=")
-        if len(value) >= 2 and value[0] in "\"'" and value[-1] == value[0]:
-            value = value[1:-1]
-        yield key, value
-        start = end
-
-
-def _end_of_word(text: str, start: int) -> int:
-    index, depth, quote = start, 0, ""
-    while index < len(text):
-        char = text[index]
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "\"'":
-            quote = char
-        elif char in "{}":
-            depth += 1 if char == "{" else -1
-        elif char.isspace() and depth == 0:
-            return index
-        index += 1
-    return index
-
-
-def _check_nest(text: str, nest: Nest, top_level: bool) -> None:
-    for child in nest.children:
-        if isinstance(child, Nest):
-            _check_anchor(text, child)
-            _check_nest(text, child, top_level=False)
-        elif is_own(child):
-            _check_own_pass(text, child, nest.anchor if not top_level else "")
-        else:
-            _check_upstream_pass(text, child, nest.anchor)
-
-
-def _check_anchor(text: str, nest: Nest) -> None:
-    if nest.anchor not in (*_ANY, *_EMPTY_OPERATIONS):
-        raise _error(
-            text,
-            nest.column,
-            f"passes cannot be nested under '{nest.anchor}', only under 'func.func'",
-        )
-
-
-def _check_own_pass(text: str, call: PassCall, nested_under: str) -> None:
-    if nested_under:
-        message = f"pass '{call.name}' runs on '{MODULE}', not under '{nested_under}'"
-        raise _error(text, call.column, message)
-    try:
-        create_own_pass(call)
-    except PipelineError as error:
-        raise _error(text, call.column, error.message, help=error.help) from None
-
-
-def _check_upstream_pass(text: str, call: PassCall, anchor: str) -> None:
-    problem = _upstream_problem(str(call))
-    if problem:
-        raise _error(text, call.column, problem.replace("@name", f"'{call.name}'"))
-    if anchor in _ANY:
-        return
-    if not runs_on(call.name, anchor):
-        others = [op for op in _EMPTY_OPERATIONS if op != anchor and runs_on(call.name, op)]
-        where = f"runs on '{others[0]}'" if others else "runs on neither module nor function"
-        raise _error(text, call.column, f"pass '{call.name}' {where}, not under '{anchor}'")
-
-
-@cache
-def _upstream_problem(call: str) -> str:
-    """Return why upstream's parser rejects one pass with its options, or nothing.
-
-    Under `any` no pass is misplaced, so the parser cannot end the process.
-    """
-    with ir.Context():
-        try:
-            passmanager.PassManager.parse(f"any({call})")
-        except ValueError as error:
-            text = str(error)
-        else:
-            return ""
-    if "does not refer to a registered pass" in text:
-        return "unknown pass @name"
-    detail = text.splitlines()[0].partition(">: ")[2]
-    return f"bad options of pass @name{': ' * bool(detail)}{detail}"
-
-
-@cache
-def operations_of_upstream_pass(name: str) -> tuple[str, ...]:
-    """Return the operations that an upstream pass is restricted to, or nothing if it is not.
-
-    Bindings do not tell, so the pass is scheduled on empty operations.
-    """
-    if name.startswith(("print-", "view-", "test-")):
-        return ()
-    runs_on = tuple(op for op, source in _EMPTY_OPERATIONS.items() if _runs_on(name, source))
-    return () if len(runs_on) == len(_EMPTY_OPERATIONS) else runs_on
-
-
-def _runs_on(name: str, source: str) -> bool:
-    with ir.Context():
-        try:
-            passmanager.PassManager.parse(f"any({name})").run(ir.Operation.parse(source))
         except (ir.MLIRError, ValueError) as error:
             return "trying to schedule pass" not in str(error)
     return True

@@ -69,7 +69,7 @@ class Collector:
 
 @dataclass(frozen=True)
 class Expectation:
-    """An `expected-error {{text}}` comment; `line` is where the diagnostic must be, 0 for anywhere."""
+    """An `expected-error {{text}}` comment; `line` is where it must be, 0 for unknown."""
 
     severity: str
     text: str
@@ -87,7 +87,8 @@ class Expectation:
 
 
 _EXPECTATION = re.compile(
-    r"expected-(error|warning|remark|note)(-re)? *(?:@([+-]\d+|above|below|unknown))? *\{\{(.*?)\}\}"
+    r"expected-(error|warning|remark|note)(-re)?"
+    r" *(?:@([+-]\d+|above|below|unknown))? *\{\{(.*?)\}\}"
 )
 
 
@@ -111,7 +112,7 @@ def _expected_line(place: str | None, comment_line: int) -> int:
 
 
 def mismatches(source: str, diagnostics: list[Diagnostic]) -> list[Diagnostic]:
-    """Return an error for every diagnostic that was not expected, and every expected one that is missing."""
+    """Return an error for each diagnostic that is unexpected and each expectation not met."""
     missing = find_expectations(source)
     problems: list[Diagnostic] = []
     for diagnostic in diagnostics:

@@ -11,7 +11,8 @@ from polystage.passes.registry import PASSES, Pass, field_docs, pass_options, ty
 
 _UPSTREAM_DIALECTS = (
     "affine arith bufferization builtin cf complex func irdl linalg llvm math memref ml_program "
-    "quant scf shape sparse_tensor stablehlo tensor tm_tensor torch torch_c tosa transform ub vector"
+    "quant scf shape sparse_tensor stablehlo tensor tm_tensor torch torch_c tosa transform ub "
+    "vector"
 )
 
 
@@ -20,9 +21,9 @@ def help_text(options_class: type[Any]) -> str:
     lines = [
         "usage: polystage-opt [options] [file]",
         "",
-        "Reads MLIR text or bytecode, runs passes in the order given, prints the result. Passes are",
-        "our own, below, and all upstream ones (see torch-mlir-opt --help): as flags, --canonicalize",
-        "--npu-attach-target=target=tiny, or in --pass-pipeline.",
+        "Reads MLIR text or bytecode, runs passes in the order given, prints the result. Passes",
+        "are our own, below, and all upstream ones (see torch-mlir-opt --help): as flags,",
+        "--canonicalize --npu-attach-target=target=tiny, or in --pass-pipeline.",
         "",
         "options:",
     ]

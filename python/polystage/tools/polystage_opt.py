@@ -40,7 +40,7 @@ class Options:
     remarks: bool = False
     """Report what our passes did, and declined to do and why."""
     check_semantics: bool = False
-    """Execute the module on random inputs before and after each pass; fail where a result changes."""
+    """Execute the module on random inputs before and after each pass, and compare."""
     verify_each: bool = True
     """Verify the module after each pass; `--verify-each=false` does not."""
     mlir_print_ir_after_all: bool = False
