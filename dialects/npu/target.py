@@ -4,13 +4,14 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from polystage.errors import TargetError
 from polystage.machine import Target
 from polystage.mlir import ir
 
 ATTRIBUTE = "npu.target"
 
 _known: "weakref.WeakKeyDictionary[ir.Context, dict[int, Target]]" = weakref.WeakKeyDictionary()
-"""Per context: hash of an attribute -> its target. The hash is that of the attribute's address, unique
+"""Per context: hash of an attribute -> its target. The hash is that of an address, hence unique
 while its context lives; holding the attribute itself would keep the context alive."""
 
 
@@ -30,8 +31,17 @@ def target_of(op: Any) -> Target | None:
     targets = _known.setdefault(attribute.context, {})
     key = hash(attribute)
     if key not in targets:
-        targets[key] = Target.from_tree(_tree(attribute), ATTRIBUTE)
+        targets[key] = _target(attribute)
     return targets[key]
+
+
+def _target(attribute: ir.Attribute) -> Target:
+    if not isinstance(attribute, ir.DictAttr):
+        raise TargetError(
+            f"{ATTRIBUTE}: is {attribute}, but must be a dictionary",
+            help="set it with npu-attach-target{target=tiny}",
+        )
+    return Target.from_tree(_tree(attribute), ATTRIBUTE)
 
 
 def _target_attribute_around(op: ir.Operation | None) -> ir.Attribute | None:
@@ -54,7 +64,7 @@ def _attribute(value: Any) -> ir.Attribute:
     if isinstance(value, int):
         return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
     if isinstance(value, float):
-        return ir.FloatAttr.get(ir.F64Type.get(), value)
+        return ir.FloatAttr.get_f64(value)
     if isinstance(value, str):
         return ir.StringAttr.get(value)
     return ir.ArrayAttr.get([ir.StringAttr.get(item) for item in value])

@@ -32,7 +32,7 @@ class AttachTargetPass(Pass):
     """Name of a preset, or path of a TOML file."""
 
     set: tuple[str, ...] = ()
-    """Single values to change, `key=value` each, comma-separated; docs/targets.md lists the keys."""
+    """Single values to change, `key=value` each, separated by commas; see docs/targets.md."""
 
     def run(self, module: ir.Module) -> None:
         """Attach the target.

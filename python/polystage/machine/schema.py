@@ -176,7 +176,7 @@ def _missing_help(key: str) -> str:
 
 def unknown_key(key: str, known: list[str], file: str) -> TargetError:
     """Return the error for a key that does not exist, with the nearest ones that do."""
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.85)
     near = near or [k for k in known if k.startswith(key.split(".")[0] + ".")][:3]
     remedy = "did you mean " + " or ".join(f"'{k}'" for k in near) if near else ""
     return TargetError(f"{file}: unknown key '{key}'", help=remedy or "docs/targets.md lists them")

@@ -578,7 +578,7 @@ def _exclusive_engines_exist(target: Target) -> tuple[str, str] | None:
                 return (
                     f"'{memory}.exclusive_engines' names \"{engine}\", but the engines are "
                     f"{', '.join(ENGINES)}",
-                    "",
+                    "correct the name",
                 )
     return None
 

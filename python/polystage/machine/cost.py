@@ -1,0 +1,308 @@
+"""The time of one instruction: every timing rule of the machine, and the only place that has one.
+
+All are functions of a `Target` and plain numbers, in nanoseconds. Planner and simulator call the
+same ones: what is planned is what is simulated. Where a comment names no other source, the rule is
+that of the NeuronCore-v2 architecture guide (aws-neuron-sdk,
+nki/guides/architecture/trainium_inferentia2_arch.rst).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from polystage.machine.target import LaneEngine, Target
+
+LaneEngineName = Literal["vector", "scalar", "gpsimd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How long one instruction keeps its engine, and how long until its result is there.
+
+    A pipelined engine takes the next instruction after `busy_ns`; one that depends on the result
+    can start `latency_ns` after this one has. For a DMA, `busy_ns` is the time for which it needs
+    all DMA engines together: transfers of different queues overlap, but the sum of their `busy_ns`
+    is a lower bound of their time.
+    """
+
+    busy_ns: float
+    latency_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class GatherCost:
+    """A gather keeps two engines: gpsimd forms the descriptors, the DMA engines carry them out."""
+
+    gpsimd: Cost
+    dma: Cost
+
+
+# --- tensor engine ------------------------------------------------------------------------------
+
+
+def load_stationary_cycles(target: Target, m: int, dtype: str) -> float:
+    """Return the array cycles to load a stationary operand of free size `m`.
+
+    max(m, min_issue) * cycles_per_row / weight_load_speedup; 32 for m = 128 in bf16 on
+    neuroncore_v2.
+    """
+    array = target.tensor
+    return max(m, array.min_issue_cycles) * _row_cycles(target, dtype) / array.weight_load_speedup
+
+
+def multiply_moving_cycles(target: Target, n: int, dtype: str, stride_bytes: int = 0) -> float:
+    """Return the array cycles from one matmul to the next on the same stationary operand.
+
+    max(n, min_issue) * cycles_per_row, twice that where the moving operand's innermost stride is
+    beyond the penalty.
+    """
+    cycles = max(n, target.tensor.min_issue_cycles) * _row_cycles(target, dtype)
+    return cycles * _stride_factor(target, stride_bytes)
+
+
+def matmul(
+    target: Target,
+    k: int,
+    m: int,
+    n: int,
+    dtype: str,
+    stationary_changed: bool = True,
+    moving_stride_bytes: int = 0,
+) -> Cost:
+    """Return the time of psum[m, n] += stationary[k, m] * moving[k, n].
+
+    A changed stationary operand is loaded behind the matmul before, which the rule takes to be of
+    this one's size: the engine is busy for the longer of the two. The result is there when the last
+    column has left the array: rows + columns - 2 cycles after its issue interval (SCALE-Sim's
+    weight-stationary closed form), plus the start-up of an access.
+
+    `k` does not matter: unused rows idle.
+    """
+    array = target.tensor
+    load = load_stationary_cycles(target, m, dtype) if stationary_changed else 0.0
+    multiply = multiply_moving_cycles(target, n, dtype, moving_stride_bytes)
+    busy = max(load, multiply) if array.background_load else load + multiply
+    drain = array.rows + array.columns - 2 + array.startup_cycles
+    return Cost(busy / array.clock_ghz, (load + multiply + drain) / array.clock_ghz)
+
+
+def transpose(target: Target, rows: int, columns: int, dtype: str) -> Cost:
+    """Return the time to transpose sbuf[rows, columns] into psum[columns, rows].
+
+    A matmul with the identity: the operand to transpose is stationary, the identity of `rows`
+    columns moves.
+    """
+    return matmul(target, rows, columns, rows, _matmul_dtype(target, dtype))
+
+
+def _matmul_dtype(target: Target, dtype: str) -> str:
+    """Return the type at whose rate `dtype` streams: f32 where the array cannot multiply it."""
+    if target.tensor.supports(dtype):
+        return dtype
+    return "f32" if target.tensor.supports("f32") else target.default_dtype
+
+
+def _row_cycles(target: Target, dtype: str) -> float:
+    return getattr(target.tensor.cycles_per_row, dtype)
+
+
+def _stride_factor(target: Target, stride_bytes: int) -> int:
+    return 2 if abs(stride_bytes) > target.access_pattern.stride_penalty_bytes else 1
+
+
+# --- lane engines: vector, scalar, gpsimd -------------------------------------------------------
+
+
+def lanes(
+    target: Target,
+    engine: LaneEngineName,
+    elements: int,
+    *,
+    partitions: int = 1,
+    passes: Sequence[int] = (1,),
+    stride_bytes: int = 0,
+    uses_psum: bool = False,
+) -> Cost:
+    """Return the time of an elementwise instruction or a reduction over `elements` per partition.
+
+    `passes` has one number per arithmetic operation of the body: its tensor operands. A pass over N
+    elements takes N cycles for up to one tensor operand, 2 N for two. The memory interface limits
+    too: one element per partition and cycle of its own clock, half of that where `stride_bytes`,
+    the largest innermost stride of any operand, is beyond the penalty.
+
+    The fixed cycles of an instruction are hidden behind the one before, except where it is short or
+    depends on it, as every pass does on the pass before.
+
+    Units: `elements` counts all free dimensions together; for a reduction, those of the input.
+    """
+    unit: LaneEngine = getattr(target, engine)
+    element_ns = max(
+        1 / (unit.elements_per_cycle * unit.clock_ghz),
+        _interface_ns(target, stride_bytes, uses_psum),
+    )
+    rounds = -(-partitions // unit.lanes)
+    streams = [rounds * elements * max(operands, 1) * element_ns for operands in passes]
+    fixed_ns = (unit.startup_cycles + unit.issue_cycles) / unit.clock_ghz
+    hidden_ns = max(0.0, unit.short_cycles / unit.clock_ghz - min(streams))
+    waits_ns = (len(passes) - 1) * fixed_ns
+    busy = sum(streams) + waits_ns + min(fixed_ns, hidden_ns)
+    return Cost(busy, sum(streams) + waits_ns + fixed_ns)
+
+
+def vector(
+    target: Target,
+    elements: int,
+    *,
+    partitions: int = 1,
+    passes: Sequence[int] = (1,),
+    stride_bytes: int = 0,
+    uses_psum: bool = False,
+) -> Cost:
+    """Return the time of an instruction of the vector engine; see `lanes`."""
+    return lanes(
+        target,
+        "vector",
+        elements,
+        partitions=partitions,
+        passes=passes,
+        stride_bytes=stride_bytes,
+        uses_psum=uses_psum,
+    )
+
+
+def activate(
+    target: Target,
+    elements: int,
+    *,
+    partitions: int = 1,
+    stride_bytes: int = 0,
+    uses_psum: bool = False,
+    accumulates: bool = False,
+) -> Cost:
+    """Return the time of `function(scale * x + bias)` in the scalar engine.
+
+    One pass, whatever the function; scale and bias are free. `accumulates` also delivers the sum
+    along the free dimension.
+    """
+    cost = lanes(
+        target,
+        "scalar",
+        elements,
+        partitions=partitions,
+        stride_bytes=stride_bytes,
+        uses_psum=uses_psum,
+    )
+    if not accumulates:
+        return cost
+    extra = target.scalar.accumulator_read_cycles / target.scalar.clock_ghz
+    return Cost(cost.busy_ns + extra, cost.latency_ns + extra)
+
+
+def memset(
+    target: Target,
+    engine: LaneEngineName,
+    elements: int,
+    *,
+    partitions: int = 1,
+    stride_bytes: int = 0,
+    uses_psum: bool = False,
+) -> Cost:
+    """Return the time to write a constant: one pass without tensor operands."""
+    return lanes(
+        target,
+        engine,
+        elements,
+        partitions=partitions,
+        passes=(0,),
+        stride_bytes=stride_bytes,
+        uses_psum=uses_psum,
+    )
+
+
+def iota(target: Target, elements: int, *, partitions: int = 1, stride_bytes: int = 0) -> Cost:
+    """Return the time of gpsimd to write a ramp: one pass without tensor operands."""
+    return memset(target, "gpsimd", elements, partitions=partitions, stride_bytes=stride_bytes)
+
+
+def _interface_ns(target: Target, stride_bytes: int, uses_psum: bool) -> float:
+    """Return the time of the memory interface per element of every partition."""
+    memories = (target.sbuf, target.psum) if uses_psum else (target.sbuf,)
+    element_ns = max(
+        memory.partitions / (memory.interface_elements_per_cycle * memory.interface_clock_ghz)
+        for memory in memories
+    )
+    return element_ns * _stride_factor(target, stride_bytes)
+
+
+# --- DMA ----------------------------------------------------------------------------------------
+
+
+def dma_descriptors(
+    target: Target, total_bytes: int, source_run_bytes: int, destination_run_bytes: int
+) -> tuple[int, int]:
+    """Return the descriptors of a transfer, and the bytes of each (the last may have fewer).
+
+    A descriptor moves bytes that follow each other on both sides.
+
+    >>> dma_descriptors(Target.load("neuroncore_v2"), 128 * 2048, 128 * 2048, 2048)
+    (128, 2048)
+    """
+    run = min(source_run_bytes, destination_run_bytes, target.dma.max_descriptor_bytes, total_bytes)
+    return -(-total_bytes // max(run, 1)), run
+
+
+def dma(
+    target: Target,
+    total_bytes: int,
+    source_run_bytes: int,
+    destination_run_bytes: int,
+    *,
+    dram_sides: int = 1,
+) -> Cost:
+    """Return the time of a transfer of `total_bytes`.
+
+    Every descriptor takes an engine descriptor_overhead_ns + bytes / engine_bytes_per_ns; the
+    engines share the descriptors; DRAM carries at most dram.bytes_per_ns for each side
+    (`dram_sides`: 0, 1 or 2) that lies there. Alone, a transfer cannot use more engines than it has
+    descriptors.
+
+    Units: a run is the bytes that follow each other on one side; on chip, within one partition.
+    Source: the 2 KiB and 4 KiB thresholds of nki-dma-bandwidth-guide.rst follow from these rules.
+    """
+    count, run = dma_descriptors(target, total_bytes, source_run_bytes, destination_run_bytes)
+    descriptor_ns = target.dma.descriptor_overhead_ns + run / target.dma.engine_bytes_per_ns
+    dram_ns = dram_sides * total_bytes / target.dram.bytes_per_ns
+    busy = max(count * descriptor_ns / target.dma.engines, dram_ns)
+    alone = max(-(-count // target.dma.engines) * descriptor_ns, dram_ns)
+    return Cost(busy, target.dma.startup_ns + alone)
+
+
+def gather(
+    target: Target, indices: int, slice_bytes: int, slice_run_bytes: int, *, dram_sides: int = 1
+) -> GatherCost:
+    """Return the time to fetch `indices` slices of `slice_bytes`.
+
+    The gpsimd processors share the indices, gather_index_cycles each; the DMA then moves every
+    slice in its contiguous runs.
+    """
+    unit = target.gpsimd
+    rounds = -(-indices // unit.processors)
+    forming_ns = rounds * unit.gather_index_cycles / unit.clock_ghz
+    fixed_ns = (unit.startup_cycles + unit.issue_cycles) / unit.clock_ghz
+    transfer = dma(
+        target, indices * slice_bytes, slice_run_bytes, slice_run_bytes, dram_sides=dram_sides
+    )
+    return GatherCost(Cost(forming_ns + fixed_ns, forming_ns + fixed_ns), transfer)
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+def compute_bound_ns(target: Target, macs: float, dtype: str) -> float:
+    """Return the time of `macs` multiply-accumulates with the whole array at work all the time."""
+    return macs / target.tensor.macs_per_ns(_matmul_dtype(target, dtype))
+
+
+def dram_bound_ns(target: Target, dram_bytes: float) -> float:
+    """Return the time of `dram_bytes` at the peak of DRAM, or of all DMA engines if less."""
+    return dram_bytes / min(target.dram.bytes_per_ns, target.dma.bytes_per_ns)

@@ -1,0 +1,38 @@
+"""The energy of events, in picojoules: every rule and the only place that has one."""
+
+from typing import Literal
+
+from polystage.machine.target import DTYPES, Target
+
+MemoryName = Literal["dram", "sbuf", "psum"]
+EngineName = Literal["vector", "scalar", "gpsimd"]
+
+
+def mac_pj(target: Target, macs: float, dtype: str) -> float:
+    """Return the energy of `macs` multiply-accumulates in the array; unknown types cost as f32."""
+    return macs * getattr(target.energy.mac_pj, dtype if dtype in DTYPES else "f32")
+
+
+def op_pj(target: Target, engine: EngineName, operations: float) -> float:
+    """Return the energy of `operations`, each on one element, in a lane engine."""
+    each = {
+        "vector": target.energy.vector_op_pj,
+        "scalar": target.energy.scalar_op_pj,
+        "gpsimd": target.energy.gpsimd_op_pj,
+    }
+    return operations * each[engine]
+
+
+def access_pj(target: Target, memory: MemoryName, accessed_bytes: float) -> float:
+    """Return the energy of `accessed_bytes` read from or written to a memory."""
+    each = {
+        "dram": target.energy.dram_byte_pj,
+        "sbuf": target.energy.sbuf_byte_pj,
+        "psum": target.energy.psum_byte_pj,
+    }
+    return accessed_bytes * each[memory]
+
+
+def static_pj(target: Target, time_ns: float) -> float:
+    """Return the energy drawn in `time_ns` by being switched on; 1 W is 1000 pJ per ns."""
+    return target.energy.static_w * 1000.0 * time_ns
