@@ -1,0 +1,13 @@
+// RUN: not %polystage-opt %s --npu-attach-target=target=tinny 2>&1 | filecheck %s --check-prefix=NAME
+// RUN: not %polystage-opt %s --npu-attach-target='target=tiny set=psum.banks=-1' 2>&1 | filecheck %s --check-prefix=VALUE
+// RUN: not %polystage-opt %s --npu-attach-target='target=tiny set=psum.bank=2' 2>&1 | filecheck %s --check-prefix=KEY
+
+/// What is wrong with a target is said with the way out.
+
+// NAME: error: npu-attach-target: unknown target 'tinny'
+// NAME: help: name a preset (inferentia1, neuroncore_v2, tiny) or the path of a .toml file
+// VALUE: error: npu-attach-target: --set: 'psum.banks' is -1, but must be at least 1
+// KEY: error: npu-attach-target: --set: unknown key 'psum.bank'
+// KEY: help: did you mean 'psum.banks'
+module {
+}
