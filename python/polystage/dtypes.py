@@ -72,7 +72,7 @@ def numpy_dtype(type_: ir.Type) -> np.dtype:
 
 
 def element_type(dtype: np.dtype | type, context: ir.Context | None = None) -> ir.Type:
-    """Return the MLIR element type of `dtype`: signless for signed integers and bool, `ui` for unsigned ones.
+    """Return the MLIR element type of `dtype`; signed integers and bool become signless.
 
     Raises: PolystageError for a dtype without an MLIR type.
     """
@@ -84,12 +84,12 @@ def element_type(dtype: np.dtype | type, context: ir.Context | None = None) -> i
 
 
 def byte_width(type_: ir.Type) -> int:
-    """Return the bytes that one element of `type_` takes in memory; `i1` takes one, `index` eight."""
+    """Return the bytes that one element of `type_` takes: one for `i1`, eight for `index`."""
     return numpy_dtype(type_).itemsize
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
-    """Return the dtype in which arithmetic on `dtype` is done before rounding: f32 for all shorter floats."""
+    """Return the dtype that computes on `dtype` before rounding: f32 for all shorter floats."""
     return np.dtype(np.float32) if dtype in _SMALL_FLOATS else dtype
 
 
