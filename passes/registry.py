@@ -154,22 +154,35 @@ def pass_options(pass_class: type[Pass]) -> list[Option]:
 @cache
 def field_docs(owner: type[Any]) -> dict[str, str]:
     """Return the docstring that stands under each field of a class."""
-    docs: dict[str, str] = {}
+    return {
+        cast(ast.Name, field.target).id: inspect.cleandoc(str(doc.value.value))
+        for field, doc in itertools.pairwise(_statements(owner))
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(doc, ast.Expr)
+        and isinstance(doc.value, ast.Constant)
+    }
+
+
+def field_types(owner: type[Any]) -> dict[str, str]:
+    """Return the annotation of each field of a class, as written."""
+    return {
+        cast(ast.Name, field.target).id: ast.unparse(field.annotation)
+        for field in _statements(owner)
+        if isinstance(field, ast.AnnAssign)
+    }
+
+
+def _statements(owner: type[Any]) -> list[ast.stmt]:
+    """Return the statements of a class body, those of its bases first."""
+    found: list[ast.stmt] = []
     for base in reversed(owner.__mro__[:-1]):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         except (OSError, TypeError):
             continue
-        body = cast(ast.ClassDef, tree.body[0]).body
-        for field, doc in itertools.pairwise(body):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(doc, ast.Expr)
-                and isinstance(doc.value, ast.Constant)
-            ):
-                docs[field.target.id] = inspect.cleandoc(str(doc.value.value))
-    return docs
+        if isinstance(tree.body[0], ast.ClassDef):
+            found += tree.body[0].body
+    return found
 
 
 def create_pass(name: str, options: dict[str, str]) -> Pass:
