@@ -77,7 +77,7 @@ def test_every_field_is_documented() -> None:
 
 def test_reference_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
-    assert page == targets_page(), "run: python -m polystage.machine > docs/targets.md"
+    assert page == targets_page(), "run: python -m polystage.tools.docs"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ To describe a machine, copy the preset nearest to it from `python/polystage/mach
 key, or a whole table, whose value is a guess belongs into `assumptions`; a † marks it below, and
 reports repeat it.
 
-This page is generated: `python -m polystage.machine > docs/targets.md`.
+This page is generated: `python -m polystage.tools.docs`.
 """
 
 
