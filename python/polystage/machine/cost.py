@@ -149,27 +149,6 @@ def lanes(
     return Cost(busy, sum(streams) + waits_ns + fixed_ns)
 
 
-def vector(
-    target: Target,
-    elements: int,
-    *,
-    partitions: int = 1,
-    passes: Sequence[int] = (1,),
-    stride_bytes: int = 0,
-    uses_psum: bool = False,
-) -> Cost:
-    """Return the time of an instruction of the vector engine; see `lanes`."""
-    return lanes(
-        target,
-        "vector",
-        elements,
-        partitions=partitions,
-        passes=passes,
-        stride_bytes=stride_bytes,
-        uses_psum=uses_psum,
-    )
-
-
 def activate(
     target: Target,
     elements: int,
