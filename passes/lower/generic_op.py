@@ -82,20 +82,21 @@ class GenericOp:
         """
         maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
         operands = [*op.inputs, *op.outputs]
-        n_inputs = len(op.inputs)
+        body = op.regions[0].blocks[0]
         n_dims = maps[0].n_dims
         accesses = tuple(
             Access(i, _static_memref(op, value), _linear_index(op, map_, n_dims))
             for i, (value, map_) in enumerate(zip(operands, maps, strict=True))
+            if isinstance(value.type, ir.MemRefType) or any(True for _ in body.arguments[i].uses)
         )
         iterators = [str(a) for a in ir.ArrayAttr(op.attributes["iterator_types"])]
         reductions = frozenset(d for d, text in enumerate(iterators) if "reduction" in text)
         return cls(
             _extents(op, accesses, n_dims),
             reductions,
-            accesses[:n_inputs],
-            accesses[n_inputs:],
-            op.regions[0].blocks[0],
+            tuple(a for a in accesses if a.argument < len(op.inputs)),
+            tuple(a for a in accesses if a.argument >= len(op.inputs)),
+            body,
         )
 
     def without_unit_dims(self) -> GenericOp:
@@ -120,6 +121,15 @@ class GenericOp:
     def is_read(self, access: Access) -> bool:
         """Whether the body uses the operand's element (an output's previous value, a pooling window's never)."""
         return any(True for _ in self.body.arguments[access.argument].uses)
+
+
+def inline_scalar_operands(op: ir.OpView) -> None:
+    """Let the body of a linalg.generic use constant scalar operands directly: `%in` -> `%cst`."""
+    body = op.regions[0].blocks[0]
+    for argument, value in zip(body.arguments, op.operands, strict=True):
+        is_constant = not isinstance(value.owner, ir.Block) and value.owner.name == "arith.constant"
+        if not isinstance(value.type, ir.ShapedType) and is_constant:
+            argument.replace_all_uses_with(value)
 
 
 def _static_memref(op: ir.OpView, value: ir.Value) -> ir.MemRefType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 from polystage.dialects import npu
 from polystage.dialects.npu.views import DYNAMIC
@@ -58,6 +59,7 @@ class KernelBuilder:
         self, module: ir.Module, name: str, argument_types: Sequence[ir.Type], target: Target
     ) -> None:
         self.module = module
+        self.name = name
         self.target = target
         with ir.InsertionPoint(module.body), ir.Location.unknown(module.context):
             self.function = func.FuncOp(name, (list(argument_types), []), visibility="private")
@@ -65,9 +67,22 @@ class KernelBuilder:
             block = self.function.add_entry_block()
             with ir.InsertionPoint(block):
                 terminator = func.ReturnOp([])
-        self.arguments: list[ir.Value] = list(block.arguments)
+        self.arguments: list[Any] = list(block.arguments)
         self._points = [ir.InsertionPoint(terminator)]
         self._constants: dict[tuple[str, object], ir.Value] = {}
+
+    @classmethod
+    def for_operands(
+        cls, module: ir.Module, name: str, types: Sequence[ir.Type], target: Target
+    ) -> KernelBuilder:
+        """Return a builder whose `arguments[i]` is operand i; operands that are no memrefs get no argument."""
+        memrefs = [t for t in types if isinstance(t, ir.MemRefType)]
+        builder = cls(module, name, memrefs, target)
+        arguments = iter(builder.arguments)
+        builder.arguments = [
+            next(arguments) if isinstance(t, ir.MemRefType) else None for t in types
+        ]
+        return builder
 
     # --- position and constants ------------------------------------------------------------------------------------
 
@@ -272,6 +287,20 @@ class KernelBuilder:
             )
             position += len(group)
         return ir.ArrayAttr.get(rows, self.module.context)
+
+    # --- scalar functions ---------------------------------------------------------------------
+
+    def scalar_function(self, name: str, text: str) -> str:
+        """Make the private function `name` of the module, written as MLIR `text`, and return its name.
+
+        A function that exists already is taken as it is.
+        """
+        symbols = ir.SymbolTable(self.module.operation)
+        if name not in symbols:
+            with self.module.context, self._location():
+                parsed = ir.Module.parse(text).body.operations[0]
+                self.module.body.append(parsed.detach_from_parent())
+        return name
 
     # --- instructions ----------------------------------------------------------------------------------------------
 

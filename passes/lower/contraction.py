@@ -1,0 +1,180 @@
+"""Recognises contractions: `out[batch, m, n] += sum_k stationary[batch, k, m] * moving[batch, k, n]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+from polystage.machine.target import Target
+from polystage.mlir import ir
+from polystage.passes.lower.generic_op import Access, GenericOp
+
+_CASTS = ("arith.extf", "arith.truncf", "arith.extsi")
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A contraction and the part that every loop dimension plays.
+
+    `batch` occurs in all three operands, `rows` (m) in stationary and output, `columns` (n) in moving and output,
+    `channel` is the contracted dimension that lies on the partitions (it is accessed plainly by both operands; -1 where
+    there is none) and `taps` are the other contracted dimensions, for instance those of a convolution's window.
+    """
+
+    generic: GenericOp
+    stationary: Access
+    moving: Access
+    output: Access
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    channel: int
+    taps: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        """The element type of the operands, as MLIR prints it."""
+        return str(self.moving.type.element_type)
+
+    def extent(self, dims: tuple[int, ...] | list[int]) -> int:
+        """Return the product of the extents of `dims`."""
+        return prod(self.generic.extents[d] for d in dims)
+
+    @property
+    def channels(self) -> int:
+        """The extent of the channel dimension, 1 where there is none."""
+        return self.generic.extents[self.channel] if self.channel >= 0 else 1
+
+    @classmethod
+    def match(cls, generic: GenericOp, target: Target) -> Contraction | None:
+        """Return the contraction that `generic` is, or None where the tensor engine cannot compute it.
+
+        Unit dimensions must have been removed.
+        """
+        if len(generic.outputs) != 1:
+            return None
+        operands = multiplied_operands(generic)
+        if operands is None or not _types_are_supported(*operands, generic.outputs[0], target):
+            return None
+        found = [c for a, b in (operands, operands[::-1]) if (c := _with_roles(generic, a, b))]
+        if not found:
+            return None
+        return min(found, key=lambda c: not _stores_rows(c))
+
+    def tensor_ns(self, target: Target) -> float:
+        """Estimate the time of the tensor engine, one tap at a time."""
+        array = target.tensor
+        moves = self.extent(self.taps) * ceil(self.channels / array.rows)
+        moves *= ceil(self.extent(self.rows) / array.columns) * self.extent(self.batch)
+        columns = self.extent(self.columns)
+        cycles = max(columns, array.min_issue_cycles)
+        per_row = getattr(array.cycles_per_row, self.dtype)
+        return moves * cycles * per_row / array.clock_ghz
+
+    def vector_ns(self, target: Target) -> float:
+        """Estimate the time of the vector engine for the same operation, two inputs per element."""
+        lanes = max(
+            min(self.generic.extents[d], target.vector.lanes) for d in self.generic.parallel
+        )
+        return 2 * prod(self.generic.extents) / lanes / target.vector.clock_ghz
+
+
+def multiplied_operands(generic: GenericOp) -> tuple[Access, Access] | None:
+    """Return (a, b) where the body is `out + a * b`, up to casts that keep the value."""
+    yielded = list(generic.body.operations)[-1].operands[0]
+    add = _producer(yielded)
+    if add is None or add.name not in ("arith.addf", "arith.addi"):
+        return None
+    sources = [_block_argument(v) for v in add.operands]
+    out = generic.outputs[0].argument
+    if out not in sources:
+        return None
+    multiply = _producer(add.operands[1 - sources.index(out)])
+    if multiply is None or multiply.name not in ("arith.mulf", "arith.muli"):
+        return None
+    a, b = (_block_argument(v) for v in multiply.operands)
+    if a is None or b is None or a == b or out in (a, b):
+        return None
+    return generic.inputs[a], generic.inputs[b]
+
+
+def _producer(value: ir.Value) -> ir.Operation | None:
+    """Return the operation behind `value`, looking through casts."""
+    while not isinstance(value.owner, ir.Block):
+        op = value.owner.operation
+        if op.name not in _CASTS:
+            return op
+        value = op.operands[0]
+    return None
+
+
+def _block_argument(value: ir.Value) -> int | None:
+    """Return the number of the block argument behind `value`, looking through casts."""
+    while not isinstance(value.owner, ir.Block):
+        op = value.owner.operation
+        if op.name not in _CASTS:
+            return None
+        value = op.operands[0]
+    return ir.BlockArgument(value).arg_number
+
+
+def _types_are_supported(a: Access, b: Access, out: Access, target: Target) -> bool:
+    types = [str(x.type.element_type) for x in (a, b, out)]
+    if types[0] != types[1] or not target.tensor.supports(types[0]):
+        return False
+    return types[2] in (("i32",) if types[0] == "i8" else ("f32", "bf16", "f16"))
+
+
+def _with_roles(generic: GenericOp, stationary: Access, moving: Access) -> Contraction | None:
+    """Return the contraction with this assignment of roles, or None where an access does not allow it."""
+    output = generic.outputs[0]
+    s, m, o = stationary.dims, moving.dims, output.dims
+    contracted = [d for d in generic.reductions if d in s and d in m]
+    if len(contracted) != len(generic.reductions) or not contracted:
+        return None
+    if set(generic.parallel) != o or any(d not in s | m for d in o):
+        return None
+    columns = {d for d in m & o if d not in s}
+    if not all(_is_plain(a) for a in (stationary, output)) or not _is_window(moving, columns):
+        return None
+    shared = [d for d in contracted if _is_single(stationary, d) and _is_single(moving, d)]
+    channel = max(shared, key=lambda d: (generic.extents[d], -d), default=-1)
+    in_output_order = [d for linear in output.index for d in linear.dims]
+    return Contraction(
+        generic,
+        stationary,
+        moving,
+        output,
+        batch=tuple(d for d in in_output_order if d in s and d in m),
+        rows=tuple(d for d in in_output_order if d in s and d not in m),
+        columns=tuple(d for d in in_output_order if d in columns),
+        channel=channel,
+        taps=tuple(sorted(d for d in contracted if d != channel)),
+    )
+
+
+def _is_plain(access: Access) -> bool:
+    """Whether every dimension of the operand is one loop dimension or a constant."""
+    singles = [x.single for x in access.index if x.dims]
+    return None not in singles and len(set(singles)) == len(singles)
+
+
+def _is_window(access: Access, columns: set[int]) -> bool:
+    """Whether every dimension slides with at most one column, with positive coefficients."""
+    seen: list[int] = []
+    for linear in access.index:
+        mine = [d for d in linear.dims if d in columns]
+        if len(mine) > 1 or any(c < 0 for c in linear.coefficients):
+            return False
+        seen += linear.dims
+    return len(set(seen)) == len(seen)
+
+
+def _is_single(access: Access, dim: int) -> bool:
+    return any(x.single == dim for x in access.index)
+
+
+def _stores_rows(contraction: Contraction) -> bool:
+    """Whether the innermost dimension of the output is a column, so that results are stored in long runs."""
+    inner = [x.dims[0] for x in contraction.output.index if x.dims]
+    return bool(inner) and inner[-1] in contraction.columns

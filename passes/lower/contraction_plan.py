@@ -1,0 +1,218 @@
+"""Chooses tiles and loop order of one contraction so that its operands fit the scratchpad.
+
+Levels, outermost first: batch; blocks of rows and columns whose operands are resident in sbuf; tiles of one matmul;
+contraction. Where not even one tile fits with the whole contraction, the contraction is streamed in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
+from polystage.machine.target import Target
+from polystage.passes.lower.contraction import Contraction
+from polystage.passes.lower.generic_op import Access, Linear
+
+_ACCUMULATOR_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ContractionPlan:
+    """Decisions for one contraction; dimensions and extents are those of its loop nest.
+
+    `packed` taps lie on the partitions beside the channel; `loose` taps are looped over. A matmul takes `channel_tile`
+    channels, `row_tile` rows and `column_tile[i]` of column dimension i. `row_block` rows and `column_block[i]` columns are
+    resident together. `rows_outermost` orders the blocks; `streamed` says that operands are loaded per matmul instead.
+    """
+
+    packed: tuple[int, ...]
+    loose: tuple[int, ...]
+    channel_tile: int
+    row_tile: int
+    column_tile: tuple[int, ...]
+    row_block: int
+    column_block: tuple[int, ...]
+    rows_outermost: bool
+    streamed: bool
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Blocks under consideration, and what they cost."""
+
+    rows: int
+    columns: tuple[int, ...]
+    traffic: int
+    rows_outermost: bool
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Less traffic first, then larger blocks."""
+        return self.traffic, -self.rows * prod(self.columns)
+
+
+class ContractionPlanner:
+    """Searches the plan of one contraction; `row` is its tiled row dimension or -1."""
+
+    def __init__(self, contraction: Contraction, target: Target) -> None:
+        self.contraction = contraction
+        self.target = target
+        self.extents = contraction.generic.extents
+        self.row = max(contraction.rows, key=lambda d: self.extents[d], default=-1)
+        self.element_bytes = element_bytes(contraction.moving)
+        self.output_bytes = element_bytes(contraction.output)
+
+    def plan(self) -> ContractionPlan:
+        """Return the plan with the least DRAM traffic that fits.
+
+        Raises:
+            PassError: through the caller, where not even one tile fits (`streamed` plans need a few hundred bytes).
+        """
+        packed = self._packed_taps()
+        loose = tuple(d for d in self.contraction.taps if d not in packed)
+        array = self.target.tensor
+        packed_size = prod(self.extents[d] for d in packed)
+        channel_tile = min(self.contraction.channels, array.rows // packed_size)
+        row_tile = min(self._row_extent, array.columns)
+        column_tile = self._column_tile()
+        best = self._best_blocks(packed, loose, channel_tile, row_tile, column_tile)
+        return ContractionPlan(
+            packed,
+            loose,
+            channel_tile,
+            row_tile,
+            column_tile,
+            best.rows if best else row_tile,
+            best.columns if best else column_tile,
+            best.rows_outermost if best else False,
+            best is None,
+        )
+
+    @property
+    def _row_extent(self) -> int:
+        return self.extents[self.row] if self.row >= 0 else 1
+
+    def _packed_taps(self) -> tuple[int, ...]:
+        """Return the taps to lay on the partitions beside the channel, so that few channels fill the array.
+
+        Every packed tap costs another copy of the input window in sbuf. A tap is packed while the tensor time saved
+        exceeds the time of the additional loads.
+        """
+        chosen: list[int] = []
+        for tap in self.contraction.taps:
+            size = prod(self.extents[d] for d in chosen) * self.contraction.channels
+            if size * self.extents[tap] <= self.target.tensor.rows and self._packing_pays(tap):
+                chosen.append(tap)
+        return tuple(chosen)
+
+    def _packing_pays(self, tap: int) -> bool:
+        taps = self.extents[tap]
+        saved_ns = self.contraction.tensor_ns(self.target) * (1 - 1 / taps)
+        window = prod(self.contraction.moving.shape) * self.element_bytes
+        return saved_ns > (taps - 1) * window / self.target.dram.bytes_per_ns
+
+    def _column_tile(self) -> tuple[int, ...]:
+        """Return the columns of one matmul: whole inner dimensions while they fit, then a part."""
+        bank = self.target.psum.bank_bytes // _ACCUMULATOR_BYTES
+        room = min(self.target.tensor.moving_columns, bank)
+        tile: list[int] = []
+        for d in reversed(self.contraction.columns):
+            size = self._even_part(self.extents[d], room)
+            tile.insert(0, size)
+            room = room // size if size == self.extents[d] else 1
+        return tuple(tile)
+
+    @staticmethod
+    def _even_part(extent: int, room: int) -> int:
+        """Return the largest part of at most `room` that splits `extent` evenly, or nearly so."""
+        pieces = ceil(extent / max(1, min(room, extent)))
+        return ceil(extent / pieces)
+
+    def _best_blocks(
+        self,
+        packed: tuple[int, ...],
+        loose: tuple[int, ...],
+        channel_tile: int,
+        row_tile: int,
+        column_tile: tuple[int, ...],
+    ) -> _Candidate | None:
+        depth = ceil(self.contraction.channels / channel_tile)
+        depth += self.contraction.channels % channel_tile != 0
+        best: _Candidate | None = None
+        for rows in _shrinking(self._row_extent, row_tile):
+            stationary = depth * prod(self.extents[d] for d in loose) * rows * self.element_bytes
+            for columns in self._column_blocks(column_tile):
+                if stationary + self._moving_bytes(depth, packed, loose, columns) > self._budget:
+                    continue
+                candidate = self._cost(rows, columns)
+                if best is None or candidate.key < best.key:
+                    best = candidate
+        return best
+
+    @property
+    def _budget(self) -> int:
+        """Bytes per partition for the blocks; the rest is for what the lowering stages beside them."""
+        return self.target.sbuf.bytes_per_partition - stage_bytes(self.target, self.element_bytes)
+
+    def _column_blocks(self, tile: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """Yield blocks from all columns down to one tile, shrinking the outermost dimension first."""
+        block = [self.extents[d] for d in self.contraction.columns]
+        yield tuple(block)
+        for i, least in enumerate(tile):
+            for size in _shrinking(block[i], least):
+                if size != block[i]:
+                    yield (*block[:i], size, *block[i + 1 :])
+            block[i] = least
+
+    def _moving_bytes(
+        self, depth: int, packed: tuple[int, ...], loose: tuple[int, ...], columns: tuple[int, ...]
+    ) -> int:
+        """Return the bytes per partition of the moving window and of the output of one row tile."""
+        sizes = dict(zip(self.contraction.columns, columns, strict=True))
+        sizes.update({d: self.extents[d] for d in loose})
+        window = prod(
+            footprint(linear, sizes)
+            for linear in self.contraction.moving.index
+            if linear.single != self.contraction.channel or self.contraction.channel < 0
+        )
+        return depth * window * self.element_bytes + prod(columns) * self.output_bytes
+
+    def _cost(self, rows: int, columns: tuple[int, ...]) -> _Candidate:
+        """Return the candidate with the cheaper of both orders of blocks."""
+        row_blocks = ceil(self._row_extent / rows)
+        column_blocks = prod(
+            ceil(self.extents[d] / n)
+            for d, n in zip(self.contraction.columns, columns, strict=True)
+        )
+        stationary = prod(self.contraction.stationary.shape)
+        moving = prod(self.contraction.moving.shape)
+        by_columns = moving + stationary * (1 if row_blocks == 1 else column_blocks)
+        by_rows = stationary + moving * (1 if column_blocks == 1 else row_blocks)
+        return _Candidate(rows, columns, min(by_rows, by_columns), by_rows < by_columns)
+
+
+def stage_bytes(target: Target, element_bytes: int) -> int:
+    """Return the bytes per partition for staging an operand that is transposed on its way in."""
+    row = target.tensor.rows * element_bytes
+    return max(row, min(4096, target.sbuf.bytes_per_partition // 8))
+
+
+def element_bytes(access: Access) -> int:
+    """Return the bytes of one element of an operand."""
+    return max(1, access.type.element_type.width // 8)
+
+
+def footprint(linear: Linear, sizes: dict[int, int]) -> int:
+    """Return how many indices a linear access spans over a box; dimensions not in `sizes` stand still."""
+    return 1 + sum(c * (sizes.get(d, 1) - 1) for d, c in enumerate(linear.coefficients))
+
+
+def _shrinking(extent: int, least: int) -> Iterator[int]:
+    """Yield extent and ever smaller multiples of `least`."""
+    yield extent
+    tiles = ceil(extent / least)
+    while tiles > 1:
+        tiles = ceil(tiles / 2)
+        if tiles * least < extent:
+            yield tiles * least

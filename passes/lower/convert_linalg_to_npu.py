@@ -1,0 +1,231 @@
+"""The pass `convert-linalg-to-npu`: every operation on memrefs becomes a call of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from polystage.dialects import npu
+from polystage.dialects.npu.target import target_of
+from polystage.errors import PassError
+from polystage.machine.target import Target
+from polystage.mlir import func, ir
+from polystage.passes.lower.collapse import collapse_dims
+from polystage.passes.lower.contraction import Contraction
+from polystage.passes.lower.generic_op import GenericOp, inline_scalar_operands
+from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.provenance import (
+    captured_memrefs,
+    causes_of,
+    kernel_key,
+    kernel_kind,
+    layer_name,
+)
+from polystage.passes.lower.tensor_engine import lower_contraction
+from polystage.passes.lower.vector import lower_copy, lower_generic
+from polystage.passes.registry import Pass, register_pass
+
+_LOWERED = ("linalg.generic", "memref.copy")
+
+
+@register_pass
+@dataclass
+class ConvertLinalgToNpuPass(Pass):
+    """Turn every linalg.generic and memref.copy into a kernel of npu instructions and a call.
+
+    Every operation is tiled on its own: operands come from DRAM, results go back to DRAM. Contractions run on the tensor
+    engine where that is faster, everything else on the vector, scalar and gpsimd engines. Equal operations share one kernel.
+
+    A fill that only initialises the output of the operation that follows is folded into that operation's kernel.
+    """
+
+    name = "convert-linalg-to-npu"
+    input_form = "buffers"
+    output_form = "npu"
+
+    def run(self, module: ir.Module) -> None:
+        """Lower all operations of the module's program."""
+        npu.load(module.context)
+        target = target_of(module)
+        if target is None:
+            raise PassError(
+                "the module names no target",
+                help="run npu-attach-target{target=NAME} first, or pass --target",
+            )
+        with module.context, ir.Location.unknown():
+            for function in _programs(module):
+                ProgramLowering(self, module, function, target).run()
+
+
+def _programs(module: ir.Module) -> list[func.FuncOp]:
+    return [
+        op
+        for op in module.body.operations
+        if isinstance(op, func.FuncOp)
+        and not op.is_external
+        and "npu.kernel" not in op.attributes
+        and not _is_scalar_function(op)
+    ]
+
+
+def _is_scalar_function(function: func.FuncOp) -> bool:
+    types = function.type.inputs
+    return bool(types) and not any(isinstance(t, ir.MemRefType) for t in types)
+
+
+class ProgramLowering:
+    """Lowers the operations of one program function."""
+
+    def __init__(
+        self,
+        pass_: ConvertLinalgToNpuPass,
+        module: ir.Module,
+        function: func.FuncOp,
+        target: Target,
+    ) -> None:
+        self.pass_ = pass_
+        self.module = module
+        self.function = function
+        self.target = target
+        self.kernels: dict[str, str] = {}
+        self.kinds: dict[str, int] = {}
+        self.layers: dict[str, int] = {}
+        self.initials: dict[ir.Operation, Initial] = {}
+
+    def run(self) -> None:
+        """Lower every operation in program order, then drop buffers that nothing uses any more."""
+        operations = [op for op in _walk(self.function.entry_block) if op.name in _LOWERED]
+        for op in operations:
+            if op.name == "linalg.generic":
+                inline_scalar_operands(op.opview)
+        for op in operations:
+            if not self._fold_into_consumer(op):
+                self._lower(op)
+        for op in operations:
+            op.erase()
+        for op in list(_walk(self.function.entry_block)):
+            if op.name in ("memref.alloc", "memref.get_global") and not any(op.results[0].uses):
+                op.erase()
+
+    # --- fills -----------------------------------------------------------------------------------
+
+    def _fold_into_consumer(self, op: ir.Operation) -> bool:
+        """Attach a fill to the operation that accumulates into the filled buffer, if that is its next user."""
+        value = _filled_value(op)
+        if value is None:
+            return False
+        consumer = _next_user(op, op.opview.outputs[0])
+        if consumer is None or consumer.name != "linalg.generic":
+            return False
+        generic = GenericOp.from_op(consumer.opview)
+        buffer = op.opview.outputs[0]
+        outputs = [o for o in generic.outputs if consumer.operands[o.argument] == buffer]
+        inputs = [i for i in generic.inputs if consumer.operands[i.argument] == buffer]
+        if len(generic.outputs) != 1 or len(outputs) != 1 or inputs:
+            return False
+        covered = all(x.single is not None or n == 1 for x, n in zip(outputs[0].index, outputs[0].shape, strict=True))
+        if not covered:
+            return False
+        self.initials[consumer] = Initial(value)
+        self.pass_.count("fills folded")
+        return True
+
+    # --- kernels ---------------------------------------------------------------------------------
+
+    def _lower(self, op: ir.Operation) -> None:
+        initial = self.initials.get(op)
+        captured = captured_memrefs(op)
+        causes = causes_of(op, captured)
+        key = kernel_key(op, captured, causes, initial)
+        operands = [v for v in (*op.operands, *captured) if isinstance(v.type, ir.MemRefType)]
+        if key not in self.kernels:
+            self.kernels[key] = self._make_kernel(op, captured, causes, initial)
+            self.pass_.count("kernels")
+        with ir.InsertionPoint(op), op.location:
+            call = func.CallOp([], self.kernels[key], operands)
+            call.operation.attributes["layer"] = ir.StringAttr.get(self._layer(op))
+        self.pass_.count("operations lowered")
+
+    def _layer(self, op: ir.Operation) -> str:
+        """Return a name for the report that no other operation has."""
+        name = layer_name(op) or kernel_kind(op)
+        self.layers[name] = self.layers.get(name, 0) + 1
+        return name if self.layers[name] == 1 else f"{name}#{self.layers[name]}"
+
+    def _make_kernel(
+        self,
+        op: ir.Operation,
+        captured: list[ir.Value],
+        causes: list[str],
+        initial: Initial | None,
+    ) -> str:
+        if op.name == "memref.copy":
+            builder = self._builder("copy", op, captured)
+            lower_copy(builder, causes)
+            return builder.name
+        generic = GenericOp.from_op(op.opview).without_unit_dims()
+        contraction = Contraction.match(generic, self.target)
+        try:
+            if contraction is not None and self._prefers_tensor_engine(contraction):
+                builder = self._builder("matmul", op, captured)
+                collapsed, values = collapse_dims(builder, generic, builder.arguments)
+                contraction = Contraction.match(collapsed, self.target)
+                assert contraction is not None
+                lower_contraction(builder, contraction, values, causes, initial)
+            else:
+                builder = self._builder(kernel_kind(op), op, captured)
+                lower_generic(builder, generic, causes, initial)
+        except PassError as error:
+            error.location = error.location or layer_name(op)
+            raise
+        return builder.name
+
+    def _prefers_tensor_engine(self, contraction: Contraction) -> bool:
+        return contraction.tensor_ns(self.target) <= contraction.vector_ns(self.target)
+
+    def _builder(
+        self, kind: str, op: ir.Operation, captured: list[ir.Value]
+    ) -> KernelBuilder:
+        number = self.kinds.get(kind, 0)
+        self.kinds[kind] = number + 1
+        values = [*op.operands, *captured]
+        return KernelBuilder.for_operands(
+            self.module, f"{kind}_{number}", [v.type for v in values], self.target
+        )
+
+
+def _walk(block: ir.Block) -> Iterator[ir.Operation]:
+    """Yield the operations of a block and of the loops in it, in program order, not those inside linalg bodies."""
+    for op in block.operations:
+        yield op.operation
+        if op.operation.name.startswith("scf."):
+            for region in op.regions:
+                for inner in region.blocks:
+                    yield from _walk(inner)
+
+
+def _filled_value(op: ir.Operation) -> float | int | None:
+    """Return the constant that a linalg.generic writes everywhere, or None."""
+    if op.name != "linalg.generic" or len(op.opview.outputs) != 1:
+        return None
+    yielded = list(op.regions[0].blocks[0].operations)[-1].operands[0]
+    if isinstance(yielded.owner, ir.Block) or yielded.owner.name != "arith.constant":
+        return None
+    map_ = ir.AffineMapAttr(op.opview.indexing_maps[len(op.operands) - 1]).value
+    if not map_.is_permutation:
+        return None
+    return yielded.owner.attributes["value"].value
+
+
+def _next_user(op: ir.Operation, value: ir.Value) -> ir.Operation | None:
+    """Return the user of `value` that comes next after `op`, if all its other users come later in the same block."""
+    block = op.block
+    users = [use.owner.operation for use in value.uses]
+    if any(user.block != block for user in users):
+        return None
+    order = {user: i for i, user in enumerate(o.operation for o in block.operations)}
+    later = sorted((order[u], u) for u in users if u != op)
+    if not later or later[0][0] < order[op] or any(order[u] < order[op] for u in users):
+        return None
+    return later[0][1]

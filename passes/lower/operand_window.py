@@ -1,0 +1,256 @@
+"""Brings the operands of a contraction into sbuf, the contracted dimension across the partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+from polystage.mlir import ir
+from polystage.passes.lower.contraction import Contraction
+from polystage.passes.lower.contraction_plan import (
+    ContractionPlan,
+    element_bytes,
+    footprint,
+    stage_bytes,
+)
+from polystage.passes.lower.generic_op import Access
+from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+
+Box = dict[int, Tile]
+"""A tile of some loop dimensions; a dimension that is missing is not walked."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`count` channel tiles of `size` channels each, from channel `start`."""
+
+    start: int
+    count: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Resident:
+    """An operand's window in sbuf: [partition, channel tile, *kept operand dimensions].
+
+    In the operand dimensions of `dense` only the elements that are used were loaded, so that a column walks them with
+    stride 1.
+    """
+
+    buffer: ir.Value
+    access: Access
+    kept: tuple[int, ...]
+    dense: frozenset[int]
+
+    def view(
+        self, builder: KernelBuilder, channel: Offset, box: Box, order: Sequence[int]
+    ) -> ir.Value:
+        """Return [partition, *order] at one channel tile, with `order` naming loop dimensions.
+
+        Starts in `box` are relative to the window.
+        """
+        partitions = ir.MemRefType(self.buffer.type).shape[0]
+        offsets, sizes, steps, drop = [Offset(), channel], [partitions, 1], [1, 1], [1]
+        present: list[int] = []
+        for position, dim in enumerate(self.kept, start=2):
+            linear = self.access.index[dim]
+            offset, size, step = Offset(), 1, 1
+            for d in (d for d in linear.dims if d in box):
+                coefficient = 1 if dim in self.dense else linear.coefficients[d]
+                offset += box[d].start * coefficient
+                if box[d].size > 1:
+                    size, step = box[d].size, coefficient
+            offsets.append(offset)
+            sizes.append(size)
+            steps.append(step)
+            walked = [d for d in linear.dims if d in order]
+            present += walked
+            if not walked:
+                drop.append(position)
+        view = builder.subview(self.buffer, offsets, sizes, steps, drop)
+        return builder.transpose(view, [0, *(1 + present.index(d) for d in order)])
+
+
+class OperandLoader:
+    """Loads windows of the stationary and the moving operand."""
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        contraction: Contraction,
+        plan: ContractionPlan,
+        row: int,
+        values: Sequence[ir.Value],
+        causes: Sequence[str],
+    ) -> None:
+        self.builder = builder
+        self.contraction = contraction
+        self.extents = contraction.generic.extents
+        self.plan = plan
+        self.walked = {row, *contraction.columns, *plan.loose}
+        self.values = values
+        self.causes = causes
+        self.segments = list(self._segments())
+
+    def _segments(self) -> Iterator[Segment]:
+        channels, tile = self.contraction.channels, self.plan.channel_tile
+        full = channels // tile
+        yield Segment(0, full, tile)
+        if channels % tile:
+            yield Segment(full * tile, 1, channels % tile)
+
+    def load_block(self, access: Access, box: Box) -> list[Resident]:
+        """Load all channels and loose taps of an operand's window, one buffer per segment."""
+        box = box | {d: Tile(Offset(), self.extents[d]) for d in self.plan.loose}
+        return [self.load(access, box, segment) for segment in self.segments]
+
+    def load(
+        self, access: Access, box: Box, segment: Segment, channel: Offset | None = None
+    ) -> Resident:
+        """Load a window of a segment: all its channel tiles, or only tile `channel`."""
+        kept = tuple(i for i, x in enumerate(access.index) if self.walked.intersection(x.dims))
+        dense = self._dense(access)
+        shape = [self._extent(access, dim, box, dense) for dim in kept]
+        partitions = segment.size * prod(self.extents[d] for d in self.plan.packed)
+        count = segment.count if channel is None else 1
+        buffer = self.builder.alloc([partitions, count, *shape], access.type.element_type)
+        resident = Resident(buffer, access, kept, dense)
+        transposed = self._is_loaded_transposed(resident)
+        if channel is None and transposed:
+            self._load_transposed(resident, box, segment, Offset(), count)
+        elif channel is None:
+            for tile in self.builder.tiles(count, 1):
+                self._load_directly(resident, box, segment, tile.start, tile.start)
+        elif transposed:
+            self._load_transposed(resident, box, segment, channel, 1)
+        else:
+            self._load_directly(resident, box, segment, channel, Offset())
+        return resident
+
+    def _dense(self, access: Access) -> frozenset[int]:
+        """Return the strided dimensions of which only the elements needed are loaded.
+
+        With its tap on the partitions, a strided dimension is walked without overlap. The innermost dimension is loaded
+        whole all the same: long runs beat few bytes.
+        """
+        return frozenset(
+            i
+            for i, linear in enumerate(access.index)
+            if any(d in self.plan.packed for d in linear.dims)
+            and not any(d in self.plan.loose for d in linear.dims)
+            and access.strides[i] != 1
+        )
+
+    @staticmethod
+    def _extent(access: Access, dim: int, box: Box, dense: frozenset[int]) -> int:
+        sizes = {d: box[d].size for d in access.index[dim].dims if d in box}
+        if dim in dense:
+            return prod(sizes.values())
+        return footprint(access.index[dim], sizes)
+
+    # --- straight into place ---------------------------------------------------------------------
+
+    def _load_directly(
+        self, resident: Resident, box: Box, segment: Segment, tile: Offset, slot: Offset
+    ) -> None:
+        """Load channel tile `tile` into place `slot`, one transfer per packed tap."""
+        packed = self.plan.packed
+        for number, taps in enumerate(product(*(range(self.extents[d]) for d in packed))):
+            at = box | {d: Tile(Offset(t), 1) for d, t in zip(packed, taps, strict=True)}
+            source = self._window(resident, at, self._channels(segment, tile, 1))
+            shape = list(ir.MemRefType(resident.buffer.type).shape)
+            target = self.builder.subview(
+                resident.buffer,
+                [number * segment.size, slot, *([0] * len(resident.kept))],
+                [segment.size, 1, *shape[2:]],
+                drop=[1],
+            )
+            self.builder.dma(source, target, self.causes[resident.access.argument])
+
+    def _channels(self, segment: Segment, tile: Offset, count: int) -> Tile:
+        return Tile(tile * segment.size + segment.start, segment.size * count)
+
+    def _window(
+        self, resident: Resident, box: Box, channels: Tile, partition_first: bool = True
+    ) -> ir.Value:
+        """Return the window in DRAM: [channel, *kept dimensions], or [*kept dimensions, channel]."""
+        access, channel_dim = resident.access, -1
+        offsets, sizes, steps = [], [], []
+        for dim, linear in enumerate(access.index):
+            start, size, step = Offset(linear.constant), 1, 1
+            for d in linear.dims:
+                if d == self.contraction.channel:
+                    start, size, channel_dim = start + channels.start, channels.size, dim
+                elif d in box:
+                    start += box[d].start * linear.coefficients[d]
+                    if dim in resident.dense and box[d].size > 1:
+                        step = linear.coefficients[d]
+            if dim in resident.kept:
+                size = self._extent(access, dim, box, resident.dense)
+            offsets.append(start)
+            sizes.append(size)
+            steps.append(step)
+        order = list(resident.kept)
+        if channel_dim >= 0:
+            order = [channel_dim, *order] if partition_first else [*order, channel_dim]
+        value = self.values[access.argument]
+        kept = sorted(order) or [0]
+        drop = [d for d in range(len(sizes)) if d not in kept]
+        view = self.builder.subview(value, offsets, sizes, steps, drop)
+        view = self.builder.transpose(view, [kept.index(d) for d in order or [0]])
+        if channel_dim < 0 and order:
+            view_shape = list(ir.MemRefType(view.type).shape)
+            view = self.builder.expand(view, [[1, view_shape[0]], *([n] for n in view_shape[1:])])
+        return view
+
+    # --- through the tensor engine ---------------------------------------------------------------
+
+    def _is_loaded_transposed(self, resident: Resident) -> bool:
+        """Whether the channels are contiguous in DRAM, so that rows are loaded and turned on chip.
+
+        A strided load would take one descriptor for each element.
+        """
+        access, channel = resident.access, self.contraction.channel
+        shape = list(ir.MemRefType(resident.buffer.type).shape)
+        wide = [n for n in shape[2:] if n > 1]
+        if channel < 0 or self.plan.packed or len(wide) != 1 or shape[0] == 1:
+            return False
+        place = next(i for i, x in enumerate(access.index) if x.single == channel)
+        return access.strides[place] == 1
+
+    def _load_transposed(
+        self, resident: Resident, box: Box, segment: Segment, first: Offset, count: int
+    ) -> None:
+        """Load rows [free, channels], then turn every channel tile: load -> npu.transpose -> psum -> buffer."""
+        builder, type_ = self.builder, resident.access.type.element_type
+        shape = list(ir.MemRefType(resident.buffer.type).shape)
+        wide = next(i for i, n in enumerate(shape[2:]) if n > 1)
+        room = stage_bytes(builder.target, element_bytes(resident.access))
+        at_once = max(1, room // (segment.size * element_bytes(resident.access)))
+        rows = min(builder.target.tensor.rows, builder.target.tensor.columns)
+        for free in builder.tiles(shape[2 + wide], rows):
+            for tiles in builder.tiles(count, at_once):
+                stage = builder.alloc([free.size, tiles.size * segment.size], type_)
+                channels = self._channels(segment, first + tiles.start, tiles.size)
+                window = self._window(resident, box, channels, partition_first=False)
+                unit = [i for i in range(len(shape) - 2) if i != wide]
+                starts = [free.start if i == wide else 0 for i in range(len(shape) - 2)]
+                sizes = [free.size if i == wide else 1 for i in range(len(shape) - 2)]
+                width = ir.MemRefType(window.type).shape[-1]
+                part = builder.subview(window, [*starts, 0], [*sizes, width], drop=unit)
+                builder.dma(part, stage, self.causes[resident.access.argument])
+                for tile in builder.tiles(tiles.size, 1):
+                    source = builder.subview(
+                        stage, [0, tile.start * segment.size], [free.size, segment.size]
+                    )
+                    turned = builder.alloc([segment.size, free.size], type_, "psum")
+                    builder.transpose_tile(source, turned)
+                    place = builder.subview(
+                        resident.buffer,
+                        [0, tiles.start + tile.start, *starts],
+                        [segment.size, 1, *sizes],
+                        drop=[1, *(2 + i for i in unit)],
+                    )
+                    builder.activate(turned, place)

@@ -1,0 +1,110 @@
+"""Where an operation comes from: its layer, its operands' purposes, what makes two operations equal."""
+
+from __future__ import annotations
+
+import re
+
+from polystage.mlir import ir
+from polystage.passes.lower.initial import Initial
+
+_VIEWS = ("memref.subview", "memref.expand_shape", "memref.collapse_shape", "memref.cast")
+_VIEWS = (*_VIEWS, "memref.transpose", "memref.reinterpret_cast")
+
+
+def layer_name(op: ir.Operation) -> str:
+    """Return the name that the model gives to the layer of an operation, or an empty text.
+
+    It is the first name in the operation's location; positions in files are not names.
+    """
+    for name, after in re.findall(r'"([^"]+)"(:\d+)?', str(op.location)):
+        if not after:
+            return name
+    return ""
+
+
+def kernel_kind(op: ir.Operation) -> str:
+    """Return what an operation does, in a word or two, from its body."""
+    if op.name != "linalg.generic":
+        return op.name.partition(".")[2]
+    body = [o.operation.name for o in op.regions[0].blocks[0].operations]
+    reduces = any("reduction" in str(a) for a in op.opview.iterator_types)
+    if "memref.load" in body:
+        return "gather"
+    steps = [n.partition(".")[2] for n in body[:-1] if not n.startswith("arith.ext")]
+    if not steps:
+        return "copy"
+    prefix = "reduce_" if reduces else ""
+    return prefix + (steps[-1] if len(steps) <= 2 else "fused")
+
+
+def captured_memrefs(op: ir.Operation) -> list[ir.Value]:
+    """Return the memrefs that the body of an operation reads from outside, in order of first use."""
+    if op.name != "linalg.generic":
+        return []
+    found: list[ir.Value] = []
+    for inner in op.regions[0].blocks[0].operations:
+        for value in inner.operands:
+            if isinstance(value.type, ir.MemRefType) and value not in found:
+                found.append(value)
+    return found
+
+
+def causes_of(op: ir.Operation, captured: list[ir.Value]) -> list[str]:
+    """Return why the bytes of every operand move: input, weight, intermediate, output or copy."""
+    if kernel_kind(op) == "copy":
+        return ["copy"] * (len(op.operands) + len(captured))
+    return [_cause(value) for value in (*op.operands, *captured)]
+
+
+def _cause(value: ir.Value) -> str:
+    if not isinstance(value.type, ir.MemRefType):
+        return "intermediate"
+    if _is_returned(value):
+        return "output"
+    while not isinstance(value.owner, ir.Block) and value.owner.name in _VIEWS:
+        value = value.owner.operands[0]
+        if _is_returned(value):
+            return "output"
+    if isinstance(value.owner, ir.Block):
+        return "input"
+    return "weight" if value.owner.name == "memref.get_global" else "intermediate"
+
+
+def _is_returned(value: ir.Value) -> bool:
+    return any(use.owner.name == "func.return" for use in value.uses)
+
+
+def kernel_key(
+    op: ir.Operation, captured: list[ir.Value], causes: list[str], initial: Initial | None
+) -> str:
+    """Return a text that is equal for two operations exactly when one kernel serves both."""
+    operands = [*op.operands, *captured]
+    aliases = [operands.index(v) for v in operands]
+    parts = [op.name, *(str(v.type) for v in operands), str(aliases), str(causes), str(initial)]
+    if op.name == "linalg.generic":
+        parts += [str(op.opview.indexing_maps), str(op.opview.iterator_types)]
+        parts += _body_text(op.regions[0].blocks[0], operands)
+    return "\n".join(parts)
+
+
+def _body_text(body: ir.Block, operands: list[ir.Value]) -> list[str]:
+    """Return the operations of a body with values named by their position."""
+    names: dict[ir.Value, str] = {a: f"a{i}" for i, a in enumerate(body.arguments)}
+    lines = []
+    for number, view in enumerate(body.operations):
+        op = view.operation
+        inputs = [names.get(v) or _outside_name(v, operands) for v in op.operands]
+        attributes = sorted(f"{name}={op.attributes[name]}" for name in op.attributes)
+        results = [str(r.type) for r in op.results]
+        lines.append(f"{op.name}({', '.join(inputs)}) {attributes} {results}")
+        names.update({r: f"v{number}.{i}" for i, r in enumerate(op.results)})
+    return lines
+
+
+def _outside_name(value: ir.Value, operands: list[ir.Value]) -> str:
+    """Return a text for a value from outside the body: a captured memref or a constant."""
+    if value in operands:
+        return f"o{operands.index(value)}"
+    if not isinstance(value.owner, ir.Block) and value.owner.name == "arith.constant":
+        return str(value.owner.attributes["value"])
+    return f"outside {value.get_name()}"

@@ -1,0 +1,202 @@
+"""Lowers a contraction to the tensor engine: loads, matmuls that accumulate in psum, stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from polystage.mlir import ir
+from polystage.passes.lower.contraction import Contraction
+from polystage.passes.lower.contraction_plan import ContractionPlanner
+from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.operand_window import Box, OperandLoader, Resident
+from polystage.passes.lower.output_tile import OutputTiles
+
+
+def lower_contraction(
+    builder: KernelBuilder,
+    contraction: Contraction,
+    values: Sequence[ir.Value],
+    causes: Sequence[str],
+    initial: Initial | None,
+) -> None:
+    """Write a contraction into a kernel.
+
+    out[batch, m, n] += sum_k stationary[batch, k, m] * moving[batch, k, n]
+        ->  for blocks of m and n: load stationary and moving
+                for tiles of m and n: for channels, taps: npu.matmul into one psum tile
+                    copy psum to the output buffer
+                store the output buffer
+
+    `values[i]` and `causes[i]` belong to operand i; `initial` is what the output holds beforehand, None where it has to be
+    loaded and added.
+
+    Raises:
+        PassError: not even one tile fits the scratchpad (found by npu-allocate-scratchpad).
+    """
+    TensorEngineLowering(builder, contraction, values, causes, initial).emit()
+
+
+class TensorEngineLowering:
+    """The loop nest of one contraction.
+
+    Shapes: stationary blocks [channel, channel tile, taps.., rows], moving blocks [channel, channel tile, window..],
+    psum tiles and output buffers [rows, columns..].
+    """
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        contraction: Contraction,
+        values: Sequence[ir.Value],
+        causes: Sequence[str],
+        initial: Initial | None,
+    ) -> None:
+        self.builder = builder
+        self.contraction = contraction
+        self.extents = contraction.generic.extents
+        planner = ContractionPlanner(contraction, builder.target)
+        self.row = planner.row
+        self.plan = planner.plan()
+        self.loader = OperandLoader(builder, contraction, self.plan, self.row, values, causes)
+        self.outputs = OutputTiles(builder, contraction, self.row, values, causes, initial)
+        self.segments = self.loader.segments
+
+    def emit(self) -> None:
+        """Write the loop nest of the whole contraction."""
+        outer = [*self.contraction.batch, *(d for d in self.contraction.rows if d != self.row)]
+        for tiles in self.builder.tiles_nd([self.extents[d] for d in outer], [1] * len(outer)):
+            box = dict(zip(outer, tiles, strict=True))
+            if self.plan.streamed:
+                self._emit_streamed(box)
+            else:
+                self._emit_blocks(box)
+
+    # --- loops -----------------------------------------------------------------------------------
+
+    @property
+    def _row_extent(self) -> int:
+        return self.extents[self.row] if self.row >= 0 else 1
+
+    def _row_tiles(self, extent: int, tile: int) -> Iterator[Box]:
+        if self.row < 0:
+            yield {}
+            return
+        for piece in self.builder.tiles(extent, tile):
+            yield {self.row: piece}
+
+    def _column_tiles(self, extents: Sequence[int], tiles: Sequence[int]) -> Iterator[Box]:
+        for pieces in self.builder.tiles_nd(extents, tiles):
+            yield dict(zip(self.contraction.columns, pieces, strict=True))
+
+    def _contraction_loops(self) -> Iterator[tuple[int, Offset, Box, ir.Value]]:
+        """Loop over channel tiles and loose taps.
+
+        Yields the segment's number, the channel tile, the tap, and the flag that is false for the first contribution.
+        """
+        taps = self.plan.loose
+        for number, segment in enumerate(self.segments):
+            for channel in self.builder.tiles(segment.count, 1):
+                for pieces in self.builder.tiles_nd(
+                    [self.extents[d] for d in taps], [1] * len(taps)
+                ):
+                    position = channel.start + number
+                    for piece in pieces:
+                        position += piece.start
+                    box = dict(zip(taps, pieces, strict=True))
+                    yield number, channel.start, box, self.builder.is_not_zero(position)
+
+    # --- resident operands -----------------------------------------------------------------------
+
+    def _emit_blocks(self, box: Box) -> None:
+        """Load blocks of both operands, each as far out as the order of blocks allows."""
+        columns = self.contraction.columns
+        all_columns = tuple(self.extents[d] for d in columns)
+        whole_rows = {self.row: Tile(Offset(), self._row_extent)} if self.row >= 0 else {}
+        whole_columns = {d: Tile(Offset(), self.extents[d]) for d in columns}
+        stationary = moving = None
+        if self.plan.row_block >= self._row_extent:
+            stationary = self._load_stationary(box, whole_rows)
+        if self.plan.column_block == all_columns:
+            moving = self._load_moving(box, whole_columns)
+        if self.plan.rows_outermost:
+            for rows in self._row_tiles(self._row_extent, self.plan.row_block):
+                left = stationary or self._load_stationary(box, rows)
+                for block in self._column_tiles(all_columns, self.plan.column_block):
+                    right = moving or self._load_moving(box, block)
+                    self._compute(box, rows, block, left, right)
+        else:
+            for block in self._column_tiles(all_columns, self.plan.column_block):
+                right = moving or self._load_moving(box, block)
+                for rows in self._row_tiles(self._row_extent, self.plan.row_block):
+                    left = stationary or self._load_stationary(box, rows)
+                    self._compute(box, rows, block, left, right)
+
+    def _load_stationary(self, box: Box, rows: Box) -> list[Resident]:
+        return self.loader.load_block(self.contraction.stationary, box | rows)
+
+    def _load_moving(self, box: Box, columns: Box) -> list[Resident]:
+        return self.loader.load_block(self.contraction.moving, box | columns)
+
+    def _compute(
+        self, box: Box, rows: Box, columns: Box, left: list[Resident], right: list[Resident]
+    ) -> None:
+        """Compute one block: per row tile all its column tiles, then one store."""
+        row_block = rows[self.row].size if self.row >= 0 else 1
+        sizes = [columns[d].size for d in self.contraction.columns]
+        for row_tile in self._row_tiles(row_block, self.plan.row_tile):
+            window = box | columns | _shifted(rows, row_tile)
+            output = self.outputs.open(window)
+            for column_tile in self._column_tiles(sizes, self.plan.column_tile):
+                local = row_tile | column_tile
+                psum = self.outputs.psum(local)
+                for number, channel, taps, not_first in self._contraction_loops():
+                    self._matmul(
+                        psum, left[number], right[number], channel, local | taps, not_first
+                    )
+                self.outputs.evict(psum, output, column_tile)
+            self.outputs.store(output, window)
+
+    # --- streamed operands -----------------------------------------------------------------------
+
+    def _emit_streamed(self, box: Box) -> None:
+        """Compute tile by tile, loading the operands of every single matmul."""
+        extents = [self.extents[d] for d in self.contraction.columns]
+        for rows in self._row_tiles(self._row_extent, self.plan.row_tile):
+            for columns in self._column_tiles(extents, self.plan.column_tile):
+                window = box | rows | columns
+                output = self.outputs.open(window)
+                psum = self.outputs.psum(window)
+                for number, channel, taps, not_first in self._contraction_loops():
+                    at = (self.segments[number], channel)
+                    left = self.loader.load(self.contraction.stationary, box | rows | taps, *at)
+                    right = self.loader.load(self.contraction.moving, box | columns | taps, *at)
+                    local = _at_origin(rows | columns | taps)
+                    self._matmul(psum, left, right, Offset(), local, not_first)
+                self.outputs.evict(psum, output, _at_origin(columns))
+                self.outputs.store(output, window)
+
+    def _matmul(
+        self,
+        psum: ir.Value,
+        left: Resident,
+        right: Resident,
+        channel: Offset,
+        box: Box,
+        accumulate: ir.Value,
+    ) -> None:
+        rows = [self.row] if self.row >= 0 else []
+        stationary = left.view(self.builder, channel, box, rows)
+        moving = right.view(self.builder, channel, box, list(self.contraction.columns))
+        self.builder.matmul(stationary, moving, psum, accumulate)
+
+
+def _at_origin(box: Box) -> Box:
+    return {d: Tile(Offset(), tile.size) for d, tile in box.items()}
+
+
+def _shifted(block: Box, local: Box) -> Box:
+    """Return the tile `local` of `block` in coordinates of the whole operation."""
+    return {d: Tile(block[d].start + tile.start, tile.size) for d, tile in local.items()}
+
+
