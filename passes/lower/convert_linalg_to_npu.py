@@ -124,7 +124,10 @@ class ProgramLowering:
         inputs = [i for i in generic.inputs if consumer.operands[i.argument] == buffer]
         if len(generic.outputs) != 1 or len(outputs) != 1 or inputs:
             return False
-        covered = all(x.single is not None or n == 1 for x, n in zip(outputs[0].index, outputs[0].shape, strict=True))
+        covered = all(
+            x.single is not None or n == 1
+            for x, n in zip(outputs[0].index, outputs[0].shape, strict=True)
+        )
         if not covered:
             return False
         self.initials[consumer] = Initial(value)
@@ -184,9 +187,7 @@ class ProgramLowering:
     def _prefers_tensor_engine(self, contraction: Contraction) -> bool:
         return contraction.tensor_ns(self.target) <= contraction.vector_ns(self.target)
 
-    def _builder(
-        self, kind: str, op: ir.Operation, captured: list[ir.Value]
-    ) -> KernelBuilder:
+    def _builder(self, kind: str, op: ir.Operation, captured: list[ir.Value]) -> KernelBuilder:
         number = self.kinds.get(kind, 0)
         self.kinds[kind] = number + 1
         values = [*op.operands, *captured]

@@ -31,9 +31,7 @@ class OutputTiles:
         self.initial = initial
         with builder.module.context:
             is_integer = contraction.dtype == "i8"
-            self.accumulator = (
-                ir.IntegerType.get_signless(32) if is_integer else ir.F32Type.get()
-            )
+            self.accumulator = ir.IntegerType.get_signless(32) if is_integer else ir.F32Type.get()
 
     def _shape(self, box: Box) -> list[int]:
         rows = box[self.row].size if self.row >= 0 else 1
@@ -71,7 +69,11 @@ class OutputTiles:
         type_ = self.accumulator
         name = f"{kind}_{type_}"
         suffix = "f" if isinstance(type_, ir.F32Type) else "i"
-        body = "return %x : " if kind == "copy" else f"%s = arith.add{suffix} %x, %out : {type_}\n return %s : "
+        body = (
+            "return %x : "
+            if kind == "copy"
+            else f"%s = arith.add{suffix} %x, %out : {type_}\n return %s : "
+        )
         text = f"func.func private @{name}(%x: {type_}, %out: {type_}) -> {type_} {{\n {body}{type_}\n}}"
         return self.builder.scalar_function(name, text)
 
@@ -84,9 +86,7 @@ class OutputTiles:
         access = self.contraction.output
         order = ([self.row] if self.row >= 0 else []) + list(self.contraction.columns)
         place = {x.dims[0]: i for i, x in enumerate(access.index) if x.dims}
-        starts = [
-            box[x.dims[0]].start if x.dims else Offset(x.constant) for x in access.index
-        ]
+        starts = [box[x.dims[0]].start if x.dims else Offset(x.constant) for x in access.index]
         sizes = [box[x.dims[0]].size if x.dims and x.dims[0] in order else 1 for x in access.index]
         kept = sorted(place[d] for d in order) or [0]
         drop = [i for i in range(len(sizes)) if i not in kept]

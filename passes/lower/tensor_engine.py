@@ -198,5 +198,3 @@ def _at_origin(box: Box) -> Box:
 def _shifted(block: Box, local: Box) -> Box:
     """Return the tile `local` of `block` in coordinates of the whole operation."""
     return {d: Tile(block[d].start + tile.start, tile.size) for d, tile in local.items()}
-
-
