@@ -1,0 +1,86 @@
+"""What the scalar body of a statement computes: the values it uses, the kind that makes it."""
+
+from collections.abc import Mapping
+
+from polystage.mlir import ir
+from polystage.polyhedral.model import Kind
+
+_ADD = frozenset({"arith.addf", "arith.addi"})
+_MULTIPLY = frozenset({"arith.mulf", "arith.muli"})
+_CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"})
+
+
+def defining_op(value: ir.Value) -> ir.Operation | None:
+    """Return the operation whose result `value` is, or None for a block argument."""
+    owner = value.owner
+    return None if isinstance(owner, ir.Block) else owner.operation
+
+
+def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
+    """Return the leaves (reads of the statement) from which `value` is computed."""
+    found: set[int] = set()
+    seen: set[ir.Value] = set()
+    todo = [value]
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current in leaf_of:
+            found.add(leaf_of[current])
+        elif (op := defining_op(current)) is not None:
+            todo.extend(op.operands)
+    return found
+
+
+def strip_casts(value: ir.Value) -> ir.Value:
+    """Return `value` before any widening or narrowing."""
+    op = defining_op(value)
+    while op is not None and op.name in _CASTS:
+        value = op.operands[0]
+        op = defining_op(value)
+    return value
+
+
+def is_contraction(value: ir.Value, carry: int, leaf_of: Mapping[ir.Value, int]) -> bool:
+    """Tell whether `value` is `carry + a * b`, with `a` and `b` each made from one other read."""
+    add = defining_op(strip_casts(value))
+    if add is None or add.name not in _ADD:
+        return False
+    for own, other in ((0, 1), (1, 0)):
+        if leaf_of.get(strip_casts(add.operands[own])) != carry:
+            continue
+        product = defining_op(strip_casts(add.operands[other]))
+        if product is None or product.name not in _MULTIPLY:
+            return False
+        left, right = (leaves(operand, leaf_of) for operand in product.operands)
+        return len(left) == 1 and len(right) == 1 and not left & right and carry not in left | right
+    return False
+
+
+def classify(
+    values: list[ir.Value],
+    leaf_of: Mapping[ir.Value, int],
+    carries: list[int | None],
+    is_reduction: bool,
+) -> Kind:
+    """Return the kind of a statement that writes `values`.
+
+    `carries` are the reads of the elements that it replaces.
+    """
+    if is_reduction:
+        only = len(values) == 1 and carries[0] is not None
+        if only and is_contraction(values[0], carries[0] or 0, leaf_of):
+            return Kind.CONTRACTION
+        return Kind.REDUCTION
+    if len(values) == 1 and values[0] in leaf_of:
+        return Kind.COPY
+    if not any(leaves(value, leaf_of) for value in values) and all(map(_is_outside, values)):
+        return Kind.FILL
+    return Kind.ELEMENTWISE
+
+
+def _is_outside(value: ir.Value) -> bool:
+    """Tell whether `value` is the same for all instances: a constant, or a scalar from outside."""
+    op = defining_op(value)
+    return op is None or (not op.operands and op.name != "linalg.index")
