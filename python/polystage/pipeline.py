@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from polystage.errors import FormError, PassError, PolystageError, location_text
 from polystage.forms import check_form
+from polystage.machine import Target, parse_settings
 from polystage.mlir import ir, passmanager
 from polystage.passes.registry import Pass, Remark
 from polystage.pipeline_syntax import (
@@ -53,6 +54,41 @@ def default_pipeline(target: str, dtype: str, settings: Sequence[str] = ()) -> s
     options = f"target={target}" + (f" set={','.join(settings)}" if settings else "")
     stages = [stage.passes.format(dtype=dtype, target=options) for stage in DEFAULT_PIPELINE]
     return f"{MODULE}({','.join(stages)})"
+
+
+def compile_module(
+    module: ir.Module,
+    *,
+    target: str = "neuroncore_v2",
+    settings: Sequence[str] = (),
+    dtype: str = "",
+    pipeline: str = "",
+    before_pass: "Observer | None" = None,
+    after_pass: "Observer | None" = None,
+) -> ir.Module:
+    """Return the npu program of a module, which stays as it is.
+
+    `target` is a preset or the path of a TOML file, `settings` change single values of it
+    (`key=value`), `dtype` is the arithmetic (`f32`, `bf16`, `f16`; by default what the target does
+    best). `pipeline` replaces the default one as a whole.
+
+    Raises: PolystageError; see `run_pipeline`.
+    """
+    text = pipeline or default_pipeline(target, dtype or default_dtype(target, settings), settings)
+    with module.context, ir.Location.unknown():
+        program = cast(
+            ir.Module, module.operation.clone()
+        )  # a ModuleOp, which does all that we ask
+    run_pipeline(program, text, before_pass=before_pass, after_pass=after_pass)
+    return program
+
+
+def default_dtype(target: str, settings: Sequence[str] = ()) -> str:
+    """Return the arithmetic that a target does best.
+
+    Raises: TargetError.
+    """
+    return Target.load(target, parse_settings(tuple(settings))).default_dtype
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@
 // CHECK-DAG: Execution time report
 // CHECK-DAG: 'count-ops{limit=3}'
 // CHECK-DAG: (S) 2 arith.constant found
-// CHECK-DAG: polystage-opt-load.mlir:[[# @LINE + 9]]:8: remark: count-ops: found one
+// CHECK-DAG: polystage-opt-load.mlir:[[# @LINE + 11]]:8: remark: count-ops: found one
 // CHECK-DAG: module attributes {npu.marked}
 
 // HELP: --mark-module {{ *}}Put the attribute `npu.marked` on the module.
 // HELP: --count-ops {{ *}}Count the operations of one name.
 // HELP: op= {{ *}}Which operation is counted. (default arith.constant)
 
-// ERROR: polystage-opt-load.mlir:[[# @LINE + 6]]:8: error: count-ops: more than 1 'arith.constant'
+// ERROR: polystage-opt-load.mlir:[[# @LINE + 5]]:8: error: count-ops: more than 1 'arith.constant'
 // ERROR-NEXT: help: fold
 // OPTION: error: option 'limit' of 'count-ops' is 'one', but it takes an integer
 func.func @two() {

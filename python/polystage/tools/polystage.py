@@ -1,0 +1,172 @@
+"""polystage: from a model file to a verified, simulated run."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from polystage.errors import PolystageError
+from polystage.tools import run as runs
+from polystage.tools.output import write_atomically
+from polystage.tools.phases import Phases
+from polystage.tools.targets import describe_target, target_table
+
+FAILED_CHECK = 2
+"""Exit code where the outputs differ from the reference; every other failure is 1."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="polystage")
+def cli() -> None:
+    """Compile deep-learning models for scratchpad accelerators, and simulate them."""
+
+
+def model_options(command: Command) -> Command:
+    """Add the options of everything that reads a model."""
+    command = click.option(
+        "--bind",
+        "bindings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Extent of a dynamic dimension, e.g. batch=1; repeatable.",
+    )(command)
+    return click.argument("model", metavar="MODEL")(command)
+
+
+def compiler_options(command: Command) -> Command:
+    """Add the options of everything that compiles."""
+    for option in reversed(
+        [
+            click.option(
+                "--target",
+                default="neuroncore_v2",
+                show_default=True,
+                help="A preset (see `polystage targets`) or a TOML file.",
+            ),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Change a value of the target; repeatable.",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["f32", "bf16", "f16"]),
+                help="Arithmetic of the program. [default: what the target does best]",
+            ),
+            click.option(
+                "--pipeline",
+                default="",
+                metavar="PIPELINE",
+                help="Textual pipeline instead of the default one.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command("import")
+@model_options
+@click.option("-o", "output", default="-", help="File to write; - is standard output.")
+def import_command(model: str, bindings: Sequence[str], output: str) -> None:
+    """Print a model as MLIR: linalg on tensors, or as the file has it.
+
+    MODEL is ONNX, PyTorch (.pt2), StableHLO or MLIR.
+    """
+    phases = Phases()
+    imported = runs.load_model(model, bindings, phases)
+    _write_module(output, imported.module)
+
+
+@cli.command("compile")
+@model_options
+@compiler_options
+@click.option("-o", "output", default="-", help="File to write; - is standard output.")
+def compile_command(model: str, bindings: Sequence[str], output: str, **options: Any) -> None:
+    """Compile MODEL to an npu program and print it as MLIR."""
+    phases = Phases()
+    imported = runs.load_model(model, bindings, phases)
+    program = runs.compile_model(imported, runs.CompilerOptions(**options), phases)
+    _write_module(output, program)
+
+
+@cli.command("run")
+@model_options
+@compiler_options
+@click.option("--inputs", default="", metavar="NPZ", help="Inputs by name. [default: random]")
+@click.option("--outputs", default="", metavar="NPZ", help="Write the outputs by name.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
+@click.option("--timing-only", is_flag=True, help="Count time and bytes without computing.")
+@click.option("--json", "json_file", default="", metavar="FILE", help="Write the report as JSON.")
+def run_command(
+    model: str,
+    bindings: Sequence[str],
+    inputs: str,
+    outputs: str,
+    seed: int,
+    timing_only: bool,
+    json_file: str,
+    **options: Any,
+) -> None:
+    """Compile MODEL, simulate it, check the outputs against a reference, and report.
+
+    Exit code 2: the outputs differ from the reference.
+    """
+    done = runs.run_model(
+        model,
+        bindings,
+        runs.CompilerOptions(**options),
+        runs.RunOptions(inputs=inputs, seed=seed, timing_only=timing_only),
+    )
+    done.print_report()
+    if outputs:
+        write_atomically(outputs, done.outputs_npz())
+    if json_file:
+        write_atomically(json_file, done.json())
+    if done.check is not None and not done.check.passed:
+        raise click.exceptions.Exit(FAILED_CHECK)
+
+
+@cli.command("targets")
+@click.argument("name", required=False)
+def targets_command(name: str | None) -> None:
+    """List the preset targets, or every value of the target NAME with what it means."""
+    click.echo(describe_target(name) if name else target_table(), nl=False)
+
+
+def _write_module(output: str, module: Any) -> None:
+    text = module.operation.get_asm()
+    text += "" if text.endswith("\n") else "\n"
+    if output == "-":
+        click.echo(text, nl=False)
+    else:
+        write_atomically(output, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool and return its exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="polystage", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        _print_error(error.format_message(), "see --help")
+    except PolystageError as error:
+        place = f"{error.location}: " if error.location else ""
+        _print_error(place + error.message, error.help)
+    except (click.Abort, KeyboardInterrupt):
+        print("polystage: interrupted", file=sys.stderr)
+    return 1
+
+
+def _print_error(message: str, help: str) -> None:
+    remedy = f"\nhelp: {help}" if help else ""
+    print(f"polystage: error: {message}{remedy}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
