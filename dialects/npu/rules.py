@@ -373,19 +373,16 @@ def transpose_fits(op: ir.OpView, target: Target) -> str | None:
 
 def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
     """An engine starts at partition 0, or at a quarter or half of the partitions where the access fits there."""
-    quarter = target.sbuf.partitions // 4
     for i, value in enumerate(op.operands):
         if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
             continue
         start, count = partition_start(value), shape_of(value)[0]
-        if start is None:
-            continue
-        step = quarter if count <= quarter else 2 * quarter if count <= 2 * quarter else None
-        if start and (step is None or start % step):
-            allowed = "0" if step is None else f"a multiple of {step}"
-            return f"operand {i} takes {count} partitions from {start}, but such an access starts at {allowed}"
-        if start + count > target.sbuf.partitions:
-            return f"operand {i} ends at partition {start + count} of {target.sbuf.partitions}"
+        legal = target.sbuf.legal_starts(count)
+        if start is not None and start not in legal:
+            return (
+                f"operand {i} takes {count} partitions from {start}, but such an access "
+                f"starts at {', '.join(map(str, legal)) or 'no partition'}"
+            )
     return None
 
 

@@ -9,7 +9,7 @@ from polystage.mlir import ir
 
 DYNAMIC = ir.ShapedType.get_dynamic_stride_or_offset()
 
-_VIEW_OPS = (
+VIEW_OPS = (
     "memref.subview",
     "memref.transpose",
     "memref.collapse_shape",
@@ -65,7 +65,7 @@ def defining_op(value: ir.Value) -> ir.Operation | None:
 def root_alloc(value: ir.Value) -> ir.Operation | None:
     """Return the `npu.alloc` that `value` is a view of, or None."""
     op = defining_op(value)
-    while op is not None and op.name in _VIEW_OPS:
+    while op is not None and op.name in VIEW_OPS:
         op = defining_op(op.operands[0])
     return op if op is not None and op.name == "npu.alloc" else None
 
@@ -74,7 +74,7 @@ def partition_start(value: ir.Value) -> int | None:
     """Return the first partition of an on-chip view, or None where it is not a constant."""
     start = 0
     op = defining_op(value)
-    while op is not None and op.name in _VIEW_OPS:
+    while op is not None and op.name in VIEW_OPS:
         if op.name == "memref.subview":
             offset = op.attributes["static_offsets"][0]
             if offset == DYNAMIC:

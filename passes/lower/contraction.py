@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
+from polystage.dialects.npu.views import defining_op
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, GenericOp
@@ -100,18 +101,15 @@ def multiplied_operands(generic: GenericOp) -> tuple[Access, Access] | None:
 
 def _producer(value: ir.Value) -> ir.Operation | None:
     """Return the operation behind `value`, looking through casts."""
-    while not isinstance(value.owner, ir.Block):
-        op = value.owner.operation
-        if op.name not in _CASTS:
-            return op
-        value = op.operands[0]
-    return None
+    op = defining_op(value)
+    while op is not None and op.name in _CASTS:
+        op = defining_op(op.operands[0])
+    return op
 
 
 def _block_argument(value: ir.Value) -> int | None:
     """Return the number of the block argument behind `value`, looking through casts."""
-    while not isinstance(value.owner, ir.Block):
-        op = value.owner.operation
+    while (op := defining_op(value)) is not None:
         if op.name not in _CASTS:
             return None
         value = op.operands[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
@@ -211,12 +212,13 @@ def _filled_value(op: ir.Operation) -> float | int | None:
     if op.name != "linalg.generic" or len(op.opview.outputs) != 1:
         return None
     yielded = list(op.regions[0].blocks[0].operations)[-1].operands[0]
-    if isinstance(yielded.owner, ir.Block) or yielded.owner.name != "arith.constant":
+    constant = defining_op(yielded)
+    if constant is None or constant.name != "arith.constant":
         return None
     map_ = ir.AffineMapAttr(op.opview.indexing_maps[len(op.operands) - 1]).value
     if not map_.is_permutation:
         return None
-    return yielded.owner.attributes["value"].value
+    return constant.attributes["value"].value
 
 
 def _next_user(op: ir.Operation, value: ir.Value) -> ir.Operation | None:

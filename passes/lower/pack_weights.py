@@ -9,10 +9,12 @@ import numpy as np
 from polystage.constants import constant_array, constant_attr
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
+from polystage.machine.target import Target
 from polystage.mlir import func, ir, memref
 from polystage.passes.lower.contraction import Contraction
-from polystage.passes.lower.generic_op import Access, GenericOp
+from polystage.passes.lower.generic_op import Access, GenericOp, inline_scalar_operands
 from polystage.passes.registry import Pass, register_pass
 
 
@@ -42,12 +44,20 @@ class PackWeightsPass(Pass):
         packed: dict[tuple[str, tuple[int, ...]], str] = {}
         with module.context, ir.Location.unknown():
             for op in _generics(module):
-                generic = GenericOp.from_op(op).without_unit_dims()
-                contraction = Contraction.match(generic, target)
+                contraction = self._contraction(op, target)
                 if contraction is not None:
                     for access in (contraction.stationary, contraction.moving):
                         self._pack(symbols, op, access, contraction, packed)
             _drop_unused_globals(module, symbols)
+
+    def _contraction(self, op: ir.OpView, target: Target) -> Contraction | None:
+        inline_scalar_operands(op)
+        try:
+            generic = GenericOp.from_op(op).without_unit_dims()
+        except PassError as error:
+            self.remark(op, f"not packed: {error.message}")
+            return None
+        return Contraction.match(generic, target)
 
     def _pack(
         self,
@@ -59,11 +69,10 @@ class PackWeightsPass(Pass):
     ) -> None:
         value = op.operands[access.argument]
         order = packed_order(access, contraction)
-        if order is None or isinstance(value.owner, ir.Block):
+        read = defining_op(value)
+        if order is None or read is None or read.name != "memref.get_global":
             return
-        if value.owner.name != "memref.get_global":
-            return
-        source = ir.FlatSymbolRefAttr(value.owner.attributes["name"]).value
+        source = ir.FlatSymbolRefAttr(read.attributes["name"]).value
         if (source, order) not in packed:
             packed[source, order] = _permuted_global(symbols, source, order)
             self.count("weights packed")

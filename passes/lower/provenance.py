@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
+from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.mlir import ir
 from polystage.passes.lower.initial import Initial
-
-_VIEWS = ("memref.subview", "memref.expand_shape", "memref.collapse_shape", "memref.cast")
-_VIEWS = (*_VIEWS, "memref.transpose", "memref.reinterpret_cast")
 
 
 def layer_name(op: ir.Operation) -> str:
@@ -61,17 +59,18 @@ def _cause(value: ir.Value) -> str:
         return "intermediate"
     if _is_returned(value):
         return "output"
-    while not isinstance(value.owner, ir.Block) and value.owner.name in _VIEWS:
-        value = value.owner.operands[0]
-        if _is_returned(value):
+    op = defining_op(value)
+    while op is not None and op.name in VIEW_OPS:
+        if _is_returned(op.operands[0]):
             return "output"
-    if isinstance(value.owner, ir.Block):
+        op = defining_op(op.operands[0])
+    if op is None:
         return "input"
-    return "weight" if value.owner.name == "memref.get_global" else "intermediate"
+    return "weight" if op.name == "memref.get_global" else "intermediate"
 
 
 def _is_returned(value: ir.Value) -> bool:
-    return any(use.owner.name == "func.return" for use in value.uses)
+    return any(use.owner.operation.name == "func.return" for use in value.uses)
 
 
 def kernel_key(
@@ -105,6 +104,7 @@ def _outside_name(value: ir.Value, operands: list[ir.Value]) -> str:
     """Return a text for a value from outside the body: a captured memref or a constant."""
     if value in operands:
         return f"o{operands.index(value)}"
-    if not isinstance(value.owner, ir.Block) and value.owner.name == "arith.constant":
-        return str(value.owner.attributes["value"])
+    op = defining_op(value)
+    if op is not None and op.name == "arith.constant":
+        return str(op.attributes["value"])
     return f"outside {value.get_name()}"
