@@ -1,0 +1,100 @@
+// RUN: %polystage-opt --split-input-file --verify-diagnostics --npu-attach-target=target=tiny %s
+
+/// Rules with the limits of a target: `tiny` has 8 partitions of 4096 bytes, an 8 x 8 array, 16 moving columns, psum banks of
+/// 64 bytes, and starts accesses at quarters of its partitions.
+
+func.func private @invalid_partitions() {
+  // expected-error@+1 {{'npu.alloc' op takes 9 partitions, but sbuf of 'tiny' has 8}}
+  %0 = "npu.alloc"() : () -> memref<9x4xf32, #npu.space<"sbuf">>
+  return
+}
+
+// -----
+
+func.func private @invalid_bytes() {
+  // expected-error@+1 {{'npu.alloc' op takes 4100 bytes per partition, but a partition of sbuf of 'tiny' holds 4096}}
+  %0 = "npu.alloc"() : () -> memref<8x1025xf32, #npu.space<"sbuf">>
+  return
+}
+
+// -----
+
+func.func private @invalid_address() {
+  // expected-error@+1 {{'npu.alloc' op lies at bytes [4090, 4106), but sbuf of 'tiny' ends at 4096}}
+  %0 = "npu.alloc"() {address = 4090 : i64} : () -> memref<8x4xf32, #npu.space<"sbuf">>
+  return
+}
+
+// -----
+
+func.func private @invalid_bank_size() {
+  // expected-error@+1 {{'npu.alloc' op takes 68 bytes per partition, but one psum bank of 'tiny' holds 64}}
+  %0 = "npu.alloc"() : () -> memref<8x17xf32, #npu.space<"psum">>
+  return
+}
+
+// -----
+
+func.func private @invalid_bank_crossing() {
+  // expected-error@+1 {{'npu.alloc' op lies at bytes [32, 96) and crosses a psum bank of 64 bytes}}
+  %0 = "npu.alloc"() {address = 32 : i64} : () -> memref<8x16xf32, #npu.space<"psum">>
+  return
+}
+
+// -----
+
+func.func private @invalid_columns() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x17xbf16, #npu.space<"sbuf">>
+  %w = "npu.alloc"() : () -> memref<4x4xbf16, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<4x16xf32, #npu.space<"psum">>
+  %d = memref.reinterpret_cast %c to offset: [0], sizes: [4, 17], strides: [16, 1] : memref<4x16xf32, #npu.space<"psum">> to memref<4x17xf32, strided<[16, 1]>, #npu.space<"psum">>
+  // expected-error@+1 {{'npu.matmul' op has 17 moving columns, but the tensor engine of 'tiny' takes 16}}
+  "npu.matmul"(%w, %b, %d, %t) : (memref<4x4xbf16, #npu.space<"sbuf">>, memref<4x17xbf16, #npu.space<"sbuf">>, memref<4x17xf32, strided<[16, 1]>, #npu.space<"psum">>, i1) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_stationary_columns() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<4x9xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<8x4xf32, #npu.space<"psum">>
+  %d = memref.reinterpret_cast %c to offset: [0], sizes: [9, 4], strides: [4, 1] : memref<8x4xf32, #npu.space<"psum">> to memref<9x4xf32, strided<[4, 1]>, #npu.space<"psum">>
+  // expected-error@+1 {{'npu.matmul' op has 9 stationary columns, but the tensor engine of 'tiny' holds 8}}
+  "npu.matmul"(%a, %b, %d, %t) : (memref<4x9xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, memref<9x4xf32, strided<[4, 1]>, #npu.space<"psum">>, i1) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_start() {
+  %a = "npu.alloc"() : () -> memref<8x4xf32, #npu.space<"sbuf">>
+  %b = memref.subview %a[3, 0] [3, 4] [1, 1] : memref<8x4xf32, #npu.space<"sbuf">> to memref<3x4xf32, strided<[4, 1], offset: 12>, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.memset' op operand 0 takes 3 partitions from 3, but such an access starts at 0, 4}}
+  "npu.memset"(%b) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<3x4xf32, strided<[4, 1], offset: 12>, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_free_dims() {
+  %a = "npu.alloc"() : () -> memref<8x3x3x3x3x3xf32, #npu.space<"sbuf">>
+  %b = memref.subview %a[0, 0, 0, 0, 0, 0] [8, 2, 2, 2, 2, 2] [1, 1, 1, 1, 1, 1] : memref<8x3x3x3x3x3xf32, #npu.space<"sbuf">> to memref<8x2x2x2x2x2xf32, strided<[243, 81, 27, 9, 3, 1]>, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.memset' op operand 0 needs 5 free dimensions, but an access of 'tiny' has 4}}
+  "npu.memset"(%b) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x2x2x2x2x2xf32, strided<[243, 81, 27, 9, 3, 1]>, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_transpose_size() {
+  %a = "npu.alloc"() : () -> memref<4x9xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<8x4xf32, #npu.space<"psum">>
+  %d = memref.reinterpret_cast %c to offset: [0], sizes: [9, 4], strides: [4, 1] : memref<8x4xf32, #npu.space<"psum">> to memref<9x4xf32, strided<[4, 1]>, #npu.space<"psum">>
+  // expected-error@+1 {{'npu.transpose' op transposes 4 x 9, but the array of 'tiny' is 8 x 8}}
+  "npu.transpose"(%a, %d) : (memref<4x9xf32, #npu.space<"sbuf">>, memref<9x4xf32, strided<[4, 1]>, #npu.space<"psum">>) -> ()
+  return
+}

@@ -1,0 +1,74 @@
+// RUN: %polystage-opt %s | %polystage-opt | filecheck %s
+// RUN: %polystage-opt --emit-irdl=npu > %t.irdl.mlir && torch-mlir-opt --irdl-file=%t.irdl.mlir %s | filecheck %s
+
+/// Every operation survives a round trip, here and in the stock opt tool that knows npu from IRDL only.
+
+#id = affine_map<(d0, d1) -> (d0, d1)>
+#row = affine_map<(d0, d1) -> (d0)>
+
+func.func private @relu(%x: f32, %out: f32) -> f32 {
+  %zero = arith.constant 0.0 : f32
+  %max = arith.maximumf %x, %zero : f32
+  return %max : f32
+}
+
+func.func private @sum(%x: f32, %out: f32) -> f32 {
+  %sum = arith.addf %x, %out : f32
+  return %sum : f32
+}
+
+// CHECK-LABEL: func.func private @alloc_and_dma
+func.func private @alloc_and_dma(%x: memref<8x64xf32>) attributes {npu.kernel} {
+  // CHECK: %[[B:.*]] = "npu.alloc"() {address = 64 : i64} : () -> memref<8x64xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() {address = 64 : i64} : () -> memref<8x64xf32, #npu.space<"sbuf">>
+  // CHECK: "npu.dma"(%{{.*}}, %[[B]]) {cause = "input"}
+  "npu.dma"(%x, %b) {cause = "input"} : (memref<8x64xf32>, memref<8x64xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// CHECK-LABEL: func.func private @matmul
+func.func private @matmul() attributes {npu.kernel} {
+  %false = arith.constant false
+  %a = "npu.alloc"() : () -> memref<16x8xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<16x4x4xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<8x4x4xf32, #npu.space<"psum">>
+  // CHECK: "npu.matmul"
+  "npu.matmul"(%a, %b, %c, %false) : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x4x4xf32, #npu.space<"sbuf">>, memref<8x4x4xf32, #npu.space<"psum">>, i1) -> ()
+  return
+}
+
+// CHECK-LABEL: func.func private @transpose
+func.func private @transpose() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<16x8xbf16, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<8x16xbf16, #npu.space<"psum">>
+  // CHECK: "npu.transpose"
+  "npu.transpose"(%a, %b) : (memref<16x8xbf16, #npu.space<"sbuf">>, memref<8x16xbf16, #npu.space<"psum">>) -> ()
+  return
+}
+
+// CHECK-LABEL: func.func private @lanes
+func.func private @lanes() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<16x8xf32, #npu.space<"sbuf">>
+  %s = "npu.alloc"() : () -> memref<16xf32, #npu.space<"sbuf">>
+  // CHECK: "npu.memset"
+  "npu.memset"(%s) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<16xf32, #npu.space<"sbuf">>) -> ()
+  // CHECK: "npu.elementwise"
+  "npu.elementwise"(%a, %a) {function = @relu, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #id], operandSegmentSizes = array<i32: 1, 1>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
+  // CHECK: "npu.reduce"
+  "npu.reduce"(%a, %s) {function = @sum, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #row], operandSegmentSizes = array<i32: 1, 1>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16xf32, #npu.space<"sbuf">>) -> ()
+  // CHECK: "npu.activate"
+  "npu.activate"(%a, %a) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// CHECK-LABEL: func.func private @gpsimd
+func.func private @gpsimd(%table: memref<100x8xf32>) attributes {npu.kernel} {
+  %c0 = arith.constant 0 : index
+  %i = "npu.alloc"() : () -> memref<16xi32, #npu.space<"sbuf">>
+  %rows = "npu.alloc"() : () -> memref<16x8xf32, #npu.space<"sbuf">>
+  // CHECK: "npu.iota"
+  "npu.iota"(%i, %c0) {dimension = 0 : i64} : (memref<16xi32, #npu.space<"sbuf">>, index) -> ()
+  // CHECK: "npu.gather"
+  "npu.gather"(%table, %rows, %i) : (memref<100x8xf32>, memref<16x8xf32, #npu.space<"sbuf">>, memref<16xi32, #npu.space<"sbuf">>) -> ()
+  return
+}
