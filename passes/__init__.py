@@ -1,5 +1,20 @@
 """Every pass, in pipeline order: importing this package registers them."""
+# isort: skip_file
 
+from polystage.passes.tensors import drop_assertions
+from polystage.passes.tensors import demote_doubles
+from polystage.passes.tensors import expand_scans
+from polystage.passes.tensors import fold_constants
 from polystage.passes.lower import attach_target
+from polystage.passes.lower import pack_weights
+from polystage.passes.placement import allocate_scratchpad
 
-__all__ = ["attach_target"]
+__all__ = [
+    "allocate_scratchpad",
+    "attach_target",
+    "demote_doubles",
+    "drop_assertions",
+    "expand_scans",
+    "fold_constants",
+    "pack_weights",
+]

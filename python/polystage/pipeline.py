@@ -10,6 +10,7 @@ from polystage.forms import check_form
 from polystage.machine import Target, parse_settings
 from polystage.mlir import ir, passmanager
 from polystage.passes.registry import Pass, Remark
+from polystage.passes.tensors.normalize import NORMALIZE
 from polystage.pipeline_syntax import (
     MODULE,
     Nest,
@@ -19,12 +20,10 @@ from polystage.pipeline_syntax import (
     parse_pipeline,
 )
 
-NORMALIZE = "canonicalize"  # until passes/tensors has it
-
 
 @dataclass(frozen=True)
 class Stage:
-    """Passes that take the IR from one form to the next; `{name}` is filled in for each run."""
+    """Passes that take the IR from one form to the next; `@dtype` and `@target` are filled in."""
 
     passes: str
     gives: str
@@ -33,10 +32,10 @@ class Stage:
 
 DEFAULT_PIPELINE: tuple[Stage, ...] = (
     Stage(NORMALIZE, "buffers", "one way to say each thing, every copy explicit"),
+    Stage("npu-set-float-type{type=@dtype}", "buffers", "arithmetic in what the target does best"),
     Stage(
-        "npu-set-float-type{{type={dtype}}}", "buffers", "arithmetic in what the target does best"
+        "npu-attach-target{target=@target}", "buffers", "from here on the IR says what it is for"
     ),
-    Stage("npu-attach-target{{{target}}}", "buffers", "from here on the IR says what it is for"),
     Stage(
         "npu-pack-weights",
         "buffers",
@@ -51,9 +50,9 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
 
 def default_pipeline(target: str, dtype: str, settings: Sequence[str] = ()) -> str:
     """Return the textual form of `DEFAULT_PIPELINE` for a target, as `polystage-opt` takes it."""
-    options = f"target={target}" + (f" set={','.join(settings)}" if settings else "")
-    stages = [stage.passes.format(dtype=dtype, target=options) for stage in DEFAULT_PIPELINE]
-    return f"{MODULE}({','.join(stages)})"
+    described = target + (f" set={','.join(settings)}" if settings else "")
+    text = ",".join(stage.passes for stage in DEFAULT_PIPELINE)
+    return f"{MODULE}({text.replace('@dtype', dtype).replace('@target', described)})"
 
 
 def compile_module(

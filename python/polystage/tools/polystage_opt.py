@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polystage.dialects import npu
 from polystage.errors import PipelineError, PolystageError
@@ -17,6 +18,9 @@ from polystage.tools import opt_help
 from polystage.tools.diagnostics import Collector, Diagnostic, mismatches, source_excerpt
 from polystage.tools.opt_reports import statistics_report, timing_report
 from polystage.tools.output import write_atomically
+
+if TYPE_CHECKING:
+    from polystage.tools.semantics import SemanticsCheck
 
 SPLIT_MARKER = re.compile(r"^// -----.*\n?", re.MULTILINE)
 
@@ -256,6 +260,7 @@ class Run:
         self.source = source
         self.output = b""
         self.collector = Collector()
+        self.semantics: SemanticsCheck | None = None
 
     def execute(self) -> bool:
         """Fill `output`, report what there is to report, and return whether all went well."""
@@ -274,13 +279,27 @@ class Run:
             module = ir.Module.parse(self.source)
         except ir.MLIRError as error:
             raise PolystageError(error.message) from error
+        if self.options.check_semantics:
+            from polystage.tools.semantics import SemanticsCheck  # lazy: start-up time
+
+            self.semantics = SemanticsCheck()
         records = run_pipeline(
-            module, self.pipeline, verify_each=self.options.verify_each, after_pass=self._after_pass
+            module,
+            self.pipeline,
+            verify_each=self.options.verify_each,
+            before_pass=self._before_pass,
+            after_pass=self._after_pass,
         )
         self._report_records(records)
         return self._render(module).encode()
 
+    def _before_pass(self, name: str, module: ir.Module) -> None:
+        if self.semantics:
+            self.semantics.before_pass(name, module)
+
     def _after_pass(self, name: str, module: ir.Module) -> None:
+        if self.semantics:
+            self.semantics.after_pass(name, module)
         if self.options.mlir_print_ir_after_all:
             print(f"// -----// IR Dump After {name} //----- //", file=sys.stderr)
             asm = module.operation.get_asm(large_elements_limit=16, large_resource_limit=64)
@@ -298,7 +317,7 @@ class Run:
 
     def _render(self, module: ir.Module) -> str:
         if self.options.print_polyhedral_model:
-            from polystage.polyhedral import TensorProgram, print_program
+            from polystage.polyhedral import TensorProgram, print_program  # lazy: start-up time
 
             return print_program(TensorProgram.from_module(module))
         limit = self.options.mlir_elide_elementsattrs_if_larger
