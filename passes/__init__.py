@@ -7,11 +7,13 @@ from polystage.passes.tensors import expand_scans
 from polystage.passes.tensors import fold_constants
 from polystage.passes.lower import attach_target
 from polystage.passes.lower import pack_weights
+from polystage.passes.lower import convert_linalg_to_npu
 from polystage.passes.placement import allocate_scratchpad
 
 __all__ = [
     "allocate_scratchpad",
     "attach_target",
+    "convert_linalg_to_npu",
     "demote_doubles",
     "drop_assertions",
     "expand_scans",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from polystage.errors import FormError, PassError, PolystageError, location_text
 from polystage.forms import check_form
@@ -75,9 +75,7 @@ def compile_module(
     """
     text = pipeline or default_pipeline(target, dtype or default_dtype(target, settings), settings)
     with module.context, ir.Location.unknown():
-        program = cast(
-            ir.Module, module.operation.clone()
-        )  # a ModuleOp, which does all that we ask
+        program = module.operation.clone()  # a ModuleOp, which does all that we ask
     run_pipeline(program, text, before_pass=before_pass, after_pass=after_pass)
     return program
 

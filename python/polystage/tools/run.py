@@ -77,8 +77,9 @@ class Run:
         """Return the outputs by name in numpy's format; narrow floats as f32."""
         if not self.result.outputs:
             raise PolystageError("there are no outputs to write", help="drop --timing-only")
+        arrays: dict[str, Any] = {n: _portable(a) for n, a in self.result.outputs.items()}
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: _portable(a) for name, a in self.result.outputs.items()})
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
 
