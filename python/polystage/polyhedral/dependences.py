@@ -6,12 +6,12 @@ next write. Everything else follows by transitivity. An inexact access ("some pa
 takes part as a possible one: it never hides an earlier write.
 
 Arrays that only statements outside of loops touch, as in a whole model, are solved pair by pair,
-latest writer first; the others by isl's dataflow analysis.
+latest writer first; the others by parametric integer programming.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -352,78 +352,135 @@ def _fixed(statement: Statement, values: Mapping[int, int]) -> isl.Set:
 
 # -- statements in loops -----------------------------------------------------------------------
 
-_READ, _WRITE = "read of ", "write of "
+
+@dataclass(frozen=True)
+class _Stamped:
+    """Accesses of one statement to the array at hand, and when they happen."""
+
+    statement: Statement
+    accesses: isl.Map
+    times: isl.Map
+    """Statement instance to time; reads are one step before the writes of the same instance."""
+    is_read: bool
 
 
 def _dataflow(
     array: str, users: Sequence[Statement], live_in: dict[tuple[str, str], isl.Map]
 ) -> list[Dependence]:
-    """Return the dependences on `array` by isl's dataflow analysis.
+    """Return the dependences on `array` by parametric integer programming over the times.
 
-    Reads and writes of a statement become instances of their own, reads one step before the writes.
+    The source of an access is the latest write before it: the lexicographic maximum of the times
+    of all writes of the element. (isl's own `compute_flow` rejects some triangular nests.)
     """
-    empty = isl.UnionMap("{}")
-    reads, writes, may_writes, schedule = empty, empty, empty, empty
-    length = max(2 * s.depth + 1 + len(s.dims) - s.depth for s in users)
+    reads, writes, may_writes = _stamped_accesses(array, users)
+    found: list[Dependence] = []
+    for read in reads:
+        last = _last_write(read, writes)
+        found += _from_last(array, DependenceKind.FLOW, read, last, writes)
+        found += _since_last(array, DependenceKind.FLOW, read, last, may_writes)
+        unwritten = read.accesses
+        if last is not None:
+            unwritten = read.accesses.wrap().subtract(last.domain()).unwrap()
+        if not unwritten.is_empty():
+            live_in[read.statement.name, array] = unwritten
+    for write in writes + may_writes:
+        last = _last_write(write, writes)
+        found += _since_last(array, DependenceKind.ANTI, write, last, reads)
+        found += _from_last(array, DependenceKind.OUTPUT, write, last, writes)
+        found += _since_last(array, DependenceKind.OUTPUT, write, last, may_writes)
+    order = {statement.name: place for place, statement in enumerate(users)}
+    found.sort(key=lambda d: (order[d.target], order[d.source], d.kind))
+    return _merged(found)
+
+
+def _stamped_accesses(
+    array: str, users: Sequence[Statement]
+) -> tuple[list[_Stamped], list[_Stamped], list[_Stamped]]:
+    """Return the reads, the exact writes and the possible writes of the array."""
+    length = max(s.depth + 1 + len(s.dims) for s in users)
+    found: tuple[list[_Stamped], list[_Stamped], list[_Stamped]] = ([], [], [])
     for statement in users:
         event = _event(array, statement)
-        for relation, prefix, step in (
-            (event.reads, _READ, 0),
-            (event.writes, _WRITE, 1),
-            (event.may_writes, _WRITE, 1),
-        ):
-            if relation is None:
-                continue
-            tag = prefix + statement.name
-            tagged = isl.UnionMap.from_map(relation.set_tuple_name(isl.dim_type.in_, tag))
-            if step == 0:
-                reads = reads.union(tagged)
-            elif relation is event.writes:
-                writes = writes.union(tagged)
-            else:
-                may_writes = may_writes.union(tagged)
-            schedule = schedule.union(_tagged_schedule(statement, tag, length, step))
-    flow = _flow(reads, writes, may_writes, schedule)
-    overwrite = _flow(writes.union(may_writes), writes, reads.union(may_writes), schedule)
-    found = _collect(array, flow.get_may_dependence(), users)
-    found += _collect(array, overwrite.get_may_dependence(), users)
-    for relation in _maps(flow.get_may_no_source()):
-        name = relation.get_tuple_name(isl.dim_type.in_).removeprefix(_READ)
-        live_in[name, array] = relation.set_tuple_name(isl.dim_type.in_, name)
-    order = {statement.name: place for place, statement in enumerate(users)}
-    return sorted(found, key=lambda d: (order[d.target], order[d.source], d.kind))
-
-
-def _tagged_schedule(statement: Statement, tag: str, length: int, step: int) -> isl.UnionMap:
-    times = statement.schedule(length)
-    times = times.add_dims(isl.dim_type.out, 1).fix_val(isl.dim_type.out, length, isl.Val(step))
-    return isl.UnionMap.from_map(times.set_tuple_name(isl.dim_type.in_, tag))
-
-
-def _flow(
-    sink: isl.UnionMap, must: isl.UnionMap, may: isl.UnionMap, schedule: isl.UnionMap
-) -> isl.UnionFlow:
-    access = isl.UnionAccessInfo.from_sink(sink)
-    access = access.set_must_source(must).set_may_source(may).set_schedule_map(schedule)
-    return access.compute_flow()
-
-
-def _maps(union: isl.UnionMap) -> list[isl.Map]:
-    maps = union.get_map_list()
-    return [maps.get_at(place) for place in range(maps.n_map())]
-
-
-def _collect(array: str, union: isl.UnionMap, users: Sequence[Statement]) -> list[Dependence]:
-    found: list[Dependence] = []
-    for relation in _maps(union):
-        source = relation.get_tuple_name(isl.dim_type.in_)
-        target = relation.get_tuple_name(isl.dim_type.out)
-        if target.startswith(_READ):
-            kind = DependenceKind.FLOW
-        else:
-            kind = DependenceKind.ANTI if source.startswith(_READ) else DependenceKind.OUTPUT
-        names = [name.removeprefix(_READ).removeprefix(_WRITE) for name in (source, target)]
-        relation = relation.set_tuple_name(isl.dim_type.in_, names[0])
-        relation = relation.set_tuple_name(isl.dim_type.out, names[1])
-        found.append(Dependence(kind, array, names[0], names[1], relation))
+        times = statement.schedule(length).add_dims(isl.dim_type.out, 1)
+        for place, accesses in enumerate((event.reads, event.writes, event.may_writes)):
+            if accesses is not None:
+                step = isl.Val(0 if place == 0 else 1)
+                stamped = times.fix_val(isl.dim_type.out, length, step)
+                found[place].append(_Stamped(statement, accesses, stamped, place == 0))
     return found
+
+
+def _source_times(sink: _Stamped, source: _Stamped) -> isl.Map:
+    """Return `[sink instance -> element] -> time` of the source's accesses to that element."""
+    instances = sink.accesses.range_map().apply_range(source.accesses.reverse())
+    return instances.apply_range(source.times)
+
+
+def _before(times: isl.Map) -> isl.Map:
+    """Return the map of everything to the times before its own."""
+    return times.apply_range(isl.Map.lex_gt(times.range().get_space()))
+
+
+def _earlier(sink: _Stamped) -> isl.Map:
+    return _before(sink.accesses.domain_map().apply_range(sink.times))
+
+
+def _last_write(sink: _Stamped, writes: list[_Stamped]) -> isl.Map | None:
+    """Return `[sink instance -> element] -> time` of the last write before the access."""
+    times: isl.Map | None = None
+    for write in writes:
+        own = _source_times(sink, write)
+        times = own if times is None else times.union(own)
+    return None if times is None else times.intersect(_earlier(sink)).lexmax()
+
+
+def _from_last(
+    array: str,
+    kind: DependenceKind,
+    sink: _Stamped,
+    last: isl.Map | None,
+    writes: list[_Stamped],
+) -> Iterator[Dependence]:
+    """Yield the dependences on the writes that happen at the time `last`."""
+    for write in writes:
+        if last is not None:
+            yield from _dependence(array, kind, write, sink, last)
+
+
+def _since_last(
+    array: str,
+    kind: DependenceKind,
+    sink: _Stamped,
+    last: isl.Map | None,
+    sources: list[_Stamped],
+) -> Iterator[Dependence]:
+    """Yield the dependences on all accesses of the element since its last write."""
+    for source in sources:
+        times = _source_times(sink, source).intersect(_earlier(sink))
+        if last is not None:
+            times = times.subtract(_before(last))
+        yield from _dependence(array, kind, source, sink, times)
+
+
+def _dependence(
+    array: str, kind: DependenceKind, source: _Stamped, sink: _Stamped, times: isl.Map
+) -> Iterator[Dependence]:
+    """Yield the dependence on the instances of `source` that run at `times`, if there are any."""
+    if source.statement is sink.statement and source.is_read and not sink.is_read:
+        same = sink.accesses.domain_map().apply_range(source.times)
+        times = times.subtract(same)  # an instance reads before it writes anyway
+    instances = times.apply_range(source.times.reverse())
+    relation = instances.domain_factor_domain().reverse().coalesce()
+    if not relation.is_empty():
+        yield Dependence(kind, array, source.statement.name, sink.statement.name, relation)
+
+
+def _merged(dependences: list[Dependence]) -> list[Dependence]:
+    """Unite dependences of the same kind between the same statements."""
+    found: dict[tuple[str, str, str], Dependence] = {}
+    for d in dependences:
+        key = (d.kind, d.source, d.target)
+        if key in found:
+            d = replace(d, map=found[key].map.union(d.map).coalesce())
+        found[key] = d
+    return list(found.values())

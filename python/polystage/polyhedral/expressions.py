@@ -135,7 +135,7 @@ def substitute(
 def _split_multiples(
     expr: ir.AffineExpr, divisor: int
 ) -> tuple[ir.AffineExpr, dict[ir.AffineExpr, int], int]:
-    """Write `expr` as `divisor * quotient + rest`; return the quotient and the terms of the rest."""
+    """Write `expr` as `divisor * quotient + rest`; return quotient, and terms of the rest."""
     terms, constant = linear_terms(expr)
     quotient = {a: c // divisor for a, c in terms.items() if c % divisor == 0}
     rest = {a: c for a, c in terms.items() if c % divisor}

@@ -4,6 +4,7 @@ Nothing is refused: what is not understood becomes an opaque statement that may 
 array it names. Only dynamic shapes are errors, for they must be bound before.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -214,7 +215,12 @@ class _Reader:
             return self._indices[value]
         op = defining_op(value)
         if op is None:
-            raise NotAffineError("index is an argument or a carried value")
+            is_argument = value.owner == self.function.regions[0].blocks[0]
+            raise NotAffineError(
+                "index is an argument of the function"
+                if is_argument
+                else "index is loaded from memory or carried by a loop"
+            )
         expr = self._computed_index(op)
         self._indices[value] = expr
         return expr
@@ -315,14 +321,12 @@ class _Reader:
         if op.results:
             raise NotAffineError("affine.if has results")
         scope = self._scope
-        condition = ir.IntegerSetAttr(op.attributes["condition"]).value
-        values = [self._index(operand) for operand in op.operands]
-        dims, symbols = values[: condition.n_dims], values[condition.n_dims :]
+        exprs, is_equality = _constraints(op.attributes["condition"])
         holds = scope.domain
-        for constraint in condition.constraints:
-            aff = scope.aff(substitute(constraint.expr, dims, symbols))
+        for expr, is_equal in zip(self._apply(exprs, op.operands), is_equality, strict=True):
+            aff = scope.aff(expr)
             zero = isl.Aff.zero_on_domain(aff.get_domain_local_space())
-            holds = holds.intersect(aff.eq_set(zero) if constraint.is_eq else aff.ge_set(zero))
+            holds = holds.intersect(aff.eq_set(zero) if is_equal else aff.ge_set(zero))
         sides = (holds, scope.domain.subtract(holds))
         for region, domain in zip(op.regions, sides, strict=True):
             for block in region.blocks:
@@ -673,6 +677,20 @@ def _slice(value: ir.Value) -> Iterator[ir.Value]:
         op = defining_op(current)
         if op is not None and op.name not in _LOADS:
             todo.extend(reversed(list(op.operands)))
+
+
+def _constraints(attr: ir.Attribute) -> tuple[ir.AffineMap, list[bool]]:
+    """Return the left-hand sides of an affine set's constraints, and which of them are equalities.
+
+    The bindings give no access to the set inside of the attribute, so this goes by its text, in
+    which every constraint ends with `>= 0` or `== 0`.
+    """
+    text = str(attr).removeprefix("affine_set<").removesuffix(">")
+    inputs, _, constraints = text.partition(" : ")
+    sides = re.findall(r"(.+?) (==|>=) 0(?:, |$)", constraints.strip()[1:-1])
+    map_text = f"affine_map<{inputs} -> ({', '.join(side for side, _ in sides)})>"
+    exprs = ir.AffineMapAttr(ir.Attribute.parse(map_text)).value
+    return exprs, [sign == "==" for _, sign in sides]
 
 
 def _root(value: ir.Value) -> Any:
