@@ -1,0 +1,1 @@
+"""Dialects: what the IR can say."""

@@ -1,4 +1,5 @@
-"""The npu dialect: attributes, operations, legality rules, and its IRDL form for the stock opt tool."""
+"""The npu dialect: attributes, operations, legality rules, and its IRDL form for the stock opt
+tool."""
 
 from polystage.dialects.npu import ops
 from polystage.dialects.npu.attributes import (

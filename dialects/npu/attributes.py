@@ -12,7 +12,8 @@ class NpuDialect(ext.Dialect, name="npu"):
 
 
 class SpaceAttr(NpuDialect.Attribute, name="space"):
-    """An on-chip memory: `#npu.space<"sbuf">` or `#npu.space<"psum">`; a memref without one lies in DRAM."""
+    """An on-chip memory: `#npu.space<"sbuf">` or `#npu.space<"psum">`; a memref without one lies
+    in DRAM."""
 
     name: ir.StringAttr
 

@@ -1,9 +1,11 @@
 """Operations of the npu dialect.
 
-Every instruction names its operands as memref views. Meaning is sequential program order; engines run concurrently but never
+Every instruction names its operands as memref views. Meaning is sequential program order; engines
+run concurrently but never
 change it. Costs are in `polystage.machine.cost`.
 
-This module must not postpone the evaluation of annotations: `ext` reads them as the definition of the operation.
+This module must not postpone the evaluation of annotations: `ext` reads them as the definition of
+the operation.
 """
 
 from collections.abc import Sequence
@@ -50,7 +52,8 @@ class NpuOp(NpuDialect.Operation):
 class AllocOp(NpuOp, name="alloc"):
     """Reserve an on-chip buffer that lives until its block ends.
 
-    Dimension 0 is the partition; the other dimensions lie row-major from byte `address` of every partition.
+    Dimension 0 is the partition; the other dimensions lie row-major from byte `address` of every
+    partition.
     `address` is absent until `npu-allocate-scratchpad` has run.
 
     Cost: none.
@@ -65,10 +68,12 @@ class AllocOp(NpuOp, name="alloc"):
 class DmaOp(NpuOp, name="dma"):
     """Copy a strided window: `destination := source`; a source extent of 1 is repeated.
 
-    DRAM to sbuf, sbuf to DRAM, or within one of them. `cause` says what the bytes are for: input, weight, intermediate,
+    DRAM to sbuf, sbuf to DRAM, or within one of them. `cause` says what the bytes are for: input,
+    weight, intermediate,
     output or copy.
 
-    Cost: start-up, plus the larger of descriptor work over all DMA engines and bytes over DRAM bandwidth.
+    Cost: start-up, plus the larger of descriptor work over all DMA engines and bytes over DRAM
+    bandwidth.
     """
 
     source: MemRef
@@ -99,9 +104,11 @@ class MemsetOp(NpuOp, name="memset"):
 class MatmulOp(NpuOp, name="matmul"):
     """Contract over the partitions: `psum[m, n..] (+)= sum_k stationary[k, m] * moving[k, n..]`.
 
-    `accumulate` false overwrites psum, true adds to it. Products are exact, sums are in the type of psum.
+    `accumulate` false overwrites psum, true adds to it. Products are exact, sums are in the type
+    of psum.
 
-    Cost: LoadStationary where the stationary operand changed, and max(N, min_issue) columns, times the factor of the type.
+    Cost: LoadStationary where the stationary operand changed, and max(N, min_issue) columns, times
+    the factor of the type.
     """
 
     stationary: MemRef
@@ -138,8 +145,10 @@ class TransposeOp(NpuOp, name="transpose"):
 class ElementwiseOp(NpuOp, name="elementwise"):
     """Apply a scalar function to every point of an iteration box, all dimensions parallel.
 
-    `function` names a private function of arith operations: one argument per input, then one per output (its present value);
-    one result per output. Dimension 0 of the box is the partition. Reads are cast to the argument types, writes to the
+    `function` names a private function of arith operations: one argument per input, then one per
+    output (its present value);
+    one result per output. Dimension 0 of the box is the partition. Reads are cast to the argument
+    types, writes to the
     element types. `indexing_maps` are linear, as in linalg.generic.
 
     Cost: per operation of the body N elements per partition, 2N where it reads two tensors.
@@ -164,7 +173,8 @@ class ElementwiseOp(NpuOp, name="elementwise"):
 class ReduceOp(NpuOp, name="reduce"):
     """Fold a scalar function over the dimensions of the box that no output map mentions.
 
-    `out = function(inputs.., out)`, starting with the value present in the output. The partition is never reduced.
+    `out = function(inputs.., out)`, starting with the value present in the output. The partition
+    is never reduced.
 
     Cost: as `npu.elementwise` over the whole box.
     """

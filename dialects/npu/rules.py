@@ -1,6 +1,7 @@
 """The legality rules of npu operations: one hardware rule is one function.
 
-A rule takes an operation (and the target, where the module names one) and returns None or a message that says what was
+A rule takes an operation (and the target, where the module names one) and returns None or a
+message that says what was
 found and what is allowed. Its docstring is the rule, as printed in the generated reference.
 """
 
@@ -54,7 +55,7 @@ def _product(values: list[int]) -> int:
     return result
 
 
-# --- rules that need no target ---------------------------------------------------------------------------------------
+# --- rules that need no target --------------------------------------------------------------------
 
 
 def alloc_is_on_chip(op: ir.OpView) -> str | None:
@@ -86,7 +87,8 @@ def dma_spaces(op: ir.OpView) -> str | None:
 
 
 def dma_shapes(op: ir.OpView) -> str | None:
-    """Source and destination have the same element type and shape; a source extent of 1 is repeated."""
+    """Source and destination have the same element type and shape; a source extent of 1 is
+    repeated."""
     source, destination = (ir.MemRefType(v.type) for v in op.operands)
     if source.element_type != destination.element_type:
         return f"changes the element type from {source.element_type} to {destination.element_type}"
@@ -115,7 +117,8 @@ def engine_is_known(op: ir.OpView) -> str | None:
 
 
 def operands_in(spaces: dict[int, tuple[str, ...]]) -> Rule:
-    """Build the rule that operand i lies in one of the memories spaces[i]; -1 stands for all further operands."""
+    """Build the rule that operand i lies in one of the memories spaces[i]; -1 stands for all
+    further operands."""
 
     def rule(op: ir.OpView) -> str | None:
         for i, value in enumerate(op.operands):
@@ -149,7 +152,8 @@ _ACCUMULATORS = {"f32": "f32", "bf16": "f32", "f16": "f32", "i8": "i32"}
 
 
 def matmul_types(op: ir.OpView) -> str | None:
-    """Operands are both f32, bf16 or f16 and accumulate in f32, or both i8 and accumulate in i32."""
+    """Operands are both f32, bf16 or f16 and accumulate in f32, or both i8 and accumulate in
+    i32."""
     a, b, c = (str(ir.MemRefType(op.operands[i].type).element_type) for i in range(3))
     if a != b or _ACCUMULATORS.get(a) != c:
         legal = ", ".join(f"{k} x {k} -> {v}" for k, v in _ACCUMULATORS.items())
@@ -185,7 +189,8 @@ def iota_types(op: ir.OpView) -> str | None:
 
 
 def gather_shapes(op: ir.OpView) -> str | None:
-    """out = table[i0, .., ik]: indices are integers of one shape, the rest of the table is copied."""
+    """out = table[i0, .., ik]: indices are integers of one shape, the rest of the table is
+    copied."""
     table, out, *indices = (ir.MemRefType(v.type) for v in op.operands)
     if not indices or len(indices) > table.rank:
         return f"indexes a table of rank {table.rank} with {len(indices)} indices"
@@ -195,43 +200,19 @@ def gather_shapes(op: ir.OpView) -> str | None:
             return f"indices must be i32 or i64 of shape {lead}"
     expected = lead + list(table.shape)[len(indices) :]
     if list(out.shape) != expected or out.element_type != table.element_type:
-        return f"writes {out.element_type} {list(out.shape)}, but gathers {table.element_type} {expected}"
+        return (
+            f"writes {out.element_type} {list(out.shape)}, "
+            f"but gathers {table.element_type} {expected}"
+        )
     return None
 
 
-ACTIVATIONS = [
-    "identity",
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "sqrt",
-    "rsqrt",
-    "cbrt",
-    "tanh",
-    "erf",
-    "erfc",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "abs",
-    "ceil",
-    "floor",
-    "round",
-    "roundeven",
-    "trunc",
-]
+ACTIVATIONS = (
+    *("identity", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p"),
+    *("sqrt", "rsqrt", "cbrt", "tanh", "erf", "erfc", "sin", "cos", "tan"),
+    *("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
+    *("abs", "ceil", "floor", "round", "roundeven", "trunc"),
+)
 
 
 def activation_is_known(op: ir.OpView) -> str | None:
@@ -243,7 +224,8 @@ def activation_is_known(op: ir.OpView) -> str | None:
 
 
 def linear_maps(op: ir.OpView) -> str | None:
-    """There is one linear indexing map per operand, over the dimensions of `sizes`, within the operand's bounds."""
+    """There is one linear indexing map per operand, over the dimensions of `sizes`, within the
+    operand's bounds."""
     maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
     sizes = list(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
     if len(maps) != len(op.operands):
@@ -251,18 +233,25 @@ def linear_maps(op: ir.OpView) -> str | None:
     for i, (map_, value) in enumerate(zip(maps, op.operands, strict=True)):
         shape = shape_of(value)
         if map_.n_dims != len(sizes) or len(map_.results) != len(shape):
-            return f"indexing map {i} is {map_}, but there are {len(sizes)} sizes and rank {len(shape)}"
+            return (
+                f"indexing map {i} is {map_}, "
+                f"but there are {len(sizes)} sizes and rank {len(shape)}"
+            )
         for d, (expression, extent) in enumerate(zip(map_.results, shape, strict=True)):
             bounds = expression_bounds(expression, sizes)
             if bounds is None:
                 return f"indexing map {i} is {map_}; only sums of constant * dimension are allowed"
             if bounds[0] < 0 or bounds[1] >= extent:
-                return f"indexing map {i} reaches [{bounds[0]}, {bounds[1]}] in dimension {d} of extent {extent}"
+                return (
+                    f"indexing map {i} reaches [{bounds[0]}, {bounds[1]}] "
+                    f"in dimension {d} of extent {extent}"
+                )
     return None
 
 
 def expression_bounds(expression: ir.AffineExpr, sizes: list[int]) -> tuple[int, int] | None:
-    """Return the least and greatest value of a linear expression over a box, or None where it is not linear."""
+    """Return the least and greatest value of a linear expression over a box, or None where it is
+    not linear."""
     linear = linear_form(expression, len(sizes))
     if linear is None:
         return None
@@ -294,7 +283,8 @@ def linear_form(expression: ir.AffineExpr, n_dims: int) -> tuple[int, list[int]]
 
 
 def partition_comes_first(op: ir.OpView) -> str | None:
-    """Dimension 0 of an on-chip operand is its partition, without stride and at a constant start."""
+    """Dimension 0 of an on-chip operand is its partition, without stride and at a constant
+    start."""
     for i, value in enumerate(op.operands):
         if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
             continue
@@ -306,15 +296,19 @@ def partition_comes_first(op: ir.OpView) -> str | None:
         row = _product(shape_of(alloc.results[0])[1:])
         stride = strides_of(value.type)[0]
         if shape_of(value)[0] > 1 and stride not in (row, DYNAMIC):
-            return f"operand {i} has stride {stride} in dimension 0, but its partitions are {row} elements apart"
+            return (
+                f"operand {i} has stride {stride} in dimension 0, "
+                f"but its partitions are {row} elements apart"
+            )
     return None
 
 
-# --- rules of the target ---------------------------------------------------------------------------------------------
+# --- rules of the target --------------------------------------------------------------------------
 
 
 def alloc_fits(op: ir.OpView, target: Target) -> str | None:
-    """A buffer has at most as many partitions and bytes as its memory; a psum buffer lies in one bank."""
+    """A buffer has at most as many partitions and bytes as its memory; a psum buffer lies in one
+    bank."""
     type_ = ir.MemRefType(op.results[0].type)
     space = space_of(type_)
     partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
@@ -336,7 +330,10 @@ def alloc_fits(op: ir.OpView, target: Target) -> str | None:
         return None
     address = ir.IntegerAttr(op.attributes["address"]).value
     if address < 0 or address + size > capacity:
-        return f"lies at bytes [{address}, {address + size}), but {space} of '{target.name}' ends at {capacity}"
+        return (
+            f"lies at bytes [{address}, {address + size}), "
+            f"but {space} of '{target.name}' ends at {capacity}"
+        )
     if space == "psum" and address // limit != (address + size - 1) // limit:
         return (
             f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
@@ -372,7 +369,8 @@ def transpose_fits(op: ir.OpView, target: Target) -> str | None:
 
 
 def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
-    """An engine starts at partition 0, or at a quarter or half of the partitions where the access fits there."""
+    """An engine starts at partition 0, or at a quarter or half of the partitions where the access
+    fits there."""
     for i, value in enumerate(op.operands):
         if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
             continue
@@ -387,23 +385,28 @@ def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
 
 
 def pattern_fits(op: ir.OpView, target: Target) -> str | None:
-    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with strides of 16 bits."""
+    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with strides
+    of 16 bits."""
     limit = target.access_pattern.max_free_dims
     for i, (sizes, strides) in enumerate(operand_walks(op)):
         pattern = access_pattern(sizes, strides)
         if len(pattern) > limit:
-            return f"operand {i} needs {len(pattern)} free dimensions, but an access of '{target.name}' has {limit}"
+            return (
+                f"operand {i} needs {len(pattern)} free dimensions, "
+                f"but an access of '{target.name}' has {limit}"
+            )
         for dim in pattern:
             if abs(dim.stride) > target.access_pattern.max_stride:
                 return (
-                    f"operand {i} has a stride of {dim.stride} elements, but an access of '{target.name}' "
-                    f"reaches {target.access_pattern.max_stride}"
+                    f"operand {i} has a stride of {dim.stride} elements, "
+                    f"but an access of '{target.name}' reaches {target.access_pattern.max_stride}"
                 )
     return None
 
 
 def operand_walks(op: ir.OpView) -> list[tuple[list[int], list[int]]]:
-    """Return (sizes, strides in elements) of the free dimensions of every on-chip operand, as the engine walks it."""
+    """Return (sizes, strides in elements) of the free dimensions of every on-chip operand, as the
+    engine walks it."""
     if "indexing_maps" not in op.attributes:
         return [
             (shape_of(v)[1:], strides_of(v.type)[1:])
@@ -419,7 +422,8 @@ def operand_walks(op: ir.OpView) -> list[tuple[list[int], list[int]]]:
 
 
 def composed_strides(map_: ir.AffineMap, strides: list[int], n_dims: int) -> list[int]:
-    """Return the stride in elements that each loop dimension has in a buffer accessed through a linear map."""
+    """Return the stride in elements that each loop dimension has in a buffer accessed through a
+    linear map."""
     total = [0] * n_dims
     for expression, stride in zip(map_.results, strides, strict=True):
         linear = linear_form(expression, n_dims)

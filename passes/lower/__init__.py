@@ -1,0 +1,1 @@
+"""Lowering to the npu dialect: bind the machine, lay out weights, emit kernels."""

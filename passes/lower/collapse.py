@@ -58,7 +58,8 @@ def _agrees(generic: GenericOp, access: Access, d: int, e: int) -> bool:
 
 
 def _position(access: Access, d: int) -> int | None:
-    """Return the operand dimension that is exactly loop dimension d, where d occurs nowhere else."""
+    """Return the operand dimension that is exactly loop dimension d, where d occurs nowhere
+    else."""
     places = [i for i, linear in enumerate(access.index) if d in linear.dims]
     if len(places) != 1 or access.index[places[0]].single != d:
         return None
@@ -68,7 +69,8 @@ def _position(access: Access, d: int) -> int | None:
 def _merge(
     builder: KernelBuilder, generic: GenericOp, values: list[ir.Value], d: int, e: int
 ) -> GenericOp:
-    """Return the operation with dimension e merged into d, and collapse the operands in `values`."""
+    """Return the operation with dimension e merged into d, and collapse the operands in
+    `values`."""
     kept = [i for i in range(len(generic.extents)) if i != e]
 
     def rewrite(access: Access) -> Access:

@@ -1,4 +1,5 @@
-"""Recognises contractions: `out[batch, m, n] += sum_k stationary[batch, k, m] * moving[batch, k, n]`."""
+"""Recognises contractions: `out[batch, m, n] += sum_k stationary[batch, k, m] * moving[batch, k,
+n]`."""
 
 from __future__ import annotations
 
@@ -17,9 +18,12 @@ _CASTS = ("arith.extf", "arith.truncf", "arith.extsi")
 class Contraction:
     """A contraction and the part that every loop dimension plays.
 
-    `batch` occurs in all three operands, `rows` (m) in stationary and output, `columns` (n) in moving and output,
-    `channel` is the contracted dimension that lies on the partitions (it is accessed plainly by both operands; -1 where
-    there is none) and `taps` are the other contracted dimensions, for instance those of a convolution's window.
+    `batch` occurs in all three operands, `rows` (m) in stationary and output, `columns` (n) in
+    moving and output,
+    `channel` is the contracted dimension that lies on the partitions (it is accessed plainly by
+    both operands; -1 where
+    there is none) and `taps` are the other contracted dimensions, for instance those of a
+    convolution's window.
     """
 
     generic: GenericOp
@@ -48,7 +52,8 @@ class Contraction:
 
     @classmethod
     def match(cls, generic: GenericOp, target: Target) -> Contraction | None:
-        """Return the contraction that `generic` is, or None where the tensor engine cannot compute it.
+        """Return the contraction that `generic` is, or None where the tensor engine cannot compute
+        it.
 
         Unit dimensions must have been removed.
         """
@@ -124,7 +129,8 @@ def _types_are_supported(a: Access, b: Access, out: Access, target: Target) -> b
 
 
 def _with_roles(generic: GenericOp, stationary: Access, moving: Access) -> Contraction | None:
-    """Return the contraction with this assignment of roles, or None where an access does not allow it."""
+    """Return the contraction with this assignment of roles, or None where an access does not allow
+    it."""
     output = generic.outputs[0]
     s, m, o = stationary.dims, moving.dims, output.dims
     contracted = [d for d in generic.reductions if d in s and d in m]
@@ -173,6 +179,7 @@ def _is_single(access: Access, dim: int) -> bool:
 
 
 def _stores_rows(contraction: Contraction) -> bool:
-    """Whether the innermost dimension of the output is a column, so that results are stored in long runs."""
+    """Whether the innermost dimension of the output is a column, so that results are stored in
+    long runs."""
     inner = [x.dims[0] for x in contraction.output.index if x.dims]
     return bool(inner) and inner[-1] in contraction.columns

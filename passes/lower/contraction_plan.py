@@ -1,7 +1,9 @@
 """Chooses tiles and loop order of one contraction so that its operands fit the scratchpad.
 
-Levels, outermost first: batch; blocks of rows and columns whose operands are resident in sbuf; tiles of one matmul;
-contraction. Where not even one tile fits with the whole contraction, the contraction is streamed in chunks.
+Levels, outermost first: batch; blocks of rows and columns whose operands are resident in sbuf;
+tiles of one matmul;
+contraction. Where not even one tile fits with the whole contraction, the contraction is streamed
+in chunks.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ _ACCUMULATOR_BYTES = 4
 class ContractionPlan:
     """Decisions for one contraction; dimensions and extents are those of its loop nest.
 
-    `packed` taps lie on the partitions beside the channel; `loose` taps are looped over. A matmul takes `channel_tile`
-    channels, `row_tile` rows and `column_tile[i]` of column dimension i. `row_block` rows and `column_block[i]` columns are
-    resident together. `rows_outermost` orders the blocks; `streamed` says that operands are loaded per matmul instead.
+    `packed` taps lie on the partitions beside the channel; `loose` taps are looped over. A matmul
+    takes `channel_tile`
+    channels, `row_tile` rows and `column_tile[i]` of column dimension i. `row_block` rows and
+    `column_block[i]` columns are
+    resident together. `rows_outermost` orders the blocks; `streamed` says that operands are loaded
+    per matmul instead.
     """
 
     packed: tuple[int, ...]
@@ -67,7 +72,8 @@ class ContractionPlanner:
         """Return the plan with the least DRAM traffic that fits.
 
         Raises:
-            PassError: through the caller, where not even one tile fits (`streamed` plans need a few hundred bytes).
+            PassError: through the caller, where not even one tile fits (`streamed` plans need a
+            few hundred bytes).
         """
         packed = self._packed_taps()
         loose = tuple(d for d in self.contraction.taps if d not in packed)
@@ -94,9 +100,11 @@ class ContractionPlanner:
         return self.extents[self.row] if self.row >= 0 else 1
 
     def _packed_taps(self) -> tuple[int, ...]:
-        """Return the taps to lay on the partitions beside the channel, so that few channels fill the array.
+        """Return the taps to lay on the partitions beside the channel, so that few channels fill
+        the array.
 
-        Every packed tap costs another copy of the input window in sbuf. A tap is packed while the tensor time saved
+        Every packed tap costs another copy of the input window in sbuf. A tap is packed while the
+        tensor time saved
         exceeds the time of the additional loads.
         """
         chosen: list[int] = []
@@ -152,11 +160,13 @@ class ContractionPlanner:
 
     @property
     def _budget(self) -> int:
-        """Bytes per partition for the blocks; the rest is for what the lowering stages beside them."""
+        """Bytes per partition for the blocks; the rest is for what the lowering stages beside
+        them."""
         return self.target.sbuf.bytes_per_partition - stage_bytes(self.target, self.element_bytes)
 
     def _column_blocks(self, tile: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Yield blocks from all columns down to one tile, shrinking the outermost dimension first."""
+        """Yield blocks from all columns down to one tile, shrinking the outermost dimension
+        first."""
         block = [self.extents[d] for d in self.contraction.columns]
         yield tuple(block)
         for i, least in enumerate(tile):
@@ -204,7 +214,8 @@ def element_bytes(access: Access) -> int:
 
 
 def footprint(linear: Linear, sizes: dict[int, int]) -> int:
-    """Return how many indices a linear access spans over a box; dimensions not in `sizes` stand still."""
+    """Return how many indices a linear access spans over a box; dimensions not in `sizes` stand
+    still."""
     return 1 + sum(c * (sizes.get(d, 1) - 1) for d, c in enumerate(linear.coefficients))
 
 

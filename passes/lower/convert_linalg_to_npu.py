@@ -35,10 +35,13 @@ _LOWERED = ("linalg.generic", "memref.copy")
 class ConvertLinalgToNpuPass(Pass):
     """Turn every linalg.generic and memref.copy into a kernel of npu instructions and a call.
 
-    Every operation is tiled on its own: operands come from DRAM, results go back to DRAM. Contractions run on the tensor
-    engine where that is faster, everything else on the vector, scalar and gpsimd engines. Equal operations share one kernel.
+    Every operation is tiled on its own: operands come from DRAM, results go back to DRAM.
+    Contractions run on the tensor
+    engine where that is faster, everything else on the vector, scalar and gpsimd engines. Equal
+    operations share one kernel.
 
-    A fill that only initialises the output of the operation that follows is folded into that operation's kernel.
+    A fill that only initialises the output of the operation that follows is folded into that
+    operation's kernel.
     """
 
     name = "convert-linalg-to-npu"
@@ -95,7 +98,7 @@ class ProgramLowering:
         self.initials: dict[ir.Operation, Initial] = {}
 
     def run(self) -> None:
-        """Lower every operation in program order, then drop buffers that nothing uses any more."""
+        """Lower every operation in program order."""
         operations = [op for op in _walk(self.function.entry_block) if op.name in _LOWERED]
         for op in operations:
             if op.name == "linalg.generic":
@@ -105,14 +108,12 @@ class ProgramLowering:
                 self._lower(op)
         for op in operations:
             op.erase()
-        for op in list(_walk(self.function.entry_block)):
-            if op.name in ("memref.alloc", "memref.get_global") and not any(op.results[0].uses):
-                op.erase()
 
     # --- fills -----------------------------------------------------------------------------------
 
     def _fold_into_consumer(self, op: ir.Operation) -> bool:
-        """Attach a fill to the operation that accumulates into the filled buffer, if that is its next user."""
+        """Attach a fill to the operation that accumulates into the filled buffer, if that is its
+        next user."""
         value = _filled_value(op)
         if value is None:
             return False
@@ -198,7 +199,8 @@ class ProgramLowering:
 
 
 def _walk(block: ir.Block) -> Iterator[ir.Operation]:
-    """Yield the operations of a block and of the loops in it, in program order, not those inside linalg bodies."""
+    """Yield the operations of a block and of the loops in it, in program order, not those inside
+    linalg bodies."""
     for op in block.operations:
         yield op.operation
         if op.operation.name.startswith("scf."):
@@ -222,7 +224,8 @@ def _filled_value(op: ir.Operation) -> float | int | None:
 
 
 def _next_user(op: ir.Operation, value: ir.Value) -> ir.Operation | None:
-    """Return the user of `value` that comes next after `op`, if all its other users come later in the same block."""
+    """Return the user of `value` that comes next after `op`, if all its other users come later in
+    the same block."""
     block = op.block
     users = [use.owner.operation for use in value.uses]
     if any(user.block != block for user in users):

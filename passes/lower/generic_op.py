@@ -61,7 +61,8 @@ class Access:
 
 @dataclass(frozen=True)
 class GenericOp:
-    """A linalg.generic: `extents[d]` iterations of dimension d, of which `reductions` are reduced."""
+    """A linalg.generic: `extents[d]` iterations of dimension d, of which `reductions` are
+    reduced."""
 
     extents: tuple[int, ...]
     reductions: frozenset[int]
@@ -101,7 +102,8 @@ class GenericOp:
         )
 
     def without_unit_dims(self) -> GenericOp:
-        """Return the same operation without loop dimensions of extent 1; operands keep their rank."""
+        """Return the same operation without loop dimensions of extent 1; operands keep their
+        rank."""
         kept = [d for d, n in enumerate(self.extents) if n != 1]
         place = {d: i for i, d in enumerate(kept)}
 
@@ -120,7 +122,8 @@ class GenericOp:
         )
 
     def is_read(self, access: Access) -> bool:
-        """Whether the body uses the operand's element (an output's previous value, a pooling window's never)."""
+        """Whether the body uses the operand's element (an output's previous value, a pooling
+        window's never)."""
         return any(True for _ in self.body.arguments[access.argument].uses)
 
 

@@ -51,7 +51,8 @@ class Tile:
 class KernelBuilder:
     """A private function `npu.kernel` under construction.
 
-    Methods append to the innermost open loop. All shapes are static; where a tile does not divide a dimension, `tiles`
+    Methods append to the innermost open loop. All shapes are static; where a tile does not divide
+    a dimension, `tiles`
     yields the remainder as a piece of its own, so that the body is written once more for it.
     """
 
@@ -75,7 +76,8 @@ class KernelBuilder:
     def for_operands(
         cls, module: ir.Module, name: str, types: Sequence[ir.Type], target: Target
     ) -> KernelBuilder:
-        """Return a builder whose `arguments[i]` is operand i; operands that are no memrefs get no argument."""
+        """Return a builder whose `arguments[i]` is operand i; operands that are no memrefs get no
+        argument."""
         memrefs = [t for t in types if isinstance(t, ir.MemRefType)]
         builder = cls(module, name, memrefs, target)
         arguments = iter(builder.arguments)
@@ -84,7 +86,7 @@ class KernelBuilder:
         ]
         return builder
 
-    # --- position and constants ------------------------------------------------------------------------------------
+    # --- position and constants -------------------------------------------------------------------
 
     @property
     def insertion_point(self) -> ir.InsertionPoint:
@@ -131,12 +133,13 @@ class KernelBuilder:
         with self.insertion_point, self._location():
             return arith.CmpIOp(arith.CmpIPredicate.ne, value, self.index(0)).result
 
-    # --- loops -----------------------------------------------------------------------------------------------------
+    # --- loops ------------------------------------------------------------------------------------
 
     def tiles(self, extent: int, tile: int, keep_loop: bool = True) -> Iterator[Tile]:
         """Yield the pieces of `range(extent)`: a loop over the full tiles, then the remainder.
 
-        While the caller handles a piece, instructions go into that piece's loop. With `keep_loop` false every tile is
+        While the caller handles a piece, instructions go into that piece's loop. With `keep_loop`
+        false every tile is
         yielded on its own, without a loop.
         """
         tile = min(tile, extent)
@@ -168,7 +171,7 @@ class KernelBuilder:
             for rest in self.tiles_nd(extents[1:], tiles[1:]):
                 yield (first, *rest)
 
-    # --- views -----------------------------------------------------------------------------------------------------
+    # --- views ------------------------------------------------------------------------------------
 
     def subview(
         self,
@@ -178,7 +181,8 @@ class KernelBuilder:
         steps: Sequence[int] | None = None,
         drop: Sequence[int] = (),
     ) -> ir.Value:
-        """Return the window `value[offset : offset + size * step : step]`, without the unit dimensions in `drop`."""
+        """Return the window `value[offset : offset + size * step : step]`, without the unit
+        dimensions in `drop`."""
         type_ = ir.MemRefType(value.type)
         steps = list(steps) if steps is not None else [1] * type_.rank
         starts = [o if isinstance(o, Offset) else Offset(o) for o in offsets]
@@ -216,7 +220,8 @@ class KernelBuilder:
         like: ir.MemRefType,
         reshaped: bool = False,
     ) -> ir.MemRefType:
-        """Return the type of a reshaped view; a contiguous source stays without explicit layout, as MLIR infers it."""
+        """Return the type of a reshaped view; a contiguous source stays without explicit layout,
+        as MLIR infers it."""
         with self.module.context:
             layout = ir.StridedLayoutAttr.get(offset, list(strides))
             if reshaped and _is_contiguous(like):
@@ -230,7 +235,8 @@ class KernelBuilder:
             )
 
     def transpose(self, value: ir.Value, permutation: Sequence[int]) -> ir.Value:
-        """Return `value` with its dimensions reordered: result dimension i is `permutation[i]` of `value`."""
+        """Return `value` with its dimensions reordered: result dimension i is `permutation[i]` of
+        `value`."""
         if list(permutation) == list(range(len(permutation))):
             return value
         type_ = ir.MemRefType(value.type)
@@ -243,7 +249,8 @@ class KernelBuilder:
             return memref.TransposeOp(result, value, ir.AffineMapAttr.get(map_)).result
 
     def expand(self, value: ir.Value, shapes: Sequence[Sequence[int]]) -> ir.Value:
-        """Return `value` with dimension i split into `shapes[i]` (row-major); unit dimensions may be added.
+        """Return `value` with dimension i split into `shapes[i]` (row-major); unit dimensions may
+        be added.
 
         expand(memref<6x4>, [[2, 3], [1, 4]]) is memref<2x3x1x4>.
         """
@@ -260,7 +267,8 @@ class KernelBuilder:
             return memref.ExpandShapeOp(result, value, self._reassociation(shapes), [], flat).result
 
     def collapse(self, value: ir.Value, groups: Sequence[int]) -> ir.Value:
-        """Return `value` with runs of `groups[i]` adjacent dimensions merged; they must be contiguous."""
+        """Return `value` with runs of `groups[i]` adjacent dimensions merged; they must be
+        contiguous."""
         type_ = ir.MemRefType(value.type)
         if all(g == 1 for g in groups):
             return value
@@ -291,7 +299,8 @@ class KernelBuilder:
     # --- scalar functions ---------------------------------------------------------------------
 
     def scalar_function(self, name: str, text: str) -> str:
-        """Make the private function `name` of the module, written as MLIR `text`, and return its name.
+        """Make the private function `name` of the module, written as MLIR `text`, and return its
+        name.
 
         A function that exists already is taken as it is.
         """
@@ -302,7 +311,7 @@ class KernelBuilder:
                 self.module.body.append(parsed.detach_from_parent())
         return name
 
-    # --- instructions ----------------------------------------------------------------------------------------------
+    # --- instructions -----------------------------------------------------------------------------
 
     def alloc(self, shape: Sequence[int], element_type: ir.Type, space: str = "sbuf") -> ir.Value:
         """Reserve an on-chip buffer; dimension 0 is the partition."""
@@ -347,7 +356,8 @@ class KernelBuilder:
         scale: float = 1.0,
         bias: float = 0.0,
     ) -> None:
-        """destination = function(scale * source + bias) on the scalar engine; identity casts and copies."""
+        """destination = function(scale * source + bias) on the scalar engine; identity casts and
+        copies."""
         with self.insertion_point, self._location():
             f32 = ir.F32Type.get()
             npu.ops.ActivateOp(
@@ -368,7 +378,8 @@ class KernelBuilder:
         maps: Sequence[ir.AffineMap],
         engine: str = "vector",
     ) -> None:
-        """Emit `npu.elementwise` or `npu.reduce` (`kind`) with the scalar function named `function`."""
+        """Emit `npu.elementwise` or `npu.reduce` (`kind`) with the scalar function named
+        `function`."""
         make = {"elementwise": npu.ops.ElementwiseOp, "reduce": npu.ops.ReduceOp}[kind]
         with self.insertion_point, self._location():
             make(

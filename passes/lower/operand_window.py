@@ -1,4 +1,5 @@
-"""Brings the operands of a contraction into sbuf, the contracted dimension across the partitions."""
+"""Brings the operands of a contraction into sbuf, the contracted dimension across the
+partitions."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Segment:
 class Resident:
     """An operand's window in sbuf: [partition, channel tile, *kept operand dimensions].
 
-    In the operand dimensions of `dense` only the elements that are used were loaded, so that a column walks them with
+    In the operand dimensions of `dense` only the elements that are used were loaded, so that a
+    column walks them with
     stride 1.
     """
 
@@ -132,7 +134,8 @@ class OperandLoader:
     def _dense(self, access: Access) -> frozenset[int]:
         """Return the strided dimensions of which only the elements needed are loaded.
 
-        With its tap on the partitions, a strided dimension is walked without overlap. The innermost dimension is loaded
+        With its tap on the partitions, a strided dimension is walked without overlap. The
+        innermost dimension is loaded
         whole all the same: long runs beat few bytes.
         """
         return frozenset(
@@ -175,7 +178,8 @@ class OperandLoader:
     def _window(
         self, resident: Resident, box: Box, channels: Tile, partition_first: bool = True
     ) -> ir.Value:
-        """Return the window in DRAM: [channel, *kept dimensions], or [*kept dimensions, channel]."""
+        """Return the window in DRAM: [channel, *kept dimensions], or [*kept dimensions,
+        channel]."""
         access, channel_dim = resident.access, -1
         offsets, sizes, steps = [], [], []
         for dim, linear in enumerate(access.index):
@@ -223,7 +227,8 @@ class OperandLoader:
     def _load_transposed(
         self, resident: Resident, box: Box, segment: Segment, first: Offset, count: int
     ) -> None:
-        """Load rows [free, channels], then turn every channel tile: load -> npu.transpose -> psum -> buffer."""
+        """Load rows [free, channels], then turn every channel tile: load -> npu.transpose -> psum
+        -> buffer."""
         builder, type_ = self.builder, resident.access.type.element_type
         shape = list(ir.MemRefType(resident.buffer.type).shape)
         wide = next(i for i, n in enumerate(shape[2:]) if n > 1)

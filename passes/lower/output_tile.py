@@ -52,7 +52,8 @@ class OutputTiles:
         return buffer
 
     def evict(self, psum: ir.Value, output: ir.Value, columns: Box) -> None:
-        """Move a finished tile to its place in the output buffer, converting it to the output's type."""
+        """Move a finished tile to its place in the output buffer, converting it to the output's
+        type."""
         shape = list(ir.MemRefType(psum.type).shape)
         starts: list[Offset | int] = [columns[d].start for d in self.contraction.columns]
         place = self.builder.subview(output, [0, *starts], shape)
@@ -65,16 +66,15 @@ class OutputTiles:
         self.builder.compute("elementwise", [psum], [place], function, shape, [identity] * 2)
 
     def _function(self, kind: str) -> str:
-        """Return the scalar function that combines an accumulator with the output's previous value."""
+        """Return the scalar function that combines an accumulator with the output's previous
+        value."""
         type_ = self.accumulator
         name = f"{kind}_{type_}"
         suffix = "f" if isinstance(type_, ir.F32Type) else "i"
-        body = (
-            "return %x : "
-            if kind == "copy"
-            else f"%s = arith.add{suffix} %x, %out : {type_}\n return %s : "
-        )
-        text = f"func.func private @{name}(%x: {type_}, %out: {type_}) -> {type_} {{\n {body}{type_}\n}}"
+        result = "%x" if kind == "copy" else "%s"
+        add = "" if kind == "copy" else f"%s = arith.add{suffix} %x, %out : {type_}\n"
+        signature = f"@{name}(%x: {type_}, %out: {type_}) -> {type_}"
+        text = f"func.func private {signature} {{\n {add} return {result} : {type_}\n}}"
         return self.builder.scalar_function(name, text)
 
     def store(self, buffer: ir.Value, box: Box) -> None:

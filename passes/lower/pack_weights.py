@@ -1,4 +1,5 @@
-"""The pass `npu-pack-weights`: constant operands of contractions, laid out as the tensor engine loads them."""
+"""The pass `npu-pack-weights`: constant operands of contractions, laid out as the tensor engine
+loads them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from polystage.dialects.npu.target import target_of
 from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
-from polystage.mlir import func, ir, memref
+from polystage.mlir import ir, memref
 from polystage.passes.lower.contraction import Contraction
 from polystage.passes.lower.generic_op import Access, GenericOp, inline_scalar_operands
 from polystage.passes.registry import Pass, register_pass
@@ -21,11 +22,14 @@ from polystage.passes.registry import Pass, register_pass
 @register_pass
 @dataclass
 class PackWeightsPass(Pass):
-    """Reorder constant operands of contractions so that every partition's elements are contiguous in DRAM.
+    """Reorder constant operands of contractions so that every partition's elements are contiguous
+    in DRAM.
 
-    weight[co, ci, kh, kw]  ->  weight[ci, kh, kw, co]     (contracted channel first, the free dimension last)
+    weight[co, ci, kh, kw]  ->  weight[ci, kh, kw, co]     (contracted channel first, the free
+    dimension last)
 
-    The data is permuted at compile time, the indexing map with it. Operands that are not constants stay as they are.
+    The data is permuted at compile time, the indexing map with it. Operands that are not constants
+    stay as they are.
     """
 
     name = "npu-pack-weights"
@@ -48,7 +52,6 @@ class PackWeightsPass(Pass):
                 if contraction is not None:
                     for access in (contraction.stationary, contraction.moving):
                         self._pack(symbols, op, access, contraction, packed)
-            _drop_unused_globals(module, symbols)
 
     def _contraction(self, op: ir.OpView, target: Target) -> Contraction | None:
         inline_scalar_operands(op)
@@ -87,7 +90,8 @@ class PackWeightsPass(Pass):
 
 
 def packed_order(access: Access, contraction: Contraction) -> tuple[int, ...] | None:
-    """Return the operand's dimensions in the order to store them, or None where it is stored so already."""
+    """Return the operand's dimensions in the order to store them, or None where it is stored so
+    already."""
     place = {x.single: i for i, x in enumerate(access.index) if x.single is not None}
     if len(place) != sum(1 for x in access.index if x.dims):
         return None
@@ -133,30 +137,3 @@ def _permuted_global(symbols: ir.SymbolTable, source: str, order: tuple[int, ...
             constant=True,
         )
     return symbols.insert(op).value
-
-
-def _drop_unused_globals(module: ir.Module, symbols: ir.SymbolTable) -> None:
-    used: set[str] = set()
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        if op.name == "memref.get_global":
-            if any(True for _ in op.results[0].uses):
-                used.add(ir.FlatSymbolRefAttr(op.attributes["name"]).value)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    for op in list(module.body.operations):
-        if isinstance(op, func.FuncOp):
-            _drop_unused_reads(op)
-    for op in list(module.body.operations):
-        if op.operation.name == "memref.global" and op.sym_name.value not in used:
-            symbols.erase(op)
-
-
-def _drop_unused_reads(function: func.FuncOp) -> None:
-    for block in function.body.blocks:
-        for op in list(block.operations):
-            if op.operation.name == "memref.get_global" and not any(
-                True for _ in op.results[0].uses
-            ):
-                op.operation.erase()

@@ -1,4 +1,5 @@
-"""Where an operation comes from: its layer, its operands' purposes, what makes two operations equal."""
+"""Where an operation comes from: its layer, its operands' purposes, what makes two operations
+equal."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def kernel_kind(op: ir.Operation) -> str:
 
 
 def captured_memrefs(op: ir.Operation) -> list[ir.Value]:
-    """Return the memrefs that the body of an operation reads from outside, in order of first use."""
+    """Return the memrefs that the body of an operation reads from outside, in order of first
+    use."""
     if op.name != "linalg.generic":
         return []
     found: list[ir.Value] = []

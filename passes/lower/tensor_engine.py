@@ -28,7 +28,8 @@ def lower_contraction(
                     copy psum to the output buffer
                 store the output buffer
 
-    `values[i]` and `causes[i]` belong to operand i; `initial` is what the output holds beforehand, None where it has to be
+    `values[i]` and `causes[i]` belong to operand i; `initial` is what the output holds beforehand,
+    None where it has to be
     loaded and added.
 
     Raises:
@@ -40,7 +41,8 @@ def lower_contraction(
 class TensorEngineLowering:
     """The loop nest of one contraction.
 
-    Shapes: stationary blocks [channel, channel tile, taps.., rows], moving blocks [channel, channel tile, window..],
+    Shapes: stationary blocks [channel, channel tile, taps.., rows], moving blocks [channel,
+    channel tile, window..],
     psum tiles and output buffers [rows, columns..].
     """
 
@@ -92,7 +94,8 @@ class TensorEngineLowering:
     def _contraction_loops(self) -> Iterator[tuple[int, Offset, Box, ir.Value]]:
         """Loop over channel tiles and loose taps.
 
-        Yields the segment's number, the channel tile, the tap, and the flag that is false for the first contribution.
+        Yields the segment's number, the channel tile, the tap, and the flag that is false for the
+        first contribution.
         """
         taps = self.plan.loose
         for number, segment in enumerate(self.segments):

@@ -1,0 +1,1 @@
+"""Placement: addresses for on-chip buffers."""

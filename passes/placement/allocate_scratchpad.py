@@ -19,11 +19,13 @@ ALIGNMENT_BYTES = 16
 @register_pass
 @dataclass
 class AllocateScratchpadPass(Pass):
-    """Give every `npu.alloc` of a kernel a byte address such that buffers live at the same time do not overlap.
+    """Give every `npu.alloc` of a kernel a byte address such that buffers live at the same time do
+    not overlap.
 
     "npu.alloc"()  ->  "npu.alloc"() {address = 4096 : i64}
 
-    Kernels run one after another, so each has the whole scratchpad. A psum buffer takes a bank of its own.
+    Kernels run one after another, so each has the whole scratchpad. A psum buffer takes a bank of
+    its own.
     """
 
     name = "npu-allocate-scratchpad"
@@ -88,7 +90,8 @@ def _account(kernel: func.FuncOp, error: DoesNotFitError, memory: str) -> str:
 def live_ranges(kernel: func.FuncOp) -> list[tuple[ir.Operation, Buffer]]:
     """Return every `npu.alloc` of a kernel with its live range in positions of the program text.
 
-    A buffer used inside a loop lives to the end of that loop, since the next iteration uses it again; a buffer allocated in a
+    A buffer used inside a loop lives to the end of that loop, since the next iteration uses it
+    again; a buffer allocated in a
     loop is a new one in every iteration.
     """
     spans: dict[ir.Operation, tuple[int, int]] = {}

@@ -37,11 +37,13 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
         "npu-attach-target{target=@target}", "buffers", "from here on the IR says what it is for"
     ),
     Stage(
-        "npu-pack-weights",
+        "npu-pack-weights,canonicalize,symbol-dce",
         "buffers",
         "weights in the order the array reads them, at no run-time cost",
     ),
-    Stage("convert-linalg-to-npu", "npu", "loops over tiles: load, compute, store"),
+    Stage(
+        "convert-linalg-to-npu,canonicalize,cse", "npu", "loops over tiles: load, compute, store"
+    ),
     Stage(
         "npu-allocate-scratchpad", "placed", "an address for every buffer, proved not to overlap"
     ),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Buffer:
-    """`size` bytes that are live during the half-open interval [start, end) of program positions."""
+    """`size` bytes that are live during the half-open interval [start, end) of program
+    positions."""
 
     name: str
     start: int
@@ -36,7 +37,8 @@ class DoesNotFitError(Exception):
 def first_fit_decreasing(buffers: Sequence[Buffer], capacity: int, alignment: int = 1) -> list[int]:
     """Return an address for every buffer such that buffers live at the same time do not overlap.
 
-    The largest buffers are placed first, each at the lowest address that is free during its whole life.
+    The largest buffers are placed first, each at the lowest address that is free during its whole
+    life.
 
     Units: bytes.
 
@@ -68,7 +70,8 @@ def _lowest_gap(buffer: Buffer, placed: list[tuple[int, Buffer]], alignment: int
 
 
 def peak(buffers: Sequence[Buffer]) -> tuple[list[Buffer], int]:
-    """Return the buffers live at the position of greatest demand, largest first, and that demand in bytes."""
+    """Return the buffers live at the position of greatest demand, largest first, and that demand
+    in bytes."""
     best: tuple[list[Buffer], int] = ([], 0)
     for position in sorted({b.start for b in buffers}):
         live = [b for b in buffers if b.start <= position < b.end]
