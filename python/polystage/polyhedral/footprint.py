@@ -154,7 +154,7 @@ def _bounds(
         if dim not in used:
             free = free.project_out(isl.dim_type.in_, dim, 1)
     for dim in range(len(used)):  # equal relations then have equal texts
-        free = free.set_dim_name(isl.dim_type.in_, dim, f"i{dim}")
+        free = free.set_dim_name(isl.dim_type.in_, dim, f"dim_{dim}")
     limits = _limits(domain, used) if is_box else ()
     return _compiled_bounds(str(free), limits, names)
 
@@ -176,10 +176,10 @@ def _compiled_bounds(
     parameters = [name for pair in zip(origins, sizes, strict=True) for name in pair]
     header = f"[{', '.join(parameters)}] -> "
     tile = " and ".join(
-        f"{origin} <= i{dim} < {origin} + {size}"
+        f"{origin} <= dim_{dim} < {origin} + {size}"
         for dim, (origin, size) in enumerate(zip(origins, sizes, strict=True))
     )
-    dims = ", ".join(f"i{dim}" for dim in range(count))
+    dims = ", ".join(f"dim_{dim}" for dim in range(count))
     valid = [f"{size} >= 1" for size in sizes]
     valid += [
         f"{origin} >= {low} and {origin} + {size} <= {high} + 1"
@@ -248,7 +248,7 @@ def _python(expr: isl.AstExpr) -> str:
     op = expr.get_op_type()
     operands = [expr.get_op_arg(place) for place in range(expr.get_op_n_arg())]
     if op in _FUNCTIONS:
-        return f"{_FUNCTIONS[op]}({', '.join(map(_python, operands))})".replace(", ", ", ")
+        return f"{_FUNCTIONS[op]}({', '.join(map(_python, operands))})"
     if op in _CALLS:
         return _PYTHON[op].format(*map(_python, operands))
     texts = [_parenthesized(operand, op, place) for place, operand in enumerate(operands)]
