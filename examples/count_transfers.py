@@ -1,6 +1,6 @@
 """A pass of your own: count the transfers of a program by cause.
 
-polystage-opt program.mlir --load examples/count_transfers.py --count-transfers --mlir-pass-statistics
+polystage-opt p.mlir --load examples/count_transfers.py --count-transfers --mlir-pass-statistics
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Write the models of the command-line tests to the folder given: good, and broken in one way each."""
+"""Write the models of the command-line tests to a folder: good, and broken in one way each."""
 
 import sys
 from pathlib import Path
