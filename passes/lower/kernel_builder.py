@@ -413,4 +413,7 @@ def _merged_stride(shape: Sequence[int], strides: Sequence[int], first: int, cou
 
 
 def _is_contiguous(type_: ir.MemRefType) -> bool:
-    return not isinstance(type_.layout, ir.StridedLayoutAttr)
+    """Whether MLIR takes the layout for the identity: none, or `strided<[1]>` of rank 1."""
+    if not isinstance(type_.layout, ir.StridedLayoutAttr):
+        return True
+    return type_.rank == 1 and type_.get_strides_and_offset() == ([1], 0)
