@@ -7,7 +7,6 @@ is spelled in arith.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -169,7 +168,7 @@ class _Reader:
         self.block = generic.body
         self.tables: list[ir.Value] = []
         self.values: dict[ir.Value, Node] = {}
-        n_inputs = len(generic.inputs)
+        n_inputs = generic.outputs[0].argument
         for i, argument in enumerate(self.block.arguments):
             kind: Kind = "input" if i < n_inputs else "output"
             number = i if i < n_inputs else i - n_inputs
@@ -219,7 +218,8 @@ class _Reader:
         if op.name in ("arith.index_cast", "arith.index_castui"):
             return self.integer_cast(operands[0], op.results[0].type, op.name.endswith("ui"))
         if dialect == "arith" and len(op.results) == 1:
-            kept = [(a.name, a.attr) for a in op.attributes if str(a.attr) not in _DEFAULTS]
+            named = [(key, op.attributes[key]) for key in op.attributes]
+            kept = [(key, value) for key, value in named if str(value) not in _DEFAULTS]
             return self.graph.node("arith", _held(op.results[0].type), op.name, operands, kept)
         if expand := _EXPANSIONS.get(op.name):
             return expand(self.graph, *operands)
@@ -381,13 +381,7 @@ def peel_affine(node: Node) -> Affine:
             break
         node, factor, term = step
         scale, bias = scale * factor, scale * term + bias
-    if not (_is_f32(scale) and _is_f32(bias)):
-        return Affine(node) if (scale, bias) == (1.0, 0.0) else Affine(node, scale, bias)
     return Affine(node, scale, bias)
-
-
-def _is_f32(value: float) -> bool:
-    return struct.unpack("f", struct.pack("f", value))[0] == value
 
 
 def _affine_step(node: Node) -> tuple[Node, float, float] | None:
@@ -400,10 +394,9 @@ def _affine_step(node: Node) -> tuple[Node, float, float] | None:
     a, b = node.operands
     x, c = a.constant, b.constant
     if c is not None:
-        forms = {"addf": (1.0, c), "subf": (1.0, -c), "mulf": (c, 0.0)}
         if name == "divf":
-            forms["divf"] = (1.0 / c, 0.0) if c else (1.0, 0.0)
-            return (a, *forms[name]) if c else None
+            return (a, 1.0 / c, 0.0) if c else None
+        forms = {"addf": (1.0, c), "subf": (1.0, -c), "mulf": (c, 0.0)}
         return (a, *forms[name])
     if x is not None and name != "divf":
         forms = {"addf": (1.0, x), "subf": (-1.0, x), "mulf": (x, 0.0)}

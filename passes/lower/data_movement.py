@@ -1,0 +1,260 @@
+"""Transfers between DRAM and sbuf, plain and through the array; copies and fills that never leave DRAM's side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from polystage.dtypes import byte_width
+from polystage.mlir import ir
+from polystage.passes.lower.generic_op import Linear
+from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.loop_nest import LoopNest, Operand
+from polystage.passes.lower.tile_program import Slot, tile_base, tile_extent
+
+Position = Mapping[int, Tile]
+"""The tile of every loop."""
+
+FILL_BYTES = 4096
+"""Bytes of the row that a fill sends out again and again: enough for a transfer to run at its peak rate."""
+
+DIRECT_RUN_BYTES = 64
+"""Shortest run for which a copy goes from DRAM to DRAM."""
+
+
+def window(
+    builder: KernelBuilder, operand: Operand, position: Position, order: Sequence[int]
+) -> ir.Value:
+    """Return the tile of an operand with its dimensions in `order`; dimensions that no loop moves are dropped.
+
+    An operand that does not depend on the partition gets a first dimension of 1, which a transfer repeats.
+    """
+    tiles = [position[d].size for d in range(len(position))]
+    offsets, sizes = [], []
+    for linear in operand.index:
+        start = Offset(linear.constant + tile_base(linear, tiles))
+        for d in linear.dims:
+            start = start + position[d].start * linear.coefficients[d]
+        offsets.append(start)
+        sizes.append(tile_extent(linear, tiles))
+    view = builder.subview(operand.value, offsets, sizes)
+    partition = operand.dim_of(0)
+    if not operand.dims:  # one element, memref<1>
+        return view
+    if partition is not None:
+        return builder.transpose(view, [partition, *order])
+    view = builder.transpose(view, list(order))
+    shape = list(ir.MemRefType(view.type).shape)
+    return builder.expand(view, [[1, shape[0]], *([n] for n in shape[1:])])
+
+
+def slot_order(operand: Operand, slot: Slot) -> list[int]:
+    """Return the operand's dimension for every free dimension of a buffer."""
+    partition = operand.dim_of(0)
+    free = [i for i in operand.memory_order() if i != partition]
+    order = []
+    for linear in slot.index:
+        found = next(i for i in free if operand.index[i] == linear)
+        free.remove(found)
+        order.append(found)
+    return order
+
+
+def load(
+    builder: KernelBuilder,
+    operand: Operand,
+    slot: Slot,
+    buffer: ir.Value,
+    position: Position,
+    staged: int | None,
+) -> None:
+    """Bring a tile on chip; `staged` names the dimension whose rows are loaded and then transposed."""
+    order = slot_order(operand, slot)
+    view = window(builder, operand, position, order)
+    if staged is None:
+        builder.dma(view, buffer, operand.cause)
+        return
+    row = order.index(staged) + 1
+    for chunk in builder.tiles(_shape(buffer)[row], _chunk(builder, buffer)):
+        rows = _slice(builder, view, row, chunk)
+        stage = _stage(builder, buffer, row, chunk)
+        builder.dma(_rows_first(builder, rows, row), stage, operand.cause)
+        _transpose(builder, stage, _slice(builder, buffer, row, chunk), row, to_rows=False)
+
+
+def store(
+    builder: KernelBuilder,
+    slot: Slot,
+    buffer: ir.Value,
+    operand: Operand,
+    position: Position,
+    staged: int | None,
+) -> None:
+    """Take a tile to DRAM; `staged` names the dimension whose rows are written after transposing."""
+    order = slot_order(operand, slot)
+    view = window(builder, operand, position, order)
+    if staged is None:
+        builder.dma(buffer, view, operand.cause)
+        return
+    row = order.index(staged) + 1
+    for chunk in builder.tiles(_shape(buffer)[row], _chunk(builder, buffer)):
+        stage = _stage(builder, buffer, row, chunk)
+        _transpose(builder, stage, _slice(builder, buffer, row, chunk), row, to_rows=True)
+        rows = _slice(builder, view, row, chunk)
+        builder.dma(stage, _rows_first(builder, rows, row), operand.cause)
+
+
+def _shape(value: ir.Value) -> list[int]:
+    return list(ir.MemRefType(value.type).shape)
+
+
+def _chunk(builder: KernelBuilder, buffer: ir.Value) -> int:
+    """Return how many rows go through the array at once."""
+    target = builder.target
+    width = byte_width(ir.MemRefType(buffer.type).element_type)
+    return min(target.tensor.rows, target.tensor.columns, target.psum.bank_bytes // width)
+
+
+def _slice(builder: KernelBuilder, value: ir.Value, dim: int, tile: Tile) -> ir.Value:
+    offsets: list[Offset | int] = [0] * len(_shape(value))
+    sizes = _shape(value)
+    offsets[dim], sizes[dim] = tile.start, tile.size
+    return builder.subview(value, offsets, sizes)
+
+
+def _rows_first(builder: KernelBuilder, value: ir.Value, row: int) -> ir.Value:
+    """Return a view with dimension `row` first and the partition, dimension 0, last."""
+    others = [i for i in range(1, len(_shape(value))) if i != row]
+    return builder.transpose(value, [row, *others, 0])
+
+
+def _stage(builder: KernelBuilder, buffer: ir.Value, row: int, chunk: Tile) -> ir.Value:
+    """Return a new buffer for the rows of a chunk: rows on the partitions, the buffer's partition innermost."""
+    shape = _shape(buffer)
+    others = [n for i, n in enumerate(shape) if i not in (0, row)]
+    return builder.alloc([chunk.size, *others, shape[0]], ir.MemRefType(buffer.type).element_type)
+
+
+def _transpose(
+    builder: KernelBuilder, stage: ir.Value, buffer: ir.Value, row: int, to_rows: bool
+) -> None:
+    """Move all planes between `stage` [rows, .., partition] and `buffer` [partition, .., rows, ..]."""
+    shape = _shape(stage)
+    others = shape[1:-1]
+    type_ = ir.MemRefType(stage.type).element_type
+    for place in builder.tiles_nd(others, [1] * len(others)):
+        starts: list[Offset | int] = [t.start for t in place]
+        middle = list(range(1, len(shape) - 1))
+        plane = builder.subview(
+            stage, [0, *starts, 0], [shape[0], *([1] * len(others)), shape[-1]], drop=middle
+        )
+        offsets, sizes = [0, *starts], [shape[-1], *([1] * len(others))]
+        offsets.insert(row, 0)
+        sizes.insert(row, shape[0])
+        drop = [i for i in range(1, len(sizes)) if i != row]
+        part = builder.subview(buffer, offsets, sizes, drop=drop)
+        source, target = (part, plane) if to_rows else (plane, part)
+        psum = builder.alloc(_shape(source)[::-1], type_, "psum")
+        builder.transpose_tile(source, psum)
+        builder.activate(psum, target)
+
+
+# --- DRAM to DRAM ----------------------------------------------------------------------------------------------------
+
+
+def copy_directly(builder: KernelBuilder, nest: LoopNest, source: Operand) -> bool:
+    """Copy `source` to the output by one transfer within DRAM, where both sides have long runs; else return False.
+
+    Loops of the nest are collapsed already.
+    """
+    destination = nest.outputs[0]
+    loops = [linear.single for linear in destination.index]
+    places = [source.dim_of(d) for d in loops if d is not None]
+    plain = all(d is not None for d in loops) and len(set(loops)) == len(loops)
+    moving = [i for i, linear in enumerate(source.index) if linear.dims]
+    if not plain or sorted(p for p in places if p is not None) != moving:
+        return False
+    if not _runs_are_long(nest, source, destination):
+        return False
+    view = source.value
+    if moving:
+        view = builder.transpose(view, [p for p in places if p is not None])
+        view = _with_unit_dims(builder, view, places)
+    elif len(loops) > 1:
+        view = builder.expand(view, [[1] * len(loops)])
+    builder.dma(view, destination.value, "copy")
+    return True
+
+
+def _with_unit_dims(
+    builder: KernelBuilder, view: ir.Value, places: Sequence[int | None]
+) -> ir.Value:
+    """Return `view` with a unit dimension wherever `places` has None."""
+    shapes: list[list[int]] = []
+    pending: list[int] = []
+    extents = iter(_shape(view))
+    for place in places:
+        if place is None:
+            pending.append(1)
+        else:
+            shapes.append([*pending, next(extents)])
+            pending = []
+    shapes[-1] += pending
+    return builder.expand(view, shapes)
+
+
+def _runs_are_long(nest: LoopNest, source: Operand, destination: Operand) -> bool:
+    """Whether both sides walk through neighbouring elements together for a while, or the copy is tiny."""
+    width = byte_width(destination.element_type)
+    if prod(nest.extents) * width <= DIRECT_RUN_BYTES:
+        return True
+    innermost = min(range(len(destination.index)), key=lambda i: destination.strides[i])
+    loop = destination.index[innermost].single
+    assert loop is not None
+    place = source.dim_of(loop)
+    return (
+        place is not None
+        and source.strides[place] == 1
+        and destination.strides[innermost] == 1
+        and nest.extents[loop] * width >= DIRECT_RUN_BYTES
+    )
+
+
+def fill(builder: KernelBuilder, destination: Operand, value: float | int) -> None:
+    """Set a DRAM view to a constant: one row is set on chip and sent out with repetition."""
+    shape = destination.shape
+    order = sorted(range(len(shape)), key=lambda i: -destination.strides[i])
+    view = builder.transpose(destination.value, order)
+    width = byte_width(destination.element_type)
+    extent = _shape(view)[-1]
+    row = min(extent, max(1, FILL_BYTES // width), builder.target.sbuf.bytes_per_partition // width)
+    buffer = builder.alloc([1, row], destination.element_type)
+    builder.memset(buffer, value)
+    main = extent // row * row
+    last = len(shape) - 1
+    for start, size, length in ((0, main, row), (main, extent - main, extent - main)):
+        if size == 0:
+            continue
+        part = _slice(builder, view, last, Tile(Offset(start), size))
+        shapes = [[n] for n in _shape(part)]
+        shapes[-1] = [size // length, length]
+        part = builder.expand(part, shapes)
+        source = builder.subview(buffer, [0, 0], [1, length])
+        builder.dma(
+            builder.expand(source, [[1] * (len(shape)), [length]]), part, destination.cause
+        )
+
+
+def copy_nest(
+    extents: Sequence[int], source: ir.Value, destination: ir.Value, causes: Sequence[str]
+) -> LoopNest:
+    """Return the nest of `destination[i..] = source[i..]`."""
+    loops = [d for d, extent in enumerate(extents) if extent > 1]
+    index = tuple(Linear(0, tuple(int(i == d) for i in loops)) for d in range(len(extents)))
+    return LoopNest(
+        tuple(extents[d] for d in loops),
+        len(loops),
+        {0: Operand(source, index, causes[0])},
+        (Operand(destination, index, causes[1]),),
+        {},
+    )

@@ -1,0 +1,576 @@
+"""What happens to one tile of an operation: which buffers it takes, which instructions fill them.
+
+A program is made once per nest, before tile sizes are known; `tiling` asks it what a tile costs, `vector` writes it into
+the loops. Loop 0 of the nest is the partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from polystage.dtypes import byte_width
+from polystage.errors import PassError
+from polystage.machine.target import Target
+from polystage.mlir import ir
+from polystage.passes.lower.generic_op import Linear
+from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.loop_nest import LoopNest, Operand
+from polystage.passes.lower.partition import can_transpose
+from polystage.passes.lower.scalar_code import (
+    Node,
+    ScalarBody,
+    body_function,
+    cone,
+    engine_of,
+    peel_affine,
+    substitute,
+)
+
+
+def tile_extent(linear: Linear, tiles: Sequence[int]) -> int:
+    """Return how many values an expression spans over a tile: `2 * h + kh` over 4 x 3 spans 9."""
+    return 1 + sum(
+        abs(c) * (t - 1) for c, t in zip(linear.coefficients, tiles, strict=True)
+    )
+
+
+def tile_base(linear: Linear, tiles: Sequence[int]) -> int:
+    """Return how far below its value at the tile's origin an expression reaches (0 or negative)."""
+    return sum(min(0, c * (t - 1)) for c, t in zip(linear.coefficients, tiles, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """An on-chip buffer of a tile: free dimension i holds the values of `index[i]` over the tile."""
+
+    type: ir.Type
+    index: tuple[Linear, ...]
+
+    @property
+    def dims(self) -> set[int]:
+        """The loops that a dimension depends on, the partition aside."""
+        return {d for linear in self.index for d in linear.dims}
+
+    def free_shape(self, tiles: Sequence[int]) -> list[int]:
+        """Return the extents behind the partition."""
+        return [tile_extent(linear, tiles) for linear in self.index]
+
+    def bytes(self, tiles: Sequence[int]) -> int:
+        """Return the bytes in each partition."""
+        return prod(self.free_shape(tiles)) * byte_width(self.type)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One or a few instructions per tile; `dims` are the loops that must be open around it."""
+
+    @property
+    def reads(self) -> tuple[Slot, ...]:
+        """The buffers read."""
+        return ()
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The buffers written."""
+        return ()
+
+    @property
+    def dims(self) -> set[int]:
+        """The loops that the step depends on."""
+        return {d for slot in (*self.reads, *self.writes) for d in slot.dims}
+
+    def renamed(self, old: Slot, new: Slot) -> Step:
+        """Return the step on another buffer."""
+
+        def swap(value: object) -> object:
+            if isinstance(value, tuple):
+                return tuple(new if v is old else v for v in value)
+            return new if value is old else value
+
+        return replace(self, **{k: swap(v) for k, v in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Load(Step):
+    """Bring the tile of an operand on chip, through the array where `staged` names the dimension to load by."""
+
+    operand: Operand
+    slot: Slot
+    staged: int | None = None
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The buffer."""
+        return (self.slot,)
+
+
+@dataclass(frozen=True)
+class Store(Step):
+    """Take the tile of an output to DRAM."""
+
+    slot: Slot
+    operand: Operand
+    staged: int | None = None
+
+    @property
+    def reads(self) -> tuple[Slot, ...]:
+        """The buffer."""
+        return (self.slot,)
+
+    @property
+    def dims(self) -> set[int]:
+        """All loops of the output."""
+        return self.operand.dims - {0} | self.slot.dims
+
+
+@dataclass(frozen=True)
+class Fill(Step):
+    """Set a buffer to a constant."""
+
+    slot: Slot
+    value: float | int
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The buffer."""
+        return (self.slot,)
+
+
+@dataclass(frozen=True)
+class Iota(Step):
+    """Write the values of a loop."""
+
+    slot: Slot
+    loop: int
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The buffer."""
+        return (self.slot,)
+
+
+@dataclass(frozen=True)
+class Activate(Step):
+    """target = function(scale * source + bias), element by element."""
+
+    source: Slot
+    target: Slot
+    function: str
+    scale: float = 1.0
+    bias: float = 0.0
+
+    @property
+    def reads(self) -> tuple[Slot, ...]:
+        """The source."""
+        return (self.source,)
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The target."""
+        return (self.target,)
+
+
+@dataclass(frozen=True)
+class Compute(Step):
+    """`npu.elementwise` or `npu.reduce` (`kind`) over the loops `box`."""
+
+    kind: str
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    function: str
+    engine: str
+    box: tuple[int, ...]
+
+    @property
+    def reads(self) -> tuple[Slot, ...]:
+        """The inputs; outputs are read too where the function does."""
+        return self.inputs
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The outputs."""
+        return self.outputs
+
+    @property
+    def dims(self) -> set[int]:
+        """The box."""
+        return set(self.box) | super().dims
+
+
+@dataclass(frozen=True)
+class Gather(Step):
+    """target = table[indices.., columns of the tile]: whole rows where the last loops are `columns`."""
+
+    table: ir.Value
+    indices: tuple[Slot, ...]
+    target: Slot
+    columns: tuple[Linear, ...]
+
+    @property
+    def reads(self) -> tuple[Slot, ...]:
+        """The indices."""
+        return self.indices
+
+    @property
+    def writes(self) -> tuple[Slot, ...]:
+        """The target."""
+        return (self.target,)
+
+
+@dataclass
+class TileProgram:
+    """`steps` in order, then `stores` where the reduction loops of the tile are closed again."""
+
+    nest: LoopNest
+    steps: list[Step] = field(default_factory=list)
+    stores: list[Step] = field(default_factory=list)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """All buffers, each once."""
+        every = (slot for step in (*self.steps, *self.stores) for slot in step.writes)
+        return list(dict.fromkeys(every))
+
+
+# --- from a body to steps --------------------------------------------------------------------------------------------
+
+
+def make_program(
+    builder: KernelBuilder, nest: LoopNest, body: ScalarBody, initial: Initial | None
+) -> TileProgram:
+    """Return the program of a nest.
+
+    exp(x - m) / s becomes: load x, m, s; elementwise x - m; activate exp; elementwise t / s; store.
+    """
+    planner = _Planner(builder, nest, _with_iotas(body, nest), initial)
+    if nest.reductions:
+        planner.reduce()
+    else:
+        planner.elementwise()
+    return planner.program
+
+
+def _with_iotas(body: ScalarBody, nest: LoopNest) -> ScalarBody:
+    """Return the body with `linalg.index` spelled as a sum of loops, each a coordinate that gpsimd writes."""
+    graph = body.graph
+
+    def replace_index(node: Node) -> Node | None:
+        if node.kind != "index":
+            return None
+        linear = nest.coordinates[node.number]
+        total: Node | None = None
+        for d in linear.dims:
+            term = graph.node("iota", node.type, number=d)
+            if linear.coefficients[d] != 1:
+                factor = graph.constant(linear.coefficients[d], node.type)
+                term = graph.arith("muli", term, factor)
+            total = term if total is None else graph.arith("addi", total, term)
+        constant = graph.constant(linear.constant, node.type)
+        if total is None:
+            return constant
+        return graph.arith("addi", total, constant) if linear.constant else total
+
+    return replace(body, results=tuple(substitute(graph, body.results, replace_index)))
+
+
+class _Planner:
+    def __init__(
+        self, builder: KernelBuilder, nest: LoopNest, body: ScalarBody, initial: Initial | None
+    ) -> None:
+        self.builder = builder
+        self.target: Target = builder.target
+        self.nest = nest
+        self.body = body
+        self.initial = initial
+        self.program = TileProgram(nest)
+        self.slots: dict[Node, Slot] = {}
+        self.depends: dict[Node, set[int]] = {}
+
+    # --- buffers -------------------------------------------------------------------------------------------------------
+
+    def loop(self, d: int) -> Linear:
+        return Linear(0, tuple(int(i == d) for i in range(len(self.nest.extents))))
+
+    def operand_slot(self, operand: Operand, type_: ir.Type) -> Slot:
+        """Return a buffer laid out as the operand lies in DRAM, the partition in front."""
+        partition = operand.dim_of(0)
+        order = [i for i in operand.memory_order() if i != partition]
+        return Slot(type_, tuple(operand.index[i] for i in order))
+
+    def loop_slot(self, type_: ir.Type, dims: set[int]) -> Slot:
+        return Slot(type_, tuple(self.loop(d) for d in sorted(dims - {0})))
+
+    def dims(self, node: Node) -> set[int]:
+        """Return the loops that a value depends on, the partition aside."""
+        if node not in self.depends:
+            match node.kind:
+                case "input":
+                    found = self.nest.inputs[node.number].dims
+                case "output":
+                    found = self.nest.outputs[node.number].dims
+                case "iota":
+                    found = {node.number}
+                case _:
+                    found = {d for o in node.operands for d in self.dims(o)}
+            self.depends[node] = found - {0}
+        return self.depends[node]
+
+    def slot(self, node: Node) -> Slot:
+        """Return the buffer that holds a value, adding the steps that fill it at first use."""
+        if node not in self.slots:
+            make = {
+                "input": self.load,
+                "output": self.previous,
+                "iota": self.iota,
+                "constant": self.fill,
+                "math": self.activate,
+                "load": self.gather,
+                "arith": self.compute,
+            }[node.kind]
+            self.slots[node] = make(node)
+        return self.slots[node]
+
+    def load(self, node: Node) -> Slot:
+        operand = self.nest.inputs[node.number]
+        slot = self.operand_slot(operand, operand.element_type)
+        self.program.steps.append(Load(operand, slot, self.staged(operand)))
+        return slot
+
+    def previous(self, node: Node) -> Slot:
+        """Return the buffer of an output with its present content."""
+        operand = self.nest.outputs[node.number]
+        slot = self.operand_slot(operand, node.type)
+        initial = self.initial
+        if node.number not in self.body.reads("output"):
+            initial = Initial(0)  # an instruction may look at it all the same
+        if initial is not None:
+            self.program.steps.append(Fill(slot, initial.value))
+            return slot
+        source = slot
+        if operand.element_type != node.type:
+            source = self.operand_slot(operand, operand.element_type)
+        self.program.steps.append(Load(operand, source, self.staged(operand)))
+        if source is not slot:
+            self.program.steps.append(Activate(source, slot, "identity"))
+        return slot
+
+    def staged(self, operand: Operand) -> int | None:
+        """Return the dimension by which tiles go through the array, or None where they need not."""
+        partition = operand.dim_of(0)
+        if partition is None or not can_transpose(
+            operand, partition, self.nest.extents[0], self.target
+        ):
+            return None
+        rows = [i for i, x in enumerate(operand.index) if i != partition and x.single is not None]
+        limit = self.target.tensor.rows
+        return max(rows, key=lambda i: (min(operand.shape[i], limit), operand.strides[i]))
+
+    def iota(self, node: Node) -> Slot:
+        slot = self.loop_slot(node.type, self.dims(node))
+        self.program.steps.append(Iota(slot, node.number))
+        return slot
+
+    def fill(self, node: Node) -> Slot:
+        slot = self.loop_slot(node.type, set())
+        assert node.constant is not None
+        self.program.steps.append(Fill(slot, node.constant))
+        return slot
+
+    def activate(self, node: Node, target: Slot | None = None) -> Slot:
+        affine = peel_affine(node.operands[0])
+        source = self.slot(affine.source)
+        target = target or Slot(node.type, source.index)
+        self.program.steps.append(
+            Activate(source, target, node.name, affine.scale, affine.bias)
+        )
+        return target
+
+    def compute(self, node: Node) -> Slot:
+        target = self.loop_slot(node.type, self.dims(node))
+        self.elementwise_step([node], [target])
+        return target
+
+    def gather(self, node: Node) -> Slot:
+        columns = self.columns(node)
+        rows = node.operands[: len(node.operands) - len(columns)]
+        dims = {d for row in rows for d in self.dims(row)}
+        indices = []
+        for row in rows:
+            lead = self.loop_slot(row.type, dims)
+            source = self.slot(row)
+            if source.index != lead.index:
+                self.elementwise_step([row], [lead])
+                source = lead
+            indices.append(source)
+        target = Slot(node.type, (*self.loop_slot(node.type, dims).index, *columns))
+        table = self.builder.arguments[self.first_table + node.number]
+        self.program.steps.append(Gather(table, tuple(indices), target, tuple(columns)))
+        return target
+
+    @property
+    def first_table(self) -> int:
+        return len(self.builder.arguments) - len(self.body.tables)
+
+    def columns(self, node: Node) -> list[Linear]:
+        """Return the loops of the trailing indices that simply count: what a row of the table holds."""
+        found: list[Linear] = []
+        for i in range(len(node.operands) - 1, 0, -1):
+            operand = node.operands[i]
+            others = [o for j, o in enumerate(node.operands) if j != i]
+            if operand.kind != "iota" or operand.number == 0:
+                break
+            if any(operand.number in self.dims(o) for o in others):
+                break
+            found.insert(0, self.loop(operand.number))
+        return found
+
+    # --- instructions --------------------------------------------------------------------------------------------------
+
+    def elementwise_step(self, results: Sequence[Node], targets: Sequence[Slot]) -> None:
+        """Compute `results` into `targets` with one instruction."""
+        leaves, nodes = cone(results)
+        inputs = [n for n in leaves if n.kind != "output" or n in self.slots]
+        sources = tuple(self.slot(n) for n in inputs)
+        graph = self.body.graph
+        present = [
+            graph.node("output", result.type, "present", number=-1 - j)
+            for j, result in enumerate(results)
+        ]
+        name = body_function(self.builder, [*inputs, *present], results)
+        dims = {d for slot in (*sources, *targets) for d in slot.dims}
+        self.program.steps.append(
+            Compute(
+                "elementwise", sources, tuple(targets), name, engine_of(nodes), tuple(sorted(dims))
+            )
+        )
+
+    def elementwise(self) -> None:
+        """Plan an operation without reduction."""
+        for leaf in self.body.walk():
+            if leaf.kind == "output":
+                self.slot(leaf)
+        together: list[int] = []
+        for j, result in enumerate(self.body.results):
+            if not self.direct(j, result):
+                together.append(j)
+        if together:
+            outputs = [self.nest.outputs[j] for j in together]
+            slots = [self.operand_slot(o, o.element_type) for o in outputs]
+            self.elementwise_step([self.body.results[j] for j in together], slots)
+            for output, slot in zip(outputs, slots, strict=True):
+                self.store(slot, output)
+
+    def direct(self, j: int, result: Node) -> bool:
+        """Plan output j without arithmetic of its own, where its value is a constant, an operand or a function's result."""
+        output = self.nest.outputs[j]
+        target = self.operand_slot(output, output.element_type)
+        if result.kind == "constant":
+            assert result.constant is not None
+            self.program.steps.append(Fill(target, result.constant))
+        elif result.kind == "math" and self.is_last_use(result):
+            source = self.slot(peel_affine(result.operands[0]).source)
+            if source.index != target.index:
+                return False
+            self.activate(result, target)
+        elif result.kind in ("input", "load", "math") and result.type == output.element_type:
+            target = self.slot(result)
+            if not self.storable(target, output):
+                return False
+        else:
+            return False
+        self.store(target, output)
+        return True
+
+    def is_last_use(self, node: Node) -> bool:
+        uses = sum(o is node for n in self.body.walk() for o in n.operands)
+        return uses == 0 and sum(r is node for r in self.body.results) == 1
+
+    def storable(self, slot: Slot, output: Operand) -> bool:
+        """Whether a buffer holds exactly the output's tile, in an order that leaves in long runs."""
+        order = [i for i in output.memory_order() if i != output.dim_of(0)]
+        wanted = [output.index[i] for i in order]
+        if sorted(wanted, key=str) != sorted(slot.index, key=str):
+            return False
+        plain = all(linear.single is not None for linear in wanted)
+        return plain and (
+            self.staged(output) is not None or not wanted or wanted[-1] == slot.index[-1]
+        )
+
+    def store(self, slot: Slot, output: Operand) -> None:
+        self.program.stores.append(Store(slot, output, self.staged(output)))
+
+    def reduce(self) -> None:
+        """Plan a reduction: accumulators first, then what the body needs of the inputs, then the fold."""
+        outputs = self.nest.outputs
+        for node in self.body.walk():
+            if node.kind in ("math", "load") and "output" in {
+                leaf.kind for leaf in self.body.walk([node])
+            }:
+                raise PassError(
+                    f"a reduction applies '{node.name or 'memref.load'}' to what it has accumulated",
+                    help="split it: reduce with arith operations only",
+                )
+        present = self.accumulators()
+        accumulators = [self.slot(node) for node in present]
+        leaves, nodes = cone(self.body.results)
+        inputs = [n for n in leaves if n.kind != "output"]
+        sources = tuple(self.slot(n) for n in inputs)
+        name = body_function(self.builder, [*inputs, *present], self.body.results)
+        box = tuple(range(1, len(self.nest.extents)))
+        self.program.steps.append(
+            Compute("reduce", sources, tuple(accumulators), name, engine_of(nodes), box)
+        )
+        for slot, output in zip(accumulators, outputs, strict=True):
+            source = slot
+            if slot.type != output.element_type:
+                source = self.operand_slot(output, output.element_type)
+                self.program.stores.append(Activate(slot, source, "identity"))
+            self.store(source, output)
+
+    def accumulators(self) -> list[Node]:
+        """Return one `output` node per output, also where the body does not read it."""
+        read = {n.number: n for n in self.body.walk() if n.kind == "output"}
+        graph = self.body.graph
+        return [
+            read.get(j) or graph.node("output", result.type, number=j)
+            for j, result in enumerate(self.body.results)
+        ]
+
+
+# --- fewer buffers ---------------------------------------------------------------------------------------------------
+
+
+def reuse_buffers(program: TileProgram) -> None:
+    """Let an instruction write over an input that nothing needs afterwards and that is laid out the same.
+
+    relu(x) -> x instead of relu(x) -> y.
+    """
+    for i in range(len(program.steps)):
+        step = program.steps[i]
+        if not isinstance(step, Activate | Compute):
+            continue
+        if isinstance(step, Compute) and step.kind == "reduce":
+            continue
+        for new in step.writes:
+            old = _reusable(program, i, new)
+            if old is not None:
+                program.steps[i:] = [s.renamed(new, old) for s in program.steps[i:]]
+                program.stores = [s.renamed(new, old) for s in program.stores]
+
+
+def _reusable(program: TileProgram, position: int, new: Slot) -> Slot | None:
+    step = program.steps[position]
+    later = [*program.steps[position + 1 :], *program.stores]
+    if any(new in (*s.reads, *s.writes) for s in program.steps[:position]):
+        return None
+    for old in step.reads:
+        same = old.type == new.type and old.index == new.index and old not in step.writes
+        # a buffer of fewer loops would be filled again only when an outer loop moves on
+        covers = old.dims == step.dims
+        needed = any(old in (*s.reads, *s.writes) for s in later)
+        if same and covers and not needed:
+            return old
+    return None

@@ -1,0 +1,222 @@
+"""Lowering of every linalg.generic that is not a contraction: vector, scalar and gpsimd engines, tile by tile.
+
+    linalg.generic relu(x) -> y                   kernel(x, y):
+                                                    x', y' = views of x, y as [121, 1600]
+                                                    for every tile of the 1600 that fits on chip:
+                                                      buffer = alloc [121, tile]
+                                                      dma x'[:, tile] -> buffer
+                                                      elementwise @relu buffer -> buffer
+                                                      dma buffer -> y'[:, tile]
+
+The steps: read the body into a graph (`scalar_code`), bring the loops into shape (`loop_nest`, `partition`), plan the
+instructions of a tile (`tile_program`), choose the tile (`tiling`), write the loops (here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from polystage.mlir import ir
+from polystage.passes.lower import data_movement
+from polystage.passes.lower.generic_op import GenericOp, Linear
+from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.loop_nest import LoopNest, expand_scalar
+from polystage.passes.lower.partition import pieces
+from polystage.passes.lower.scalar_code import (
+    Graph,
+    ScalarBody,
+    read_body,
+    widen_accumulators,
+)
+from polystage.passes.lower.tile_program import (
+    Activate,
+    Compute,
+    Fill,
+    Gather,
+    Iota,
+    Load,
+    Slot,
+    Step,
+    Store,
+    TileProgram,
+    make_program,
+    reuse_buffers,
+    tile_base,
+)
+from polystage.passes.lower.tiling import choose_tiles
+
+
+def lower_generic(
+    builder: KernelBuilder,
+    generic: GenericOp,
+    causes: Sequence[str],
+    initial: Initial | None = None,
+) -> None:
+    """Write the kernel of a linalg.generic on memrefs.
+
+    `builder.arguments` are the operands of the operation in order, then the memrefs that its body captures, in order of
+    first use. `causes[i]` says why the bytes of operand i move. With `initial`, the outputs hold
+    that constant and are not loaded.
+
+    Raises:
+        PassError: the body holds an operation that no engine executes, or the smallest tile does not fit on chip.
+    """
+    generic = GenericOp.from_op(generic.body.owner)  # unit loops count for linalg.index
+    body = read_body(generic, builder.module.context)
+    if any(d in generic.reductions and n != 1 for d, n in enumerate(generic.extents)):
+        body = widen_accumulators(body)
+    nest = LoopNest.from_generic(builder, generic, body, causes).collapsed(builder)
+    _lower_nest(builder, nest, body, initial)
+
+
+def lower_copy(builder: KernelBuilder, causes: Sequence[str]) -> None:
+    """Write the kernel of `memref.copy`, from argument 0 to argument 1.
+
+    `causes` matter where the copy has to go through sbuf; a transfer within DRAM has cause `copy`.
+    """
+    source, destination = builder.arguments[:2]
+    type_ = ir.MemRefType(source.type)
+    if type_.rank == 0:
+        source, destination = expand_scalar(builder, source), expand_scalar(builder, destination)
+    graph = Graph(builder.module.context)
+    body = ScalarBody(graph, (graph.node("input", type_.element_type),), ())
+    extents = list(ir.MemRefType(source.type).shape)
+    nest = data_movement.copy_nest(extents, source, destination, causes)
+    _lower_nest(builder, nest.collapsed(builder), body, None)
+
+
+def _lower_nest(
+    builder: KernelBuilder, nest: LoopNest, body: ScalarBody, initial: Initial | None
+) -> None:
+    if len(body.results) == 1 and not nest.reductions:
+        result, output = body.results[0], nest.outputs[0]
+        if result.constant is not None and len(output.dims) == len(nest.extents):
+            data_movement.fill(builder, output, result.constant)
+            return
+        is_copy = result.kind == "input" and result.type == output.element_type
+        source = nest.inputs[result.number] if is_copy else None
+        if source is not None and data_movement.copy_directly(builder, nest, source):
+            return
+    for piece in pieces(builder, nest, _row_loops(nest, body)):
+        program = make_program(builder, piece, body, initial)
+        reuse_buffers(program)
+        _Writer(builder, program).write()
+
+
+def _row_loops(nest: LoopNest, body: ScalarBody) -> set[int]:
+    """Return the loops that count the trailing indices of table look-ups: they stay whole rows of the table."""
+    loops: set[int] = set()
+    for node in body.walk():
+        if node.kind == "load":
+            for index in node.operands[1:]:
+                if index.kind == "index":
+                    loops |= set(nest.coordinates[index.number].dims)
+    return loops
+
+
+class _Writer:
+    """Writes a tile program into its loops.
+
+    A step stands in the outermost loop body in which everything it depends on is known: a bias is loaded once per
+    channel tile, not once per pixel tile.
+    """
+
+    def __init__(self, builder: KernelBuilder, program: TileProgram) -> None:
+        self.builder = builder
+        self.program = program
+        self.nest = program.nest
+        self.tiles = choose_tiles(program, builder.target)
+        self.looped = [
+            d for d in range(1, len(self.tiles)) if self.tiles[d] < self.nest.extents[d]
+        ]
+        self.parallel_depth = sum(d < self.nest.n_parallel for d in self.looped)
+
+    def write(self) -> None:
+        """Append the loops and instructions to the kernel."""
+        whole = {d: Tile(Offset(), n) for d, n in enumerate(self.nest.extents)}
+        self._write_level(0, {}, whole)
+
+    def _depth(self, step: Step) -> int:
+        return max((self.looped.index(d) + 1 for d in step.dims if d in self.looped), default=0)
+
+    def _write_level(
+        self, depth: int, buffers: dict[Slot, ir.Value], position: dict[int, Tile]
+    ) -> None:
+        for step in self.program.steps:
+            if self._depth(step) == depth:
+                self._write_step(step, buffers, position)
+        if depth < len(self.looped):
+            d = self.looped[depth]
+            for tile in self.builder.tiles(self.nest.extents[d], self.tiles[d]):
+                self._write_level(depth + 1, dict(buffers), {**position, d: tile})
+        if depth == self.parallel_depth:
+            for step in self.program.stores:
+                self._write_step(step, buffers, position)
+
+    def _write_step(
+        self, step: Step, buffers: dict[Slot, ir.Value], position: dict[int, Tile]
+    ) -> None:
+        builder = self.builder
+        tiles = [position[d].size for d in range(len(position))]
+        for slot in step.writes:
+            if slot not in buffers:
+                buffers[slot] = builder.alloc([tiles[0], *slot.free_shape(tiles)], slot.type)
+        match step:
+            case Load(operand, slot, staged):
+                data_movement.load(builder, operand, slot, buffers[slot], position, staged)
+            case Store(slot, operand, staged):
+                data_movement.store(builder, slot, buffers[slot], operand, position, staged)
+            case Fill(slot, value):
+                builder.memset(buffers[slot], value)
+            case Iota(slot, loop):
+                builder.iota(buffers[slot], position[loop].start, int(loop != 0))
+            case Activate(source, target, function, scale, bias):
+                builder.activate(buffers[source], buffers[target], function, scale, bias)
+            case Gather(_, indices, target, _):
+                table = self._table_window(step, position)
+                builder.gather(table, buffers[target], [buffers[i] for i in indices])
+            case Compute():
+                self._write_compute(step, buffers, tiles)
+
+    def _write_compute(
+        self, step: Compute, buffers: dict[Slot, ir.Value], tiles: Sequence[int]
+    ) -> None:
+        box = [d for d in step.box if tiles[d] > 1]
+        slots = (*step.inputs, *step.outputs)
+        self.builder.compute(
+            step.kind,
+            [buffers[s] for s in step.inputs],
+            [buffers[s] for s in step.outputs],
+            step.function,
+            [tiles[0], *(tiles[d] for d in box)],
+            [self._map(slot, box, tiles) for slot in slots],
+            step.engine,
+        )
+
+    def _map(self, slot: Slot, box: Sequence[int], tiles: Sequence[int]) -> ir.AffineMap:
+        """Return where a buffer is accessed, as a map from (partition, box)."""
+        with self.builder.module.context:
+            results = [ir.AffineExpr.get_dim(0)]
+            for linear in slot.index:
+                total = ir.AffineExpr.get_constant(-tile_base(linear, tiles))
+                for i, d in enumerate(box):
+                    total = total + ir.AffineExpr.get_dim(i + 1) * linear.coefficients[d]
+                results.append(total)
+            return ir.AffineMap.get(len(box) + 1, 0, results)
+
+    def _table_window(self, step: Gather, position: dict[int, Tile]) -> ir.Value:
+        """Return the table cut to the columns of the tile."""
+        shape = list(ir.MemRefType(step.table.type).shape)
+        first = len(shape) - len(step.columns)
+        offsets: list[Offset | int] = [0] * first
+        sizes = shape[:first]
+        for linear in step.columns:
+            assert linear.single is not None
+            tile = position[linear.single]
+            offsets.append(tile.start)
+            sizes.append(tile.size)
+        return self.builder.subview(step.table, offsets, sizes)
+
+
+__all__ = ["Initial", "Linear", "lower_copy", "lower_generic"]
