@@ -51,8 +51,8 @@ class _Step:
 class Combiner:
     """How one result folds into its accumulator: `acc' = kind(acc, term)`.
 
-        `kind` is one of add, mul, and, or, xor, max, min (NaN wins), maxnum, minnum (NaN loses), umax,
-    umin (unsigned). `ordered_nan` says that what happens to NaN depends on the order, so that
+    `kind` is one of add, mul, and, or, xor, max, min (NaN wins), maxnum, minnum (NaN loses),
+    umax, umin (unsigned). `ordered_nan` says that what happens to NaN depends on the order, so that
     folding in another order is wrong if a NaN turns up. `term` and `factors`
     number values of the body; `factors` are the two sides where term = left * right.
     """
