@@ -10,7 +10,6 @@ import numpy as np
 
 from polystage.errors import PolystageError
 from polystage.frontends import ImportedModel, load
-from polystage.machine import Target, parse_settings
 from polystage.mlir import ir
 from polystage.pipeline import compile_module, default_dtype
 from polystage.report.check import Check, compare, tolerance
@@ -34,10 +33,6 @@ class CompilerOptions:
         """Return the arithmetic: the one asked for, or what the target does best."""
         return self.dtype or default_dtype(self.target, self.settings)
 
-    def resolved_target(self) -> Target:
-        """Return the machine, or raise TargetError."""
-        return Target.load(self.target, parse_settings(tuple(self.settings)))
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -53,7 +48,6 @@ class Run:
     """A finished run."""
 
     model: ImportedModel
-    target: Target
     dtype: str
     result: Result
     check: Check | None
@@ -65,9 +59,7 @@ class Run:
 
     def document(self) -> dict[str, Any]:
         """Return the report as the JSON document of the command line."""
-        return document(
-            self.model.name, self.target, self.dtype, self.result, self.check, self.phases
-        )
+        return document(self.model.name, self.dtype, self.result, self.check, self.phases)
 
     def json(self) -> str:
         """Return the report as text."""
@@ -113,7 +105,6 @@ def load_model(path: str, bindings: Sequence[str], phases: Phases) -> ImportedMo
 
 def compile_model(model: ImportedModel, options: CompilerOptions, phases: Phases) -> ir.Module:
     """Return the npu program of a model."""
-    options.resolved_target()
     with phases.phase("compile"):
         return compile_module(
             model.module,
@@ -133,7 +124,7 @@ def run_model(
     Raises: PolystageError; a failed check is not one.
     """
     phases = Phases()
-    target, dtype = compiler.resolved_target(), compiler.resolved_dtype()
+    dtype = compiler.resolved_dtype()
     model = load_model(path, bindings, phases)
     program = compile_model(model, compiler, phases)
     inputs = (
@@ -142,11 +133,16 @@ def run_model(
         else random_inputs(model.inputs, options.seed)
     )
     with phases.phase("simulate"):
-        result = simulate(program, inputs, timing_only=options.timing_only)
+        result = simulate(
+            program,
+            inputs,
+            timing_only=options.timing_only,
+            progress=lambda done, total, layer: phases.detail(f"simulate {done}/{total}: {layer}"),
+        )
     check = None
     if not options.timing_only:
         with phases.phase("reference"):
             expected = model.run_reference(inputs)
         allowed = tolerance(dtype, len(result.layers))
         check = compare(result.outputs, expected, model.reference, allowed)
-    return Run(model, target, dtype, result, check, phases.seconds)
+    return Run(model, dtype, result, check, phases.seconds)
