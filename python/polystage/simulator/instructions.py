@@ -117,6 +117,7 @@ class Instruction:
         self.ports: tuple[Port, ...] = machine.ports_of(engine.name, memories)
 
     def __call__(self, frame: Frame) -> None:
+        """Execute the instruction once."""
         values = frame.values
         reads = [(a.buffer, a.region(values)) for a in self.reads]
         writes = [(a.buffer, a.region(values)) for a in self.writes]
@@ -191,6 +192,7 @@ class Matmul(Instruction):
         self.multiply = numerics
 
     def __call__(self, frame: Frame) -> None:
+        """Execute the instruction once."""
         values = frame.values
         accumulate = bool(self.accumulate(values))
         stationary = (self.reads[0].buffer, self.reads[0].region(values))
@@ -217,6 +219,7 @@ class TensorInstruction(Instruction):
     by_array = True
 
     def __call__(self, frame: Frame) -> None:
+        """Execute the instruction once."""
         self.machine.stationary = None
         super().__call__(frame)
 
@@ -245,6 +248,7 @@ class Dma:
         self.numerics = numerics
 
     def __call__(self, frame: Frame) -> None:
+        """Execute the instruction once."""
         source, read = self.source.locate(frame)
         destination, written = self.destination.locate(frame)
         queue = self.queue
@@ -299,6 +303,7 @@ class Gather:
         self.ports = machine.ports_of("gpsimd", {"sbuf"})
 
     def __call__(self, frame: Frame) -> None:
+        """Execute the instruction once."""
         table, rows = self.table.locate(frame)
         target, written = self.destination.locate(frame)
         indices = [a.locate(frame) for a in self.indices]
