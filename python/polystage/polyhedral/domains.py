@@ -23,6 +23,8 @@ class Scope:
     ranges: tuple[Range, ...] = ()
     position: tuple[int, ...] = ()
     """The place in the blocks outside of the innermost loop; see `Statement.position`."""
+    indices: tuple[ir.AffineExpr, ...] = ()
+    """The index of each loop, in symbols."""
 
     @property
     def depth(self) -> int:

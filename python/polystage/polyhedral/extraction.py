@@ -56,21 +56,53 @@ class Extraction:
     statements: tuple[Statement, ...]
 
 
-def extract(function: Any, originals: Sequence[ir.Operation] | None = None) -> Extraction:
-    """Read one function. `originals` are the structured ops, in walk order, to point back to."""
-    reader = _Reader(function, originals)
+def extract(function: Any, original: Any = None) -> Extraction:
+    """Read one function; where it is a generalised clone, point back to the ops of `original`."""
+    reader = _Reader(function)
     reader.read()
-    arrays = {a.name: a for a in reader.arrays.values()}
-    return Extraction(function.name.value, arrays, tuple(reader.statements))
+    arrays, statements = dict(reader.arrays), tuple(reader.statements)
+    if original is not None:
+        back = _Originals(function, original)
+        arrays = {name: back.array(array) for name, array in arrays.items()}
+        statements = tuple(back.statement(statement) for statement in statements)
+    return Extraction(function.name.value, arrays, statements)
 
 
-def structured_ops(op: Any) -> Iterator[ir.Operation]:
-    """Yield the linalg ops below `op` in walk order, none of those inside of others."""
+class _Originals:
+    """Turns what points into a clone, in which named linalg ops were generalised, back."""
+
+    def __init__(self, clone: Any, original: Any) -> None:
+        pairs = zip(outer_ops(clone), outer_ops(original), strict=True)
+        self._ops = dict(pairs)
+        self._arguments = list(original.regions[0].blocks[0].arguments)
+
+    def array(self, array: Array) -> Array:
+        value = array.value
+        if value is None:
+            return array
+        op = defining_op(value)
+        if op is None:
+            return replace(array, value=self._arguments[ir.BlockArgument(value).arg_number])
+        return replace(array, value=self._ops[op].results[0])
+
+    def statement(self, statement: Statement) -> Statement:
+        return replace(
+            statement,
+            op=self._ops[statement.op],
+            reads=tuple(map(self._access, statement.reads)),
+            writes=tuple(map(self._access, statement.writes)),
+        )
+
+    def _access(self, access: Access) -> Access:
+        return replace(access, op=self._ops.get(access.op, access.op))
+
+
+def outer_ops(op: Any) -> Iterator[ir.Operation]:
+    """Yield the ops below `op` in walk order, none of those inside of linalg ops."""
     for inner in _children(op):
-        if inner.name.startswith("linalg."):
-            yield inner
-        else:
-            yield from structured_ops(inner)
+        yield inner
+        if not inner.name.startswith("linalg."):
+            yield from outer_ops(inner)
 
 
 def _children(op: Any) -> Iterator[ir.Operation]:
@@ -87,9 +119,8 @@ def _is_memref(value: ir.Value) -> bool:
 class _Reader:
     """Walks one function in program order."""
 
-    def __init__(self, function: Any, originals: Sequence[ir.Operation] | None) -> None:
+    def __init__(self, function: Any) -> None:
         self.function = function
-        self.originals = iter(originals) if originals is not None else None
         self.arrays: dict[str, Array] = {}
         self.statements: list[Statement] = []
         self._names = Names()
@@ -313,7 +344,8 @@ class _Reader:
         self._indices[block.arguments[0]] = index
         inner = scope.enter(lower, upper, step, ends)
         self._place = 0
-        self._read_block(block, replace(inner, position=(*scope.position, place)))
+        inner = replace(inner, position=(*scope.position, place), indices=(*scope.indices, index))
+        self._read_block(block, inner)
         self._place = place
 
     def _read_affine_if(self, op: Any) -> None:
@@ -405,14 +437,12 @@ class _Reader:
 
     def _add_temporary(self, op: Any) -> tuple[View, tuple[ir.AffineExpr, ...]]:
         """Add an array with one element for every instance of the enclosing loops."""
-        known = [ends for ends in self._scope.ranges if ends]
-        shape = tuple(high - low + 1 for low, high in known)
-        indices = tuple(
-            ir.AffineExpr.get_symbol(level) - ends[0]
-            for level, ends in enumerate(self._scope.ranges)
-            if ends
-        )
+        known = [(level, ends) for level, ends in enumerate(self._scope.ranges) if ends]
+        shape = tuple(high - low + 1 for _, (low, high) in known)
+        indices = tuple(ir.AffineExpr.get_symbol(level) - low for level, (low, _) in known)
         element = op.results[0].type
+        if not shape:
+            shape, indices = (1,), (ir.AffineConstantExpr.get(0),)
         name = self._names.unique("value")
         self.arrays[name] = Array(
             name, shape, str(element), Role.INTERMEDIATE, _byte_width(element), False, None
@@ -513,17 +543,16 @@ class _Reader:
             writes=self._accesses(name, body.writes, writes, domain, key, dims),
             position=(*scope.position, self._place),
             iterators=all_iterators,
-            op=self._original(op),
+            op=op,
             reason=body.reason or next((t.why for t in (*body.reads, *body.writes) if t.why), ""),
             location=layer,
+            loop_indices=self._loop_indices(scope),
         )
         self.statements.append(statement)
 
-    def _original(self, op: Any) -> ir.Operation:
-        """Return the operation of the module as given, where `op` is its generalised clone."""
-        if self.originals is None or not op.name.startswith("linalg."):
-            return op
-        return next(self.originals)
+    def _loop_indices(self, scope: Scope) -> tuple[ir.AffineExpr, ...]:
+        dims = [ir.AffineExpr.get_dim(level) for level in range(scope.depth)]
+        return tuple(substitute(e, [], dims, scope.ranges) for e in scope.indices)
 
     def _exprs(
         self, touch: "_Touch", own: int, extents: Sequence[int]

@@ -105,6 +105,8 @@ class Statement:
     """Why the statement is opaque or a gather."""
     location: str = ""
     """The name of the model's layer that it comes from, where known."""
+    loop_indices: tuple[ir.AffineExpr, ...] = field(default=(), repr=False)
+    """The index of each enclosing loop: its dim, or `lower + step * dim` of a loop with a step."""
 
     @property
     def depth(self) -> int:

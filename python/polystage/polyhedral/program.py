@@ -7,8 +7,10 @@ from typing import Any
 from polystage.errors import PolystageError
 from polystage.mlir import ir, passmanager
 from polystage.polyhedral.dependences import Dependences, compute_dependences
-from polystage.polyhedral.extraction import extract, structured_ops
+from polystage.polyhedral.extraction import extract, outer_ops
 from polystage.polyhedral.model import Array, Role, Statement
+
+_GENERALIZE = "builtin.module(func.func(linalg-generalize-named-ops))"
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,15 @@ class TensorProgram:
         Raises: PolystageError where there is no such function, or an array has a dynamic shape.
         """
         found = _find_function(module, function)
-        names = {op.name for op in structured_ops(found)}
+        names = {op.name for op in outer_ops(found) if op.name.startswith("linalg.")}
         with module.context:
             if names <= {"linalg.generic"}:
                 result = extract(found)
-                return cls(result.name, result.arrays, result.statements, module)
-            originals = list(structured_ops(found))
-            clone = module.operation.clone()
-            pipeline = "builtin.module(func.func(linalg-generalize-named-ops))"
-            passmanager.PassManager.parse(pipeline).run(clone.operation)
-            generic = _find_function(clone, found.name.value)
-            same = len(list(structured_ops(generic))) == len(originals)
-            result = extract(generic, originals if same else None)
-            return cls(result.name, result.arrays, result.statements, clone)
+            else:
+                clone = module.operation.clone()
+                passmanager.PassManager.parse(_GENERALIZE).run(clone.operation)
+                result = extract(_find_function(clone, found.name.value), found)
+        return cls(result.name, result.arrays, result.statements, module)
 
     @cached_property
     def _by_name(self) -> dict[str, Statement]:
