@@ -1,7 +1,6 @@
 import ml_dtypes
 import numpy as np
 import pytest
-
 from polystage import dtypes
 from polystage.errors import PolystageError
 from polystage.mlir import ir
