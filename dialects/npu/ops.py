@@ -142,7 +142,41 @@ class TransposeOp(NpuOp, name="transpose"):
     TARGET_RULES = (rules.transpose_fits, rules.partition_start_is_legal, rules.pattern_fits)
 
 
-class ElementwiseOp(NpuOp, name="elementwise"):
+class BoxOp(NpuOp):
+    """What `npu.elementwise` and `npu.reduce` share: inputs, then outputs, over an iteration box.
+
+    IRDL binds a variadic operand to one type, but these differ in type; so there is one optional
+    operand for each, filled from the front. The function tells how many are outputs.
+    """
+
+    operand0: MemRef | None
+    operand1: MemRef | None
+    operand2: MemRef | None
+    operand3: MemRef | None
+    operand4: MemRef | None
+    operand5: MemRef | None
+    operand6: MemRef | None
+    operand7: MemRef | None
+    operand8: MemRef | None
+    operand9: MemRef | None
+    operand10: MemRef | None
+    operand11: MemRef | None
+    function: ir.FlatSymbolRefAttr
+    engine: EngineAttr
+    sizes: Any  # DenseI64ArrayAttr, which IRDL has no name for
+    indexing_maps: ir.ArrayAttr
+
+    MAX_OPERANDS = 12
+    RULES = (
+        rules.engine_is_known,
+        rules.operands_in({-1: ("sbuf", "psum")}),
+        rules.linear_maps,
+        rules.partition_comes_first,
+    )
+    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+
+
+class ElementwiseOp(BoxOp, name="elementwise"):
     """Apply a scalar function to every point of an iteration box, all dimensions parallel.
 
     `function` names a private function of arith operations: one argument per input, then one per
@@ -154,23 +188,8 @@ class ElementwiseOp(NpuOp, name="elementwise"):
     Cost: per operation of the body N elements per partition, 2N where it reads two tensors.
     """
 
-    inputs: Sequence[MemRef]
-    outputs: Sequence[MemRef]
-    function: ir.FlatSymbolRefAttr
-    engine: EngineAttr
-    sizes: Any  # DenseI64ArrayAttr, which IRDL has no name for
-    indexing_maps: ir.ArrayAttr
 
-    RULES = (
-        rules.engine_is_known,
-        rules.operands_in({-1: ("sbuf", "psum")}),
-        rules.linear_maps,
-        rules.partition_comes_first,
-    )
-    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
-
-
-class ReduceOp(NpuOp, name="reduce"):
+class ReduceOp(BoxOp, name="reduce"):
     """Fold a scalar function over the dimensions of the box that no output map mentions.
 
     `out = function(inputs.., out)`, starting with the value present in the output. The partition
@@ -178,16 +197,6 @@ class ReduceOp(NpuOp, name="reduce"):
 
     Cost: as `npu.elementwise` over the whole box.
     """
-
-    inputs: Sequence[MemRef]
-    outputs: Sequence[MemRef]
-    function: ir.FlatSymbolRefAttr
-    engine: EngineAttr
-    sizes: Any  # DenseI64ArrayAttr, which IRDL has no name for
-    indexing_maps: ir.ArrayAttr
-
-    RULES = ElementwiseOp.RULES
-    TARGET_RULES = ElementwiseOp.TARGET_RULES
 
 
 class ActivateOp(NpuOp, name="activate"):

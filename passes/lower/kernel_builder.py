@@ -381,10 +381,12 @@ class KernelBuilder:
         """Emit `npu.elementwise` or `npu.reduce` (`kind`) with the scalar function named
         `function`."""
         make = {"elementwise": npu.ops.ElementwiseOp, "reduce": npu.ops.ReduceOp}[kind]
+        operands = [*inputs, *outputs]
+        missing = [None] * (make.MAX_OPERANDS - len(operands))
         with self.insertion_point, self._location():
             make(
-                list(inputs),
-                list(outputs),
+                *operands,
+                *missing,
                 ir.FlatSymbolRefAttr.get(function),
                 npu.engine_attr(engine),
                 ir.DenseI64ArrayAttr.get(list(sizes)),

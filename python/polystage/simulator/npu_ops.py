@@ -262,16 +262,16 @@ def _box(
     sizes = tuple(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
     maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
     views = [decoder.view(v) for v in op.operands]
-    n_ins = next(iter(ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"])))
     accesses = [
         chip(decoder, op, view, _walk(op, view, map_, sizes))
         for view, map_ in zip(views, maps, strict=True)
     ]
     name = ir.FlatSymbolRefAttr(op.attributes["function"]).value
     body = decoder.program.body(name, op)
-    if len(body.argument_dtypes) != len(views) or len(body.result_dtypes) != len(views) - n_ins:
+    n_ins = len(views) - len(body.result_dtypes)
+    if len(body.argument_dtypes) != len(views) or n_ins < 0 or n_ins == len(views):
         raise SimulationError(
-            f"'{op.name}' has {n_ins} inputs and {len(views) - n_ins} outputs, but @{name} takes "
+            f"'{op.name}' has {len(views)} operands, but @{name} takes "
             f"{len(body.argument_dtypes)} values and returns {len(body.result_dtypes)}",
             help="a scalar function takes one value per operand and returns one per output",
             op=op,

@@ -24,7 +24,7 @@ def pages(root: Path) -> dict[Path, str]:
 def dialect_page() -> str:
     """Return the reference of the npu dialect: meaning, fields and legality of every operation."""
     classes = [c for c in vars(ops).values() if inspect.isclass(c) and issubclass(c, ops.NpuOp)]
-    sections = [_operation(c) for c in classes if c is not ops.NpuOp]
+    sections = [_operation(c) for c in classes if "OPERATION_NAME" in vars(c)]
     module_doc = inspect.getdoc(ops) or ""
     return f"# The npu dialect\n\n{_GENERATED}{_about(module_doc)}\n" + "".join(sections)
 
@@ -53,6 +53,7 @@ def _kind(annotation: str) -> str:
     """
     words = {
         "MemRef": "memref operand",
+        "MemRef | None": "memref operand, or absent",
         "Sequence[MemRef]": "any number of memref operands",
         "Any": "attribute",
     }

@@ -184,7 +184,7 @@ func.func private @invalid_activation_shape() {
 func.func private @invalid_map_count() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.elementwise' op has 1 indexing maps for 2 operands}}
-  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 
@@ -193,7 +193,7 @@ func.func private @invalid_map_count() {
 func.func private @invalid_map_rank() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.elementwise' op indexing map 0 is (d0) -> (d0), but there are 2 sizes and rank 2}}
-  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 
@@ -202,7 +202,7 @@ func.func private @invalid_map_rank() {
 func.func private @invalid_map_not_linear() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.elementwise' op indexing map 0 is (d0, d1) -> (d0, d1 mod 2); only sums of constant * dimension are allowed}}
-  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0, d1) -> (d0, d1 mod 2)>, affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0, d1) -> (d0, d1 mod 2)>, affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 
@@ -211,7 +211,7 @@ func.func private @invalid_map_not_linear() {
 func.func private @invalid_map_bounds() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.elementwise' op indexing map 0 reaches [1, 5] in dimension 1 of extent 5}}
-  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0, d1) -> (d0, d1 + 1)>, affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  "npu.elementwise"(%a, %a) {function = @f, engine = #npu.engine<"vector">, sizes = array<i64: 4, 5>, indexing_maps = [affine_map<(d0, d1) -> (d0, d1 + 1)>, affine_map<(d0, d1) -> (d0, d1)>], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 

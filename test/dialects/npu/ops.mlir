@@ -53,9 +53,9 @@ func.func private @lanes() attributes {npu.kernel} {
   // CHECK: "npu.memset"
   "npu.memset"(%s) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<16xf32, #npu.space<"sbuf">>) -> ()
   // CHECK: "npu.elementwise"
-  "npu.elementwise"(%a, %a) {function = @relu, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #id], operandSegmentSizes = array<i32: 1, 1>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
+  "npu.elementwise"(%a, %a) {function = @relu, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #id], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
   // CHECK: "npu.reduce"
-  "npu.reduce"(%a, %s) {function = @sum, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #row], operandSegmentSizes = array<i32: 1, 1>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16xf32, #npu.space<"sbuf">>) -> ()
+  "npu.reduce"(%a, %s) {function = @sum, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #row], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16xf32, #npu.space<"sbuf">>) -> ()
   // CHECK: "npu.activate"
   "npu.activate"(%a, %a) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
   return
