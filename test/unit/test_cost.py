@@ -5,13 +5,14 @@ import doctest
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from polystage.machine import Target, access, cost, energy, schema, target
+
+from polystage.machine import Target, access, components, cost, energy, schema
 
 V2 = Target.load("neuroncore_v2")
 TINY = Target.load("tiny")
 
 
-@pytest.mark.parametrize("module", [access, cost, schema, target])
+@pytest.mark.parametrize("module", [access, components, cost, schema])
 def test_examples_in_docstrings(module: object) -> None:
     names = {"Target": Target}
     assert doctest.testmod(module, extraglobs=names).failed == 0  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from polystage.errors import TargetError
 from polystage.machine import Target, describe_fields, find_field, parse_settings
 from polystage.machine.reference import preset_notes, targets_page

@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import pytest
+
 from polystage.dialects.npu.target import target_attribute, target_of
 from polystage.errors import TargetError
 from polystage.machine import Target, describe_fields

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from polystage.machine.target import LaneEngine, Target
+from polystage.machine.components import LaneEngine
+from polystage.machine.target import Target
 
 LaneEngineName = Literal["vector", "scalar", "gpsimd"]
 

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from polystage.machine.target import DTYPES, Target
+from polystage.machine.components import DTYPES
+from polystage.machine.target import Target
 
 MemoryName = Literal["dram", "sbuf", "psum"]
 EngineName = Literal["vector", "scalar", "gpsimd"]
