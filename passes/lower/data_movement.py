@@ -1,4 +1,5 @@
-"""Transfers between DRAM and sbuf, plain and through the array; copies and fills that never leave DRAM's side."""
+"""Transfers between DRAM and sbuf, plain and through the array; copies and fills that never leave
+DRAM's side."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Position = Mapping[int, Tile]
 """The tile of every loop."""
 
 FILL_BYTES = 4096
-"""Bytes of the row that a fill sends out again and again: enough for a transfer to run at its peak rate."""
+"""Bytes of the row that a fill sends out again and again: enough for a transfer to run at its
+peak rate."""
 
 DIRECT_RUN_BYTES = 64
 """Shortest run for which a copy goes from DRAM to DRAM."""
@@ -25,9 +27,11 @@ DIRECT_RUN_BYTES = 64
 def window(
     builder: KernelBuilder, operand: Operand, position: Position, order: Sequence[int]
 ) -> ir.Value:
-    """Return the tile of an operand with its dimensions in `order`; dimensions that no loop moves are dropped.
+    """Return the tile of an operand with its dimensions in `order`; dimensions that no loop moves
+    are dropped.
 
-    An operand that does not depend on the partition gets a first dimension of 1, which a transfer repeats.
+    An operand that does not depend on the partition gets a first dimension of 1, which a transfer
+    repeats.
     """
     tiles = [position[d].size for d in range(len(position))]
     offsets, sizes = [], []
@@ -68,7 +72,8 @@ def load(
     position: Position,
     staged: int | None,
 ) -> None:
-    """Bring a tile on chip; `staged` names the dimension whose rows are loaded and then transposed."""
+    """Bring a tile on chip; `staged` names the dimension whose rows are loaded and then
+    transposed."""
     order = slot_order(operand, slot)
     view = window(builder, operand, position, order)
     if staged is None:
@@ -90,7 +95,8 @@ def store(
     position: Position,
     staged: int | None,
 ) -> None:
-    """Take a tile to DRAM; `staged` names the dimension whose rows are written after transposing."""
+    """Take a tile to DRAM; `staged` names the dimension whose rows are written after
+    transposing."""
     order = slot_order(operand, slot)
     view = window(builder, operand, position, order)
     if staged is None:
@@ -129,7 +135,8 @@ def _rows_first(builder: KernelBuilder, value: ir.Value, row: int) -> ir.Value:
 
 
 def _stage(builder: KernelBuilder, buffer: ir.Value, row: int, chunk: Tile) -> ir.Value:
-    """Return a new buffer for the rows of a chunk: rows on the partitions, the buffer's partition innermost."""
+    """Return a new buffer for the rows of a chunk: rows on the partitions, the buffer's partition
+    innermost."""
     shape = _shape(buffer)
     others = [n for i, n in enumerate(shape) if i not in (0, row)]
     return builder.alloc([chunk.size, *others, shape[0]], ir.MemRefType(buffer.type).element_type)
@@ -138,7 +145,8 @@ def _stage(builder: KernelBuilder, buffer: ir.Value, row: int, chunk: Tile) -> i
 def _transpose(
     builder: KernelBuilder, stage: ir.Value, buffer: ir.Value, row: int, to_rows: bool
 ) -> None:
-    """Move all planes between `stage` [rows, .., partition] and `buffer` [partition, .., rows, ..]."""
+    """Move all planes between `stage` [rows, .., partition] and `buffer` [partition, .., rows,
+    ..]."""
     shape = _shape(stage)
     others = shape[1:-1]
     type_ = ir.MemRefType(stage.type).element_type
@@ -159,11 +167,12 @@ def _transpose(
         builder.activate(psum, target)
 
 
-# --- DRAM to DRAM ----------------------------------------------------------------------------------------------------
+# --- DRAM to DRAM ---------------------------------------------------------------------------------
 
 
 def copy_directly(builder: KernelBuilder, nest: LoopNest, source: Operand) -> bool:
-    """Copy `source` to the output by one transfer within DRAM, where both sides have long runs; else return False.
+    """Copy `source` to the output by one transfer within DRAM, where both sides have long runs;
+    else return False.
 
     Loops of the nest are collapsed already.
     """
@@ -204,7 +213,8 @@ def _with_unit_dims(
 
 
 def _runs_are_long(nest: LoopNest, source: Operand, destination: Operand) -> bool:
-    """Whether both sides walk through neighbouring elements together for a while, or the copy is tiny."""
+    """Whether both sides walk through neighbouring elements together for a while, or the copy is
+    tiny."""
     width = byte_width(destination.element_type)
     if prod(nest.extents) * width <= DIRECT_RUN_BYTES:
         return True
@@ -240,9 +250,7 @@ def fill(builder: KernelBuilder, destination: Operand, value: float | int) -> No
         shapes[-1] = [size // length, length]
         part = builder.expand(part, shapes)
         source = builder.subview(buffer, [0, 0], [1, length])
-        builder.dma(
-            builder.expand(source, [[1] * (len(shape)), [length]]), part, destination.cause
-        )
+        builder.dma(builder.expand(source, [[1] * (len(shape)), [length]]), part, destination.cause)
 
 
 def copy_nest(

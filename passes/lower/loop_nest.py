@@ -1,6 +1,7 @@
 """The loops of an operation in the shape that tiling wants: few, long, and the partition first.
 
-A nest is rewritten step by step, operands along with it (they become views of the kernel's arguments):
+A nest is rewritten step by step, operands along with it (they become views of the kernel's
+arguments):
 
     relu on memref<1x64x55x55>          loops 1 x 64 x 55 x 55
     unit loops dropped, the rest merged  loops 193600, operands memref<193600>
@@ -49,7 +50,8 @@ class Operand:
         return {d for linear in self.index for d in linear.dims}
 
     def dim_of(self, loop: int) -> int | None:
-        """Return the dimension that is exactly the loop `loop`, where nothing else depends on it."""
+        """Return the dimension that is exactly the loop `loop`, where nothing else depends on
+        it."""
         users = [i for i, linear in enumerate(self.index) if loop in linear.dims]
         return users[0] if len(users) == 1 and self.index[users[0]].single == loop else None
 
@@ -61,7 +63,8 @@ class Operand:
 
 @dataclass(frozen=True)
 class LoopNest:
-    """`extents[d]` iterations of loop d; the first `n_parallel` loops are parallel, the others reduce, in order.
+    """`extents[d]` iterations of loop d; the first `n_parallel` loops are parallel, the others
+    reduce, in order.
 
     `coordinates[k]` is what `linalg.index k` of the original operation is now.
     """
@@ -90,7 +93,7 @@ class LoopNest:
             outputs=tuple(function(o) for o in self.outputs),
         )
 
-    # --- from an operation ---------------------------------------------------------------------------------------------
+    # --- from an operation ------------------------------------------------------------------------
 
     @classmethod
     def from_generic(
@@ -112,7 +115,11 @@ class LoopNest:
         return cls(
             extents,
             sum(d not in generic.reductions for d in order),
-            {a.argument: operand(a.argument, a.index) for a in generic.inputs if a.argument in used},
+            {
+                a.argument: operand(a.argument, a.index)
+                for a in generic.inputs
+                if a.argument in used
+            },
             tuple(operand(a.argument, a.index) for a in generic.outputs),
             {
                 d: _moved(_loop(d, len(generic.extents)), place, len(order))
@@ -120,10 +127,11 @@ class LoopNest:
             },
         )
 
-    # --- rewriting -----------------------------------------------------------------------------------------------------
+    # --- rewriting --------------------------------------------------------------------------------
 
     def collapsed(self, builder: KernelBuilder) -> LoopNest:
-        """Return the nest with neighbouring loops merged where every operand runs through both as through one.
+        """Return the nest with neighbouring loops merged where every operand runs through both as
+        through one.
 
         Loops that `linalg.index` asks for stay as they are.
         """
@@ -151,7 +159,8 @@ class LoopNest:
         return nest.map_operands(lambda o: _collapsed(builder, o, groups))
 
     def restricted(self, builder: KernelBuilder, loop: int, start: int, size: int) -> LoopNest:
-        """Return the iterations `start <= loop < start + size`; no operand may use the loop in a sum."""
+        """Return the iterations `start <= loop < start + size`; no operand may use the loop in a
+        sum."""
         extents = list(self.extents)
         extents[loop] = size
 
@@ -174,7 +183,8 @@ class LoopNest:
     def partitioned(
         self, builder: KernelBuilder, loop: int | None, partitions: int, outer: bool
     ) -> LoopNest:
-        """Return the nest with loop 0 the partition, split off `loop`; without one it has a single iteration.
+        """Return the nest with loop 0 the partition, split off `loop`; without one it has a single
+        iteration.
 
         loop = partition * inner + rest where `outer`, else loop = rest * partitions + partition.
         """
@@ -206,7 +216,8 @@ class LoopNest:
     ) -> LoopNest:
         """Return the nest with loop d written as the sum of `factor * loop` over `place[d]`.
 
-        Operands accessed at exactly `split` have two dimensions for it already, marked by equal expressions.
+        Operands accessed at exactly `split` have two dimensions for it already, marked by equal
+        expressions.
         """
         n = len(self.extents)
         halves = [p for p, _ in place[split]] if split is not None else []
@@ -259,7 +270,8 @@ def _spread(linear: Linear, place: dict[int, tuple[tuple[int, int], ...]], n: in
 
 
 def _loop_order(generic: GenericOp) -> list[int]:
-    """Return the loops that iterate: parallel ones in the order of the first output, then reductions."""
+    """Return the loops that iterate: parallel ones in the order of the first output, then
+    reductions."""
     kept = [d for d, n in enumerate(generic.extents) if n != 1]
     first = [d for linear in generic.outputs[0].index for d in linear.dims]
     parallel = [d for d in dict.fromkeys([*first, *kept]) if d in kept]
@@ -275,7 +287,8 @@ def _cut(
     extents: Sequence[int],
     cause: str,
 ) -> Operand:
-    """Return the operand as a view of what is accessed: every expression starts at 0, common steps are taken out."""
+    """Return the operand as a view of what is accessed: every expression starts at 0, common
+    steps are taken out."""
     type_ = ir.MemRefType(value.type)
     strides = type_.get_strides_and_offset()[0]
     if type_.rank == 0:
@@ -287,7 +300,8 @@ def _cut(
         high = linear.constant + sum(max(0, s) for s in spans)
         if low < 0 or high >= extent:
             raise PassError(
-                f"an operand of type {type_} is accessed at {low} to {high} where its extent is {extent}",
+                f"an operand of type {type_} is accessed at {low} to {high} where its extent is "
+                f"{extent}",
                 help="pad the operand, or correct the indexing maps",
             )
         step = gcd(*linear.coefficients) or 1 if linear.coefficients else 1
@@ -303,7 +317,8 @@ def _cut(
 
 
 def _continues(operand: Operand, outer: int, inner: int) -> bool:
-    """Whether the operand runs through loops `outer` and `inner` as through one loop, or through neither."""
+    """Whether the operand runs through loops `outer` and `inner` as through one loop, or through
+    neither."""
     if not operand.dims & {outer, inner}:
         return True
     a, b = operand.dim_of(outer), operand.dim_of(inner)
@@ -315,7 +330,8 @@ def _continues(operand: Operand, outer: int, inner: int) -> bool:
 
 
 def _collapsed(builder: KernelBuilder, operand: Operand, groups: list[list[int]]) -> Operand:
-    """Return the operand with the dimensions of merged loops merged, and unit dimensions absorbed."""
+    """Return the operand with the dimensions of merged loops merged, and unit dimensions
+    absorbed."""
     group_of = {d: i for i, group in enumerate(groups) for d in group}
     last_of = {group[-1]: i for i, group in enumerate(groups)}
     runs: list[list[int]] = []
@@ -343,7 +359,8 @@ def _collapsed(builder: KernelBuilder, operand: Operand, groups: list[list[int]]
 
 
 def _expanded(builder: KernelBuilder, operand: Operand, loop: int, shape: list[int]) -> Operand:
-    """Return the operand with the dimension of `loop` split; both halves keep its expression for the moment."""
+    """Return the operand with the dimension of `loop` split; both halves keep its expression for
+    the moment."""
     dim = operand.dim_of(loop)
     if dim is None:
         return operand

@@ -1,4 +1,5 @@
-"""Which loop lies across the partitions of the scratchpad: the one that costs least by a simple estimate."""
+"""Which loop lies across the partitions of the scratchpad: the one that costs least by a simple
+estimate."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _ARRAY_TYPES = ("f32", "bf16", "f16", "i8")
 
 @dataclass(frozen=True)
 class Partitioning:
-    """Loop `loop` gives `partitions` of its iterations to the partitions, each `outer` (far apart) or not (neighbours)."""
+    """Loop `loop` gives `partitions` of its iterations to the partitions, each `outer` (far
+    apart) or not (neighbours)."""
 
     loop: int | None
     partitions: int
@@ -28,7 +30,8 @@ def pieces(
 ) -> Iterator[LoopNest]:
     """Yield nests that together are `nest`, each with loop 0 across the partitions.
 
-    1000 iterations on 128 partitions are 125 x 8; 997 are 128 x 7 and then 101. Loops in `avoid` are never split.
+    1000 iterations on 128 partitions are 125 x 8; 997 are 128 x 7 and then 101. Loops in `avoid`
+    are never split.
     """
     choice = choose_partitioning(nest, builder.target, avoid)
     if choice.loop is None:
@@ -44,7 +47,8 @@ def pieces(
 
 
 def partition_count(extent: int, partitions: int) -> int:
-    """Return how many partitions a loop takes: all of it, a divisor that nearly fills them, or all partitions.
+    """Return how many partitions a loop takes: all of it, a divisor that nearly fills them, or all
+    partitions.
 
     >>> [partition_count(n, 128) for n in (100, 1000, 997)]
     [100, 125, 128]
@@ -96,9 +100,7 @@ def _transfer_ns(operand: Operand, choice: Partitioning, target: Target) -> floa
     return moved + descriptors
 
 
-def _transpose_ns(
-    operand: Operand, elements: int, choice: Partitioning, target: Target
-) -> float:
+def _transpose_ns(operand: Operand, elements: int, choice: Partitioning, target: Target) -> float:
     """Estimate the time in the array, to psum and from there to sbuf, one tile after the other."""
     rows = min(target.tensor.rows, elements // choice.partitions)
     tiles = elements / (rows * choice.partitions)
@@ -124,7 +126,8 @@ def _run_elements(operand: Operand, dim: int | None, choice: Partitioning) -> in
 
 
 def can_transpose(operand: Operand, dim: int, partitions: int, target: Target) -> bool:
-    """Whether tiles of the operand can go through the array to lie with `dim`, innermost in DRAM, on the partitions.
+    """Whether tiles of the operand can go through the array to lie with `dim`, innermost in DRAM,
+    on the partitions.
 
     Only where that is worth it: for a few elements, one descriptor each costs less.
     """

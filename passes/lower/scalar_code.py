@@ -1,7 +1,9 @@
 """The scalar body of a linalg.generic as a graph, and the private functions that instructions name.
 
-The vector engines run arith operations, the scalar engine one function of one number, gpsimd makes coordinates and looks up
-tables. So a body is read into a graph of nodes of these kinds; `index` becomes i64, and what has no instruction of its own
+The vector engines run arith operations, the scalar engine one function of one number, gpsimd makes
+coordinates and looks up
+tables. So a body is read into a graph of nodes of these kinds; `index` becomes i64, and what has
+no instruction of its own
 is spelled in arith.
 """
 
@@ -24,9 +26,10 @@ _ACTIVATION_NAMES = {f"math.{name}": name for name in ACTIVATIONS} | {"math.absf
 _INTEGER_ARITHMETIC = frozenset(
     f"arith.{name}"
     for name in (
-        "addi subi muli divsi divui remsi remui floordivsi ceildivsi ceildivui maxsi minsi maxui minui "
-        "andi ori xori shli shrsi shrui cmpi"
-    ).split()
+        *("addi", "subi", "muli", "divsi", "divui", "remsi", "remui", "floordivsi", "ceildivsi"),
+        *("ceildivui", "maxsi", "minsi", "maxui", "minui", "andi", "ori", "xori", "shli", "shrsi"),
+        *("shrui", "cmpi"),
+    )
 )
 _LEAVES = ("input", "output", "index", "iota", "constant", "math", "load")
 
@@ -35,8 +38,10 @@ _LEAVES = ("input", "output", "index", "iota", "constant", "math", "load")
 class Node:
     """A scalar value of a body.
 
-    `name` is the operation of an `arith` node and the function of a `math` node. `number` is the operand of an `input` or
-    `output`, the dimension of an `index` or `iota`, the table of a `load`. Equal values of one body are one node.
+    `name` is the operation of an `arith` node and the function of a `math` node. `number` is the
+    operand of an `input` or
+    `output`, the dimension of an `index` or `iota`, the table of a `load`. Equal values of one
+    body are one node.
     """
 
     kind: Kind
@@ -58,7 +63,8 @@ class Node:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether the value lies in a buffer or is a constant, rather than being computed by arith."""
+        """Whether the value lies in a buffer or is a constant, rather than being computed by
+        arith."""
         return self.kind in _LEAVES
 
 
@@ -121,7 +127,8 @@ class ScalarBody:
         return topological(self.results if roots is None else roots, lambda node: node.operands)
 
     def reads(self, kind: Kind) -> set[int]:
-        """Return the numbers of all nodes of a kind: operands that are used, dimensions that are asked for."""
+        """Return the numbers of all nodes of a kind: operands that are used, dimensions that are
+        asked for."""
         return {node.number for node in self.walk() if node.kind == kind}
 
 
@@ -143,14 +150,15 @@ def topological(roots: Sequence[Node], operands: Callable[[Node], Sequence[Node]
     return order
 
 
-# --- reading a body --------------------------------------------------------------------------------------------------
+# --- reading a body -------------------------------------------------------------------------------
 
 
 def read_body(generic: GenericOp, context: ir.Context) -> ScalarBody:
     """Return the graph of a body.
 
     Raises:
-        PassError: the body holds an operation that no engine executes, or captures a value that is not a constant.
+        PassError: the body holds an operation that no engine executes, or captures a value that is
+        not a constant.
     """
     return _Reader(generic, Graph(context)).read()
 
@@ -206,7 +214,7 @@ class _Reader:
         return self.graph.node("constant", op.results[0].type, attributes=[("value", attribute)])
 
     def op(self, op: ir.Operation) -> Node:
-        dialect, _, name = op.name.partition(".")
+        dialect = op.name.partition(".")[0]
         if op.name == "linalg.index":
             dim = ir.IntegerAttr(op.attributes["dim"]).value
             return self.graph.node("index", _held(op.results[0].type), number=dim)
@@ -251,7 +259,7 @@ class _Reader:
         return self.graph.arith(name, source, type_=target)
 
 
-# --- operations spelled in arith -------------------------------------------------------------------------------------
+# --- operations spelled in arith ------------------------------------------------------------------
 
 _OLT, _OEQ, _UNO = 4, 1, 14
 _SLT = 2
@@ -307,7 +315,7 @@ _EXPANSIONS: dict[str, Callable[..., Node]] = {
 }
 
 
-# --- rewriting -------------------------------------------------------------------------------------------------------
+# --- rewriting ------------------------------------------------------------------------------------
 
 
 def substitute(
@@ -328,7 +336,8 @@ def substitute(
 
 
 def widen_accumulators(body: ScalarBody) -> ScalarBody:
-    """Return the body with accumulators in the type in which it adds, so that they are rounded once, at the end.
+    """Return the body with accumulators in the type in which it adds, so that they are rounded
+    once, at the end.
 
     truncf(op(extf(out), x)) -> op(out, x), where out now has the wide type.
     """
@@ -404,18 +413,20 @@ def _affine_step(node: Node) -> tuple[Node, float, float] | None:
     return None
 
 
-# --- functions -------------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------------
 
 
 def cone(roots: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """Return (leaves, arith nodes) that compute `roots`, each in the order of need; constants belong to neither."""
+    """Return (leaves, arith nodes) that compute `roots`, each in the order of need; constants
+    belong to neither."""
     order = topological(roots, lambda node: () if node.is_leaf else node.operands)
     leaves = [node for node in order if node.is_leaf and node.kind != "constant"]
     return leaves, [node for node in order if node.kind == "arith"]
 
 
 def engine_of(nodes: Sequence[Node]) -> str:
-    """Return the engine for a cone: gpsimd for integer arithmetic of 32 bits or more, else vector."""
+    """Return the engine for a cone: gpsimd for integer arithmetic of 32 bits or more, else
+    vector."""
     for node in nodes:
         if node.name in _INTEGER_ARITHMETIC:
             type_ = node.operands[0].type
@@ -435,15 +446,33 @@ def body_function(
     symbols = ir.SymbolTable(builder.module.operation)
     with ir.InsertionPoint(builder.function), ir.Location.unknown(builder.module.context):
         function = _make_function(base, arguments, results)
-    text = str(function)
     for name in _candidate_names(base):
         if name not in symbols:
             function.attributes["sym_name"] = ir.StringAttr.get(name, builder.module.context)
             return name
-        if str(symbols[name]) == text.replace(f"@{base}(", f"@{name}(", 1):
+        if _signature(symbols[name]) == _signature(function):
             function.erase()
             return name
     raise AssertionError("names are endless")
+
+
+def _signature(function: ir.OpView) -> list[str]:
+    """Return a text for every operation of a function, with values numbered."""
+    numbers: dict[ir.Value, int] = {}
+    lines = [str(function.attributes["function_type"])]
+    if not isinstance(function, func.FuncOp) or function.is_external:
+        return lines
+    for argument in function.entry_block.arguments:
+        numbers[argument] = len(numbers)
+    for op in function.entry_block.operations:
+        attributes = sorted(f"{key}={op.attributes[key]}" for key in op.attributes)
+        operands = [numbers.get(v) for v in op.operands]
+        lines.append(
+            f"{op.operation.name}{operands}{attributes}{[str(r.type) for r in op.results]}"
+        )
+        for result in op.results:
+            numbers[result] = len(numbers)
+    return lines
 
 
 def _candidate_names(base: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What happens to one tile of an operation: which buffers it takes, which instructions fill them.
 
-A program is made once per nest, before tile sizes are known; `tiling` asks it what a tile costs, `vector` writes it into
+A program is made once per nest, before tile sizes are known; `tiling` asks it what a tile costs,
+`vector` writes it into
 the loops. Loop 0 of the nest is the partition.
 """
 
@@ -32,9 +33,7 @@ from polystage.passes.lower.scalar_code import (
 
 def tile_extent(linear: Linear, tiles: Sequence[int]) -> int:
     """Return how many values an expression spans over a tile: `2 * h + kh` over 4 x 3 spans 9."""
-    return 1 + sum(
-        abs(c) * (t - 1) for c, t in zip(linear.coefficients, tiles, strict=True)
-    )
+    return 1 + sum(abs(c) * (t - 1) for c, t in zip(linear.coefficients, tiles, strict=True))
 
 
 def tile_base(linear: Linear, tiles: Sequence[int]) -> int:
@@ -44,7 +43,8 @@ def tile_base(linear: Linear, tiles: Sequence[int]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """An on-chip buffer of a tile: free dimension i holds the values of `index[i]` over the tile."""
+    """An on-chip buffer of a tile: free dimension i holds the values of `index[i]` over the
+    tile."""
 
     type: ir.Type
     index: tuple[Linear, ...]
@@ -95,7 +95,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Load(Step):
-    """Bring the tile of an operand on chip, through the array where `staged` names the dimension to load by."""
+    """Bring the tile of an operand on chip, through the array where `staged` names the dimension
+    to load by."""
 
     operand: Operand
     slot: Slot
@@ -202,7 +203,8 @@ class Compute(Step):
 
 @dataclass(frozen=True)
 class Gather(Step):
-    """target = table[indices.., columns of the tile]: whole rows where the last loops are `columns`."""
+    """target = table[indices.., columns of the tile]: whole rows where the last loops are
+    `columns`."""
 
     table: ir.Value
     indices: tuple[Slot, ...]
@@ -235,7 +237,7 @@ class TileProgram:
         return list(dict.fromkeys(every))
 
 
-# --- from a body to steps --------------------------------------------------------------------------------------------
+# --- from a body to steps -------------------------------------------------------------------------
 
 
 def make_program(
@@ -254,7 +256,8 @@ def make_program(
 
 
 def _with_iotas(body: ScalarBody, nest: LoopNest) -> ScalarBody:
-    """Return the body with `linalg.index` spelled as a sum of loops, each a coordinate that gpsimd writes."""
+    """Return the body with `linalg.index` spelled as a sum of loops, each a coordinate that
+    gpsimd writes."""
     graph = body.graph
 
     def replace_index(node: Node) -> Node | None:
@@ -289,7 +292,7 @@ class _Planner:
         self.slots: dict[Node, Slot] = {}
         self.depends: dict[Node, set[int]] = {}
 
-    # --- buffers -------------------------------------------------------------------------------------------------------
+    # --- buffers ----------------------------------------------------------------------------------
 
     def loop(self, d: int) -> Linear:
         return Linear(0, tuple(int(i == d) for i in range(len(self.nest.extents))))
@@ -383,9 +386,7 @@ class _Planner:
         affine = peel_affine(node.operands[0])
         source = self.slot(affine.source)
         target = target or Slot(node.type, source.index)
-        self.program.steps.append(
-            Activate(source, target, node.name, affine.scale, affine.bias)
-        )
+        self.program.steps.append(Activate(source, target, node.name, affine.scale, affine.bias))
         return target
 
     def compute(self, node: Node) -> Slot:
@@ -415,7 +416,8 @@ class _Planner:
         return len(self.builder.arguments) - len(self.body.tables)
 
     def columns(self, node: Node) -> list[Linear]:
-        """Return the loops of the trailing indices that simply count: what a row of the table holds."""
+        """Return the loops of the trailing indices that simply count: what a row of the table
+        holds."""
         found: list[Linear] = []
         for i in range(len(node.operands) - 1, 0, -1):
             operand = node.operands[i]
@@ -427,7 +429,7 @@ class _Planner:
             found.insert(0, self.loop(operand.number))
         return found
 
-    # --- instructions --------------------------------------------------------------------------------------------------
+    # --- instructions -----------------------------------------------------------------------------
 
     def elementwise_step(self, results: Sequence[Node], targets: Sequence[Slot]) -> None:
         """Compute `results` into `targets` with one instruction."""
@@ -464,7 +466,8 @@ class _Planner:
                 self.store(slot, output)
 
     def direct(self, j: int, result: Node) -> bool:
-        """Plan output j without arithmetic of its own, where its value is a constant, an operand or a function's result."""
+        """Plan output j without arithmetic of its own, where its value is a constant, an operand
+        or a function's result."""
         output = self.nest.outputs[j]
         target = self.operand_slot(output, output.element_type)
         if result.kind == "constant":
@@ -489,7 +492,8 @@ class _Planner:
         return uses == 0 and sum(r is node for r in self.body.results) == 1
 
     def storable(self, slot: Slot, output: Operand) -> bool:
-        """Whether a buffer holds exactly the output's tile, in an order that leaves in long runs."""
+        """Whether a buffer holds exactly the output's tile, in an order that leaves in long
+        runs."""
         order = [i for i in output.memory_order() if i != output.dim_of(0)]
         wanted = [output.index[i] for i in order]
         if sorted(wanted, key=str) != sorted(slot.index, key=str):
@@ -503,14 +507,16 @@ class _Planner:
         self.program.stores.append(Store(slot, output, self.staged(output)))
 
     def reduce(self) -> None:
-        """Plan a reduction: accumulators first, then what the body needs of the inputs, then the fold."""
+        """Plan a reduction: accumulators first, then what the body needs of the inputs, then the
+        fold."""
         outputs = self.nest.outputs
         for node in self.body.walk():
             if node.kind in ("math", "load") and "output" in {
                 leaf.kind for leaf in self.body.walk([node])
             }:
                 raise PassError(
-                    f"a reduction applies '{node.name or 'memref.load'}' to what it has accumulated",
+                    f"a reduction applies '{node.name or 'memref.load'}' to what it has "
+                    "accumulated",
                     help="split it: reduce with arith operations only",
                 )
         present = self.accumulators()
@@ -540,11 +546,12 @@ class _Planner:
         ]
 
 
-# --- fewer buffers ---------------------------------------------------------------------------------------------------
+# --- fewer buffers --------------------------------------------------------------------------------
 
 
 def reuse_buffers(program: TileProgram) -> None:
-    """Let an instruction write over an input that nothing needs afterwards and that is laid out the same.
+    """Let an instruction write over an input that nothing needs afterwards and that is laid out
+    the same.
 
     relu(x) -> x instead of relu(x) -> y.
     """

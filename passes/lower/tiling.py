@@ -1,4 +1,5 @@
-"""How large the tiles of an operation are: as large as its buffers fit on chip, outer loops cut first."""
+"""How large the tiles of an operation are: as large as its buffers fit on chip, outer loops cut
+first."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def choose_tiles(program: TileProgram, target: Target) -> list[int]:
 
 
 def _largest(program: TileProgram, tiles: Sequence[int], d: int, target: Target) -> int:
-    """Return the largest tile of loop d that fits beside the others, near it one that divides, or 1."""
+    """Return the largest tile of loop d that fits beside the others, near it one that divides, or
+    1."""
     low, high = 1, tiles[d]
     while low < high:
         middle = (low + high + 1) // 2
@@ -48,7 +50,8 @@ def _largest(program: TileProgram, tiles: Sequence[int], d: int, target: Target)
 
 
 def balanced(extent: int, limit: int) -> int:
-    """Return a tile of at most `limit`: a divisor if one is near, else so that all tiles are about equal.
+    """Return a tile of at most `limit`: a divisor if one is near, else so that all tiles are about
+    equal.
 
     >>> balanced(1600, 1000), balanced(997, 300)
     (800, 250)

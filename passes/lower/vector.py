@@ -1,4 +1,5 @@
-"""Lowering of every linalg.generic that is not a contraction: vector, scalar and gpsimd engines, tile by tile.
+"""Lowering of every linalg.generic that is not a contraction: vector, scalar and gpsimd engines,
+tile by tile.
 
     linalg.generic relu(x) -> y                   kernel(x, y):
                                                     x', y' = views of x, y as [121, 1600]
@@ -8,7 +9,8 @@
                                                       elementwise @relu buffer -> buffer
                                                       dma buffer -> y'[:, tile]
 
-The steps: read the body into a graph (`scalar_code`), bring the loops into shape (`loop_nest`, `partition`), plan the
+The steps: read the body into a graph (`scalar_code`), bring the loops into shape (`loop_nest`,
+`partition`), plan the
 instructions of a tile (`tile_program`), choose the tile (`tiling`), write the loops (here).
 """
 
@@ -55,12 +57,14 @@ def lower_generic(
 ) -> None:
     """Write the kernel of a linalg.generic on memrefs.
 
-    `builder.arguments` are the operands of the operation in order, then the memrefs that its body captures, in order of
+    `builder.arguments` are the operands of the operation in order, then the memrefs that its body
+    captures, in order of
     first use. `causes[i]` says why the bytes of operand i move. With `initial`, the outputs hold
     that constant and are not loaded.
 
     Raises:
-        PassError: the body holds an operation that no engine executes, or the smallest tile does not fit on chip.
+        PassError: the body holds an operation that no engine executes, or the smallest tile does
+        not fit on chip.
     """
     generic = GenericOp.from_op(generic.body.owner)  # unit loops count for linalg.index
     body = read_body(generic, builder.module.context)
@@ -105,7 +109,8 @@ def _lower_nest(
 
 
 def _row_loops(nest: LoopNest, body: ScalarBody) -> set[int]:
-    """Return the loops that count the trailing indices of table look-ups: they stay whole rows of the table."""
+    """Return the loops that count the trailing indices of table look-ups: they stay whole rows of
+    the table."""
     loops: set[int] = set()
     for node in body.walk():
         if node.kind == "load":
@@ -118,7 +123,8 @@ def _row_loops(nest: LoopNest, body: ScalarBody) -> set[int]:
 class _Writer:
     """Writes a tile program into its loops.
 
-    A step stands in the outermost loop body in which everything it depends on is known: a bias is loaded once per
+    A step stands in the outermost loop body in which everything it depends on is known: a bias is
+    loaded once per
     channel tile, not once per pixel tile.
     """
 
@@ -127,9 +133,7 @@ class _Writer:
         self.program = program
         self.nest = program.nest
         self.tiles = choose_tiles(program, builder.target)
-        self.looped = [
-            d for d in range(1, len(self.tiles)) if self.tiles[d] < self.nest.extents[d]
-        ]
+        self.looped = [d for d in range(1, len(self.tiles)) if self.tiles[d] < self.nest.extents[d]]
         self.parallel_depth = sum(d < self.nest.n_parallel for d in self.looped)
 
     def write(self) -> None:
