@@ -1,0 +1,1 @@
+"""Passes on whole programs in the polyhedral model."""

@@ -58,6 +58,27 @@ def is_contraction(value: ir.Value, carry: int, leaf_of: Mapping[ir.Value, int])
     return False
 
 
+_FOLDS = frozenset(
+    f"arith.{name}"
+    for name in (
+        *("addf", "addi", "mulf", "muli", "maximumf", "minimumf", "maxnumf", "minnumf"),
+        *("maxsi", "maxui", "minsi", "minui", "andi", "ori", "xori"),
+    )
+)
+_DIFFERENCES = frozenset({"arith.subf", "arith.subi"})
+
+
+def accumulates(value: ir.Value, carry: ir.Value) -> bool:
+    """Tell whether `value` joins `carry` with something else so that the order does not matter."""
+    op = defining_op(value)
+    if op is None or op.name not in _FOLDS | _DIFFERENCES:
+        return False
+    left, right = op.operands
+    if left == carry:
+        return not leaves(right, {carry: 0})
+    return op.name in _FOLDS and right == carry and not leaves(left, {carry: 0})
+
+
 def classify(
     values: list[ir.Value],
     leaf_of: Mapping[ir.Value, int],
