@@ -21,6 +21,7 @@ from polystage.mlir import ir, linalg
 from polystage.scalar_body import Hooks, ScalarBody, affine_function, compile_body
 from polystage.scalar_ops import constant_scalar, is_scalar_op, scalar_function
 from polystage.slices import kept_dims, segments, slice_parameters, static_or_dynamic
+from polystage.threads import one_blas_thread
 
 Array = np.ndarray
 Environment = dict[ir.Value, Any]
@@ -45,7 +46,7 @@ def evaluate(
     function_op = evaluator.entry(function)
     names = _names(function_op, "arg_attrs", "arg", len(function_op.regions[0].blocks[0].arguments))
     arguments = _arguments(function_op, names, inputs)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_blas_thread():
         results = evaluator.call(function_op, arguments)
     if not results:
         return dict(zip(names, arguments, strict=True))

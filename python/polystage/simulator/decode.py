@@ -7,6 +7,7 @@ all loops at once, so that they cost nothing later.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -496,7 +497,7 @@ def _collapse(decoder: Decoder, op: ir.Operation) -> None:
     shape, strides = [], []
     for group in _groups(op):
         dims = [d for d in group if source.shape[d] != 1] or group[-1:]
-        for outer, inner in zip(dims, dims[1:], strict=False):
+        for outer, inner in itertools.pairwise(dims):
             if source.strides[outer] != source.strides[inner] * source.shape[inner]:
                 raise SimulationError(
                     f"'{op.name}' in @{decoder.name} joins dimensions {outer} and {inner} of "

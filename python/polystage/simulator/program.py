@@ -20,6 +20,7 @@ from polystage.simulator.engines import COMPUTE_ENGINES, Machine
 from polystage.simulator.memory import Array, ChipMemory, DramBuffer
 from polystage.simulator.npu_ops import add_transfer
 from polystage.simulator.result import Account, Counts, LayerResult, Result
+from polystage.threads import one_blas_thread
 
 Progress = Callable[[int, int, str], None]
 
@@ -43,7 +44,7 @@ def simulate(
     reads of what nothing wrote.
     """
     simulation = _Simulation(module, not timing_only, progress)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_blas_thread():
         return simulation.run(dict(inputs or {}))
 
 
@@ -287,7 +288,7 @@ def _global_buffer(simulation: _Simulation, name: str, view: View) -> DramBuffer
     if existing:
         return existing[0]
     op = simulation.symbols[name]
-    value = op.attributes["initial_value"] if "initial_value" in op.attributes else None
+    value = op.attributes.get("initial_value")
     has_value = value is not None and value != ir.UnitAttr.get(op.context)
     buffer = simulation.dram(name, "constant" if has_value else "intermediate", view)
     if simulation.numerics and has_value:
