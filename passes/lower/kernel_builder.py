@@ -307,8 +307,8 @@ class KernelBuilder:
         symbols = ir.SymbolTable(self.module.operation)
         if name not in symbols:
             with self.module.context, self._location():
-                parsed = ir.Module.parse(text).body.operations[0]
-                self.module.body.append(parsed.detach_from_parent())
+                parsed = ir.Module.parse(text)  # must outlive its operation
+                self.module.body.append(parsed.body.operations[0].operation.clone(ip=False))
         return name
 
     # --- instructions -----------------------------------------------------------------------------
