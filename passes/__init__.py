@@ -2,9 +2,17 @@
 # isort: skip_file
 
 from polystage.passes.tensors import drop_assertions
+from polystage.passes.tensors import drop_copies
 from polystage.passes.tensors import demote_doubles
 from polystage.passes.tensors import expand_scans
+from polystage.passes.tensors import expand_powers
 from polystage.passes.tensors import fold_constants
+from polystage.passes.tensors import separate_biases
+from polystage.passes.tensors import fold_batch_norm
+from polystage.passes.tensors import protect_contractions
+from polystage.passes.tensors import separate_fills
+from polystage.passes.tensors import set_float_type
+from polystage.passes.polyhedral import raise_affine_to_linalg
 from polystage.passes.lower import attach_target
 from polystage.passes.lower import pack_weights
 from polystage.passes.lower import convert_linalg_to_npu
@@ -16,7 +24,15 @@ __all__ = [
     "convert_linalg_to_npu",
     "demote_doubles",
     "drop_assertions",
+    "drop_copies",
+    "expand_powers",
     "expand_scans",
+    "fold_batch_norm",
     "fold_constants",
     "pack_weights",
+    "protect_contractions",
+    "raise_affine_to_linalg",
+    "separate_biases",
+    "separate_fills",
+    "set_float_type",
 ]

@@ -38,6 +38,17 @@ def is_fill(op: ir.Operation) -> bool:
     return not inputs and len(list(op.regions[0].blocks[0])) == 1
 
 
+def fill_value(op: ir.Operation) -> ir.Value:
+    """Return the scalar that a fill writes."""
+    if op.name == "linalg.fill":
+        return op.operands[0]
+    block = op.regions[0].blocks[0]
+    value = list(block)[-1].operands[0]
+    if isinstance(value.owner, ir.Block):
+        return op.operands[ir.BlockArgument(value).arg_number]
+    return value
+
+
 def is_broadcast(op: ir.Operation) -> bool:
     """Return whether `op` only repeats its single input along further dimensions."""
     if op.name == "linalg.broadcast":
@@ -141,14 +152,15 @@ def build_generic(
             [ir.Attribute.parse(_REDUCTION if k == "reduction" else _PARALLEL) for k in kinds]
         ),
     )
-    scalars = [_element_type(v.type) for v in (*inputs, init)]
+    scalars = [element_type(v.type) for v in (*inputs, init)]
     block = op.regions[0].blocks.append(*scalars)
     with ir.InsertionPoint(block):
         linalg.YieldOp([body(*block.arguments)])
     return op.results[0]
 
 
-def _element_type(type_: ir.Type) -> ir.Type:
+def element_type(type_: ir.Type) -> ir.Type:
+    """Return what a shaped type is made of, or a scalar type itself."""
     return type_.element_type if isinstance(type_, ir.ShapedType) else type_
 
 

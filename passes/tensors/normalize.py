@@ -3,12 +3,15 @@
 # Every line is a step; the order matters where a reason is given.
 _STEPS = (
     "canonicalize,cse,drop-assertions,demote-doubles,expand-scans,canonicalize,cse",
-    "linalg-generalize-named-ops,fold-constants,canonicalize,cse",
-    "linalg-fuse-elementwise-ops,canonicalize,cse",
-    "eliminate-empty-tensors",
+    "convert-tensor-to-linalg,linalg-generalize-named-ops,expand-powers",
+    "math-expand-ops{ops=powf,fpowi,clampf}",
+    "fold-constants,canonicalize,cse",
+    "separate-biases,separate-fills,fold-batch-norm",
+    "protect-contractions,linalg-fuse-elementwise-ops,drop-copies,canonicalize,cse",
+    "separate-fills,eliminate-empty-tensors",
     "one-shot-bufferize{bufferize-function-boundaries "
     "function-boundary-type-conversion=identity-layout-map}",
-    "canonicalize,cse",
+    "linalg-generalize-named-ops,canonicalize,cse,canonicalize",
 )
 
 NORMALIZE = ",".join(_STEPS)

@@ -125,7 +125,7 @@ def _names_in_text(function: func.FuncOp, names: Sequence[str], content: bytes) 
 
 
 def _return_written_arguments(function: func.FuncOp, name: str) -> list[int]:
-    """Make the function return the memref arguments that it writes to, and return their positions."""
+    """Make the function return the arguments that it writes to, and tell their positions."""
     block = function.regions[0].blocks[0]
     written = {value for op in walk(function.operation) for value in _written(op)}
     positions = [i for i, argument in enumerate(block.arguments) if argument in written]
@@ -148,7 +148,7 @@ def _written(op: ir.Operation) -> Iterator[ir.Value]:
     if op.name in _WRITES:
         targets = [op.operands[_WRITES[op.name]]]
     elif op.name.startswith("linalg.") and "operandSegmentSizes" in op.attributes:
-        n_inputs = list(ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"]))[0]
+        n_inputs = next(iter(ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"])))
         targets = list(op.operands)[n_inputs:]
     for value in targets:
         while not isinstance(value.owner, ir.Block) and value.owner.name in _VIEWS:
