@@ -55,7 +55,7 @@ def evaluate(
 
 def evaluate_generic(
     op: ir.OpView | ir.Operation,
-    arrays: Sequence[Array],
+    arrays: Sequence[Array | None],
     *,
     body: ScalarBody | None = None,
     lookup: Callable[[ir.Value], Any] | None = None,

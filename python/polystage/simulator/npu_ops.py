@@ -262,20 +262,20 @@ def _box(
     sizes = tuple(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
     maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
     views = [decoder.view(v) for v in op.operands]
-    accesses = [
-        chip(decoder, op, view, _walk(op, view, map_, sizes))
-        for view, map_ in zip(views, maps, strict=True)
-    ]
     name = ir.FlatSymbolRefAttr(op.attributes["function"]).value
     body = decoder.program.body(name, op)
     n_ins = len(views) - len(body.result_dtypes)
-    if len(body.argument_dtypes) != len(views) or n_ins < 0 or n_ins == len(views):
+    if len(body.argument_dtypes) != len(views) or n_ins < 0:
         raise SimulationError(
             f"'{op.name}' has {len(views)} operands, but @{name} takes "
             f"{len(body.argument_dtypes)} values and returns {len(body.result_dtypes)}",
             help="a scalar function takes one value per operand and returns one per output",
             op=op,
         )
+    accesses = [
+        chip(decoder, op, view, _walk(op, view, map_, sizes))
+        for view, map_ in zip(views, maps, strict=True)
+    ]
     return accesses[:n_ins], accesses[n_ins:], sizes, body
 
 
