@@ -81,6 +81,12 @@ def memset(name: str, buffer_type: str, element: str) -> str:
     return f'"npu.memset"(%{name}) {attributes} : ({buffer_type}) -> ()'
 
 
+def segments(operands: int) -> str:
+    """Return which of the optional operands of npu.elementwise are there: the first ones."""
+    present = [1] * operands + [0] * (npu.ops.BoxOp.MAX_OPERANDS - operands)
+    return f"array<i32: {', '.join(map(str, present))}>"
+
+
 def program(setup: list[str], loop: list[str], iterations: int, source: str = "") -> str:
     """Return a module whose kernel does `setup` once and `loop` in every iteration.
 
@@ -158,7 +164,7 @@ def elementwise(iterations: int, n: int, inputs: int, stride: int = 1) -> str:
     attributes = (
         f"{{function = @{'maximum' if inputs == 1 else 'add'}, "
         f'engine = #npu.engine<"vector">, sizes = array<i64: 128, {n}>, indexing_maps = [{maps}], '
-        f"operandSegmentSizes = array<i32: {inputs}, 1>}}"
+        f"operandSegmentSizes = {segments(inputs + 1)}}}"
     )
     names = ", ".join(f"%a{i}" for i in range(inputs))
     types = f"({', '.join([source] * inputs + [result])}) -> ()"
@@ -266,7 +272,7 @@ def unary(engine: str, source: str, result: str, n: int, buffer: str) -> str:
     same = "affine_map<(d0, d1) -> (d0, d1)>"
     attributes = (
         f'{{function = @maximum, engine = #npu.engine<"{engine}">, sizes = array<i64: 128, {n}>, '
-        f"indexing_maps = [{same}, {same}], operandSegmentSizes = array<i32: 1, 1>}}"
+        f"indexing_maps = [{same}, {same}], operandSegmentSizes = {segments(2)}}}"
     )
     return f'"npu.elementwise"(%{source}, %{result}) {attributes} : {types}'
 
