@@ -39,6 +39,8 @@ class Sbuf:
     def legal_starts(self, partitions: int) -> range:
         """Return where an access of `partitions` partitions may start.
 
+        >>> from polystage.machine import Target
+
         >>> list(Target.load("neuroncore_v2").sbuf.legal_starts(33))
         [0, 64]
         """
@@ -149,6 +151,8 @@ class TensorEngine:
         """Return the peak multiply-accumulates per nanosecond.
 
         2 * macs_per_ns / 1000 is the peak in TFLOP/s:
+
+        >>> from polystage.machine import Target
 
         >>> 2 * Target.load("neuroncore_v2").tensor.macs_per_ns("bf16") / 1000
         91.7504
