@@ -40,7 +40,6 @@ class Sbuf:
         """Return where an access of `partitions` partitions may start.
 
         >>> from polystage.machine import Target
-
         >>> list(Target.load("neuroncore_v2").sbuf.legal_starts(33))
         [0, 64]
         """
@@ -153,7 +152,6 @@ class TensorEngine:
         2 * macs_per_ns / 1000 is the peak in TFLOP/s:
 
         >>> from polystage.machine import Target
-
         >>> 2 * Target.load("neuroncore_v2").tensor.macs_per_ns("bf16") / 1000
         91.7504
         """
