@@ -62,52 +62,54 @@ def distribute(
     `accumulations` names the statements that fold values into an element with an operation whose
     order does not matter.
     """
-    names = {statement.name for statement in statements}
-    inner = [d for d in dependences if d.source in names and d.target in names]
-    return _distribute(tuple(statements), inner, 0, accumulations)
+    return _distribute(tuple(statements), list(dependences), (), accumulations)
 
 
 def _distribute(
     statements: tuple[Statement, ...],
     dependences: list[Dependence],
-    level: int,
+    fixed: tuple[int, ...],
     accumulations: frozenset[str],
 ) -> tuple[Node, ...]:
-    """Distribute statements inside of `level` loops that they share."""
-    here = [d for d in dependences if not _at_same(d.map, range(level)).is_empty()]
+    """Distribute statements inside of loops over their `fixed` dims, which they share."""
+    here = [d for d in _among(statements, dependences) if not _at_same(d.map, fixed).is_empty()]
     nodes: list[Node] = []
     for group in _components(statements, here):
-        names = {statement.name for statement in group}
-        inner = [d for d in here if d.source in names and d.target in names]
+        inner = _among(group, here)
         if len(group) == 1:
-            nodes.append(_single(group[0], inner, level, accumulations))
-        else:
-            carried = next(d for d in inner if _is_carried(d.map, level))
-            body = _distribute(group, inner, level + 1, accumulations)
-            nodes.append(Loop(level, body, carried))
+            nodes.append(_single(group[0], inner, fixed, accumulations))
+            continue
+        # Loops further out that carry nothing are parallel, and may as well stand inside.
+        free = (dim for dim in range(group[0].depth) if dim not in fixed)
+        level, because = next((dim, d) for dim in free for d in inner if _moves(d, fixed, dim))
+        body = _distribute(group, inner, (*fixed, level), accumulations)
+        nodes.append(Loop(level, body, because))
     return tuple(nodes)
 
 
+def _among(statements: Sequence[Statement], dependences: list[Dependence]) -> list[Dependence]:
+    names = {statement.name for statement in statements}
+    return [d for d in dependences if d.source in names and d.target in names]
+
+
 def _single(
-    statement: Statement, own: list[Dependence], level: int, accumulations: frozenset[str]
+    statement: Statement,
+    own: list[Dependence],
+    fixed: tuple[int, ...],
+    accumulations: frozenset[str],
 ) -> Node:
     """Keep only those loops around one statement that carry a dependence of it on itself."""
-    outer = tuple(range(level))
-    maps = [(d, _at_same(d.map, outer)) for d in own]
+    free = [dim for dim in range(len(statement.dims)) if dim not in fixed]
     reduction: tuple[int, ...] = ()
     if statement.name in accumulations:
         used = set[int]().union(*map(used_dims, statement.writes[0].exprs or ()))
-        dims = range(level, len(statement.dims))
-        candidates = tuple(dim for dim in dims if dim not in used)
-        rest = tuple(dim for dim in dims if dim in used)
-        if all(not _moves_along(m, rest) for _, m in maps):
-            maps, reduction = [], candidates
+        if not any(_moves(d, fixed, dim) for d in own for dim in free if dim in used):
+            own, reduction = [], tuple(dim for dim in free if dim not in used)
     kept: list[tuple[int, Dependence]] = []
-    for dim in range(level, len(statement.dims)):
-        carried = [d for d, m in maps if _moves_along(m, (dim,))]
-        if carried:
-            kept.append((dim, carried[0]))
-    node: Node = Leaf(statement, outer + tuple(dim for dim, _ in kept), reduction)
+    for dim in free:
+        carried = [d for d in own if _moves(d, fixed, dim)]
+        kept += [(dim, d) for d in carried[:1]]
+    node: Node = Leaf(statement, (*fixed, *(dim for dim, _ in kept)), reduction)
     for dim, because in reversed(kept):
         node = Loop(dim, (node,), because)
     return node
@@ -120,14 +122,10 @@ def _at_same(relation: isl.Map, dims: Sequence[int]) -> isl.Map:
     return relation
 
 
-def _moves_along(relation: isl.Map, dims: Sequence[int]) -> bool:
-    """Tell whether some dependence joins instances that differ in one of `dims`."""
-    return not relation.is_subset(_at_same(relation, dims))
-
-
-def _is_carried(relation: isl.Map, level: int) -> bool:
-    inputs, outputs = relation.dim(isl.dim_type.in_), relation.dim(isl.dim_type.out)
-    return min(inputs, outputs) > level and _moves_along(_at_same(relation, range(level)), (level,))
+def _moves(dependence: Dependence, fixed: Sequence[int], dim: int) -> bool:
+    """Tell whether a dependence joins instances that agree in `fixed`, but not in `dim`."""
+    relation = _at_same(dependence.map, fixed)
+    return not relation.is_subset(_at_same(relation, (dim,)))
 
 
 def _components(
