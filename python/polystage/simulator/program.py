@@ -423,7 +423,7 @@ def check_inputs(wanted: Mapping[str, View], inputs: dict[str, Array]) -> None:
 
 def _converts(source: np.dtype, target: np.dtype) -> bool:
     """Say whether values may be given in `source`: floats for floats, integers for any."""
-    return source.kind in "iub" or target.kind not in "iub"
+    return source.kind in "iub" or (target.kind not in "iub" and source.kind != "c")
 
 
 def _verify(module: ir.Module) -> None:
