@@ -1,6 +1,7 @@
 """Loops and operations on boxes, written as scf.for and linalg.generic."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from polystage.errors import PassError
@@ -12,10 +13,10 @@ from polystage.passes.polyhedral.box_operand import (
     output_operand,
 )
 from polystage.passes.polyhedral.index_arithmetic import constant_index, index_value
-from polystage.polyhedral import Access, Statement
+from polystage.polyhedral import Access, Kind, Statement
 from polystage.polyhedral.expressions import Range, substitute, used_dims
 from polystage.polyhedral.rectangles import BoxOperation, Step
-from polystage.polyhedral.scalar import defining_op
+from polystage.polyhedral.scalar import LOADS, defining_op, factors_of, leaves
 
 _LOOPS = frozenset({"affine.for", "scf.for"})
 
@@ -42,6 +43,15 @@ def _emit(
             scf.YieldOp([])
 
 
+@dataclass(frozen=True)
+class _Operation:
+    """What a linalg.generic works on."""
+
+    inputs: list[Operand]
+    output: Operand
+    iterators: list[str]
+
+
 class _Generic:
     """One linalg.generic in the making."""
 
@@ -63,9 +73,10 @@ class _Generic:
         write = self.statement.writes[0].exprs or ()
         fixed: list[ir.AffineExpr] = [ir.AffineConstantExpr.get(0)] * len(self.statement.dims)
         for dim, value in box.fixed.items():
-            is_number = isinstance(value, int)
-            constant = ir.AffineConstantExpr.get(value) if is_number else None
-            fixed[dim] = constant or ir.AffineExpr.get_symbol(loops.index(dim))
+            if isinstance(value, int):
+                fixed[dim] = ir.AffineConstantExpr.get(value)
+            else:
+                fixed[dim] = ir.AffineExpr.get_symbol(loops.index(dim))
         self.dims = list(fixed)
         for place, dim in enumerate(box.dims):
             lower = substitute(box.lower[place], fixed)
@@ -99,7 +110,8 @@ class _Generic:
                 op=self.statement.op,
             ) from None
         inputs += self._shape_operands([*inputs, output])
-        self._write_generic(inputs, output, values)
+        operation = _Operation(inputs, output, self.iterators)
+        self._write_generic(operation, values, stored_value(self.statement))
 
     def _output(self, write: Access) -> Operand:
         exprs = self._exprs(write)
@@ -110,11 +122,12 @@ class _Generic:
         return Operand(operand.value, (ir.AffineExpr.get_dim(len(self.extents) - 1),))
 
     def _inputs(self, write: Access) -> tuple[list[Operand], list[list[ir.Value]]]:
-        """Return the inputs, and the loaded values that each stands for; the output's are last."""
+        """Return the inputs, and the values that each stands for; the output's are last."""
         inputs: list[Operand] = []
-        known: dict[tuple[str, tuple[ir.AffineExpr, ...]], list[ir.Value]] = {}
         values: list[list[ir.Value]] = []
+        known: dict[tuple[str, tuple[ir.AffineExpr, ...]], list[ir.Value]] = {}
         carried: list[ir.Value] = []
+        factors = self._computed_factors()
         for access in self.statement.reads:
             if access.exprs is None or access.op is None:
                 continue
@@ -123,13 +136,61 @@ class _Generic:
                 carried.append(loaded)
                 continue
             exprs = self._exprs(access)
-            if (access.array, exprs) not in known:
+            if loaded in factors:
+                inputs.append(self._computed_beforehand(factors[loaded], access, exprs))
+                values.append([factors[loaded]])
+            elif (access.array, exprs) in known:
+                known[access.array, exprs].append(loaded)
+            else:
                 array = self.arrays[access.array]
                 inputs.append(input_operand(array, exprs, self.extents, self.symbols))
-                values.append([])
+                values.append([loaded])
                 known[access.array, exprs] = values[-1]
-            known[access.array, exprs].append(loaded)
         return inputs, [*values, carried]
+
+    def _computed_factors(self) -> dict[ir.Value, ir.Value]:
+        """Return the factors of a contraction that are computed, by the loaded value each uses.
+
+        The tensor engine multiplies what it loads, so `alpha * A[i, k]` is computed beforehand.
+        """
+        loaded = {a.op.results[0]: n for n, a in enumerate(self.statement.reads) if a.op}
+        if self.statement.kind != Kind.CONTRACTION:
+            return {}
+        found: dict[ir.Value, ir.Value] = {}
+        for factor in factors_of(stored_value(self.statement), loaded):
+            uses = [value for value in loaded if leaves(factor, {value: 0})]
+            if factor not in loaded and len(uses) == 1 and not self._uses_loop_index(factor):
+                found[uses[0]] = factor
+        return found
+
+    def _uses_loop_index(self, value: ir.Value) -> bool:
+        op = defining_op(value)
+        if op is None:
+            return _loop_level(value, self.statement.op) is not None
+        return op.name not in LOADS and any(map(self._uses_loop_index, op.operands))
+
+    def _computed_beforehand(
+        self, factor: ir.Value, access: Access, exprs: tuple[ir.AffineExpr, ...]
+    ) -> Operand:
+        """Write an operation that computes `factor` once for each element that it reads."""
+        dims = sorted(set[int]().union(*map(used_dims, exprs)))
+        if not dims:
+            dims = [0]
+        extents = [self.extents[dim] for dim in dims]
+        place: list[ir.AffineExpr] = [ir.AffineConstantExpr.get(0)] * len(self.extents)
+        for number, dim in enumerate(dims):
+            place[dim] = ir.AffineExpr.get_dim(number)
+        ranges: list[Range] = [(0, extent - 1) for extent in extents]
+        inside = [substitute(e, place, (), ranges, [None] * len(self.symbols)) for e in exprs]
+        source = input_operand(self.arrays[access.array], inside, extents, self.symbols)
+        target = memref.AllocOp(ir.MemRefType.get(extents, factor.type), [], []).result
+        output = Operand(target, tuple(ir.AffineExpr.get_dim(n) for n in range(len(dims))))
+        assert access.op is not None
+        body, self.body = self.body, {}
+        operation = _Operation([source], output, ["parallel"] * len(dims))
+        self._write_generic(operation, [[access.op.results[0]], []], factor)
+        self.body = body
+        return Operand(target, tuple(ir.AffineExpr.get_dim(dim) for dim in dims))
 
     def _shape_operands(self, operands: list[Operand]) -> list[Operand]:
         """Return inputs that nothing reads, for dims whose extent no operand tells."""
@@ -147,30 +208,29 @@ class _Generic:
         return [Operand(value, tuple(ir.AffineExpr.get_dim(dim) for dim in missing))]
 
     def _write_generic(
-        self, inputs: list[Operand], output: Operand, values: list[list[ir.Value]]
+        self, operation: "_Operation", values: list[list[ir.Value]], result: ir.Value
     ) -> None:
-        operands = [*inputs, output]
-        maps = [ir.AffineMap.get(len(self.extents), 0, list(o.exprs)) for o in operands]
-        iterators = [
-            ir.Attribute.parse(f"#linalg.iterator_type<{kind}>") for kind in self.iterators
-        ]
+        """Write an operation whose operands stand for `values`, the last for the output's."""
+        operands = [*operation.inputs, operation.output]
+        count = len(operation.iterators)
+        maps = [ir.AffineMap.get(count, 0, list(operand.exprs)) for operand in operands]
+        iterators = [f"#linalg.iterator_type<{kind}>" for kind in operation.iterators]
         op = linalg.GenericOp(
             [],
-            [operand.value for operand in inputs],
-            [output.value],
+            [operand.value for operand in operation.inputs],
+            [operation.output.value],
             ir.ArrayAttr.get([ir.AffineMapAttr.get(map_) for map_ in maps]),
-            ir.ArrayAttr.get(iterators),
+            ir.ArrayAttr.get([ir.Attribute.parse(text) for text in iterators]),
             loc=self.statement.op.location,
         )
         types = [ir.MemRefType(operand.value.type).element_type for operand in operands]
         block = op.regions[0].blocks.append(*types)
         arguments = list(block.arguments)
-        for argument, loaded in zip(
-            [*arguments[: len(values) - 1], arguments[-1]], values, strict=True
-        ):
-            self.body.update(dict.fromkeys(loaded, argument))
+        used = [*arguments[: len(values) - 1], arguments[-1]]
+        for argument, stands_for in zip(used, values, strict=True):
+            self.body.update(dict.fromkeys(stands_for, argument))
         with ir.InsertionPoint(block):
-            linalg.YieldOp([self._scalar(stored_value(self.statement))])
+            linalg.YieldOp([self._scalar(result)])
 
     # -- the scalar body ---------------------------------------------------------------------------
 
@@ -190,7 +250,7 @@ class _Generic:
             operands = [self._scalar(operand) for operand in op.operands]
             dims, symbols = operands[: map_.n_dims], operands[map_.n_dims :]
             return index_value(map_.results[0], dims, symbols)
-        if not _is_inside(op, self.statement.op):
+        if not _is_inside(op, self.statement.op) and not leaves(value, dict.fromkeys(self.body, 0)):
             return value
         if list(op.regions) or op.name == "affine.load":
             raise PassError(

@@ -25,10 +25,9 @@ from polystage.polyhedral.expressions import (
 )
 from polystage.polyhedral.model import Access, Array, Kind, Role, Statement
 from polystage.polyhedral.names import Names, dimension_names, location_name, loop_names
-from polystage.polyhedral.scalar import classify, defining_op
+from polystage.polyhedral.scalar import LOADS, classify, defining_op
 from polystage.polyhedral.views import VIEW_OPS, View, fold_view, whole
 
-_LOADS = frozenset({"affine.load", "memref.load"})
 _STORES = frozenset({"affine.store", "memref.store"})
 _ALLOCATIONS = frozenset({"memref.alloc", "memref.alloca", "memref.get_global"})
 _FLAT = frozenset({"affine.if"})  # their statements take positions in the enclosing block
@@ -133,7 +132,7 @@ class _Reader:
         self._place = 0
         self._readers: dict[str, Callable[[Any], None]] = {
             **dict.fromkeys(_STORES, self._read_store),
-            **dict.fromkeys(_LOADS, self._read_load),
+            **dict.fromkeys(LOADS, self._read_load),
             **dict.fromkeys(_ALLOCATIONS, self._read_array),
             "memref.copy": self._read_copy,
             "affine.for": self._read_affine_for,
@@ -264,7 +263,7 @@ class _Reader:
             return self._index(op.operands[0])
         if name == "affine.apply":
             return self._apply(ir.AffineMapAttr(op.attributes["map"]).value, op.operands)[0]
-        if name in _LOADS:
+        if name in LOADS:
             raise NotAffineError("index is loaded from memory")
         if name not in ("arith.addi", "arith.subi", "arith.muli"):
             raise NotAffineError(f"index is computed by {name}")
@@ -393,7 +392,7 @@ class _Reader:
             if inner.name == "linalg.index":
                 dim = ir.IntegerAttr(inner.attributes["dim"]).value
                 self._indices[inner.results[0]] = ir.AffineExpr.get_dim(dim)
-            elif inner.name in _LOADS:
+            elif inner.name in LOADS:
                 body.add_read(inner.results[0], self._load_touch(inner))
             for operand in inner.operands:
                 if operand in self._loads:
@@ -472,7 +471,7 @@ class _Reader:
 
     def _may_write(self, top: Any, array: str) -> bool:
         for op in _with_nested(top):
-            if op.name in _LOADS or op.name in _IGNORED:
+            if op.name in LOADS or op.name in _IGNORED:
                 continue
             for operand in op.operands:
                 if _is_memref(operand) and _root_array(self, operand) in (array, None):
@@ -502,7 +501,7 @@ class _Reader:
                 if inner.name in VIEW_OPS:
                     continue
                 reads.update(dict.fromkeys(names))
-                if inner.name not in _LOADS:
+                if inner.name not in LOADS:
                     writes.update(dict.fromkeys(names))
         if not reads:
             return
@@ -704,7 +703,7 @@ def _slice(value: ir.Value) -> Iterator[ir.Value]:
         seen.add(current)
         yield current
         op = defining_op(current)
-        if op is not None and op.name not in _LOADS:
+        if op is not None and op.name not in LOADS:
             todo.extend(reversed(list(op.operands)))
 
 

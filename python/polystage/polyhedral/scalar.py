@@ -7,6 +7,7 @@ from polystage.polyhedral.model import Kind
 
 _ADD = frozenset({"arith.addf", "arith.addi"})
 _MULTIPLY = frozenset({"arith.mulf", "arith.muli"})
+LOADS = frozenset({"affine.load", "memref.load"})
 _CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"})
 
 
@@ -42,20 +43,30 @@ def strip_casts(value: ir.Value) -> ir.Value:
     return value
 
 
-def is_contraction(value: ir.Value, carry: int, leaf_of: Mapping[ir.Value, int]) -> bool:
-    """Tell whether `value` is `carry + a * b`, with `a` and `b` each made from one other read."""
+def factors_of(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> list[ir.Value]:
+    """Return `a` and `b` where `value` is `leaf + a * b`, each made from one other leaf."""
     add = defining_op(strip_casts(value))
     if add is None or add.name not in _ADD:
-        return False
+        return []
     for own, other in ((0, 1), (1, 0)):
-        if leaf_of.get(strip_casts(add.operands[own])) != carry:
+        carry = leaf_of.get(strip_casts(add.operands[own]))
+        if carry is None:
             continue
         product = defining_op(strip_casts(add.operands[other]))
         if product is None or product.name not in _MULTIPLY:
-            return False
+            continue
         left, right = (leaves(operand, leaf_of) for operand in product.operands)
-        return len(left) == 1 and len(right) == 1 and not left & right and carry not in left | right
-    return False
+        if len(left) == 1 and len(right) == 1 and not left & right and carry not in left | right:
+            return list(product.operands)
+    return []
+
+
+def is_contraction(value: ir.Value, carry: int, leaf_of: Mapping[ir.Value, int]) -> bool:
+    """Tell whether `value` is `carry + a * b`, with `a` and `b` each made from one other read."""
+    add = defining_op(strip_casts(value))
+    if add is None or not factors_of(value, leaf_of):
+        return False
+    return any(leaf_of.get(strip_casts(operand)) == carry for operand in add.operands)
 
 
 _FOLDS = frozenset(
