@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import inliner, numpy_helper, shape_inference, version_converter
+from onnx import numpy_helper, shape_inference, version_converter
 
 from polystage.constants import constant_attr
 from polystage.dtypes import numpy_dtype
@@ -16,11 +16,14 @@ from polystage.errors import FrontendError
 from polystage.frontends.diagnostics import run_upstream
 from polystage.frontends.finish import entry_function, finish_module, model_name
 from polystage.frontends.model import Arrays, ImportedModel, TensorSpec, new_context
+from polystage.frontends.onnx_simplify import expand_functions, simplify
 from polystage.mlir import ir
 from polystage.reference import onnxruntime_run
 
 OLDEST_OPSET = 17
 _DOMAINS = ("", "ai.onnx")
+_IR_VERSION = 8
+"""From 4 on, weights need not be inputs too, which the converter insists on before."""
 _LARGE_BYTES = 1024
 
 _TO_LINALG = (
@@ -92,13 +95,15 @@ def prepare_model(model: onnx.ModelProto, name: str, bind: Mapping[str, int]) ->
     """
     with _without_large_weights(model) as light:
         _bind_dimensions(light, name, bind)
+        light = expand_functions(light)
         _check_domains(light, name)
-        _name_nodes(light.graph.node)
-        light = _convert_opset(_inline_functions(light), name)
+        light = _convert_opset(light, name)
         try:
-            light = shape_inference.infer_shapes(light, data_prop=True)
+            light = simplify(light)
         except shape_inference.InferenceError as error:
             raise FrontendError(f"{name}: {_last_line(error)}") from None
+        _refuse_empty_outputs(light, name)
+        _name_nodes(light.graph.node)
         _restore_weights(light, model)
     return light
 
@@ -186,9 +191,8 @@ def _bind_input(value: onnx.ValueInfoProto, name: str, bind: Mapping[str, int]) 
 
 
 def _check_domains(model: onnx.ModelProto, name: str) -> None:
-    local = {(f.domain, f.name) for f in model.functions}
     for node in _all_nodes(model.graph.node):
-        if node.domain not in _DOMAINS and (node.domain, node.op_type) not in local:
+        if node.domain not in _DOMAINS:
             raise FrontendError(
                 f"{name}: at '{node.name or node.op_type}': operator "
                 f"'{node.domain}::{node.op_type}' is not supported; only the operators of ONNX are",
@@ -196,21 +200,29 @@ def _check_domains(model: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    return inliner.inline_local_functions(model) if model.functions else model
-
-
 def _convert_opset(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     version = max((o.version for o in model.opset_import if o.domain in _DOMAINS), default=1)
     if version >= OLDEST_OPSET:
         return model
+    model.ir_version = max(model.ir_version, _IR_VERSION)
     try:
         return version_converter.convert_version(model, OLDEST_OPSET)
-    except (RuntimeError, onnx.checker.ValidationError) as error:
+    except (RuntimeError, version_converter.ConvertError) as error:
         raise FrontendError(
             f"{name}: opset {version} cannot be converted to {OLDEST_OPSET}: {_last_line(error)}",
             help=f"export the model with opset {OLDEST_OPSET} or newer",
         ) from None
+
+
+def _refuse_empty_outputs(model: onnx.ModelProto, name: str) -> None:
+    for output in model.graph.output:
+        extents = [
+            d.dim_value for d in output.type.tensor_type.shape.dim if d.HasField("dim_value")
+        ]
+        if 0 in extents:
+            raise FrontendError(
+                f"{name}: output '{output.name}' of shape {extents} has no elements"
+            )
 
 
 def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
