@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 from polystage.mlir import ir, memref
 from polystage.passes.polyhedral.index_arithmetic import index_value
-from polystage.polyhedral.expressions import from_terms, linear_terms, used_dims
+from polystage.polyhedral.expressions import (
+    from_terms,
+    linear_terms,
+    merge_divisions,
+    used_dims,
+)
 
 _DYNAMIC_OFFSET = ir.ShapedType.get_dynamic_stride_or_offset()
 
@@ -37,27 +42,27 @@ def input_operand(
     symbols: Sequence[ir.Value],
 ) -> Operand:
     """Return the smallest window of `array` that holds `exprs`, dims that do not move left out."""
-    shape = ir.MemRefType(array.type).shape
-    offsets, sizes, strides = [], [], []
-    kept: list[int] = []
-    results: list[ir.AffineExpr] = []
-    for place, expr in enumerate(exprs):
-        index = _linear_index(expr)
-        if index is None:  # a division: the whole dimension, the division in the map
-            if _has_symbols(expr):
-                raise NoWindowError("a divided index moves with a loop that stays")
-            window = (_zero(), shape[place], 1, expr)
-        else:
-            window = _window(index, extents)
-        offsets.append(window[0])
-        sizes.append(window[1])
-        strides.append(window[2])
-        if index is None or index.coefficients:
-            kept.append(place)
-            results.append(window[3])
+    if not exprs:
+        return Operand(_with_rank_one(array), (_zero(),))
+    indices = [_linear_index(expr) for expr in exprs]
+    if all(index is not None for index in indices):
+        windows = [_window(index, extents) for index in indices if index is not None]
+    else:
+        address = _address(array, exprs)
+        if address is not None:
+            return _strided_operand(array, address, extents, symbols)
+        if any(map(_has_symbols, exprs)):
+            raise NoWindowError("a divided index moves with a loop that stays")
+        windows = [
+            (_zero(), extent, 1, expr)
+            for extent, expr in zip(ir.MemRefType(array.type).shape, exprs, strict=True)
+        ]
+    kept = [place for place, window in enumerate(windows) if used_dims(window[3])]
+    results = tuple(windows[place][3] for place in kept)
     if not kept:
-        kept, results = [len(shape) - 1], [_zero()]
-    return Operand(_subview(array, offsets, sizes, strides, kept, symbols), tuple(results))
+        kept, results = [len(windows) - 1], (_zero(),)
+    offsets, sizes, strides = ([window[part] for window in windows] for part in range(3))
+    return Operand(_subview(array, offsets, sizes, strides, kept, symbols), results)
 
 
 def output_operand(
@@ -71,14 +76,41 @@ def output_operand(
     A diagonal or a flattened index becomes a reinterpret_cast with strides that add up.
     """
     indices = [_linear_index(expr) for expr in exprs]
-    if any(index is None for index in indices):
-        raise NoWindowError("the index of a write is divided")
-    linear = [index for index in indices if index is not None]
-    moving = [dim for index in linear for dim in index.coefficients]
-    is_plain = len(moving) == len(set(moving)) and all(len(i.coefficients) <= 1 for i in linear)
+    moving = [dim for index in indices if index is not None for dim in index.coefficients]
+    is_plain = len(moving) == len(set(moving)) and all(
+        index is not None and len(index.coefficients) <= 1 for index in indices
+    )
     if is_plain:
         return input_operand(array, exprs, extents, symbols)
-    return _strided_operand(array, linear, extents, symbols)
+    address = _address(array, exprs)
+    if address is None:
+        raise NoWindowError("the index of a write is divided")
+    return _strided_operand(array, address, extents, symbols)
+
+
+def _with_rank_one(array: ir.Value) -> ir.Value:
+    type_ = ir.MemRefType(array.type)
+    result = ir.MemRefType.get([1], type_.element_type, None, type_.memory_space)
+    groups = ir.ArrayAttr.get([])
+    return memref.ExpandShapeOp(result, array, groups, [], [1]).result
+
+
+def _address(array: ir.Value, exprs: Sequence[ir.AffineExpr]) -> _Index | None:
+    """Return the offset in the buffer, if it is linear: `(i floordiv 4, i mod 4)` is `i`."""
+    strides, offset = ir.MemRefType(array.type).get_strides_and_offset()
+    if _DYNAMIC_OFFSET in (*strides, offset):
+        return None
+    total: dict[ir.AffineExpr, int] = {}
+    constant = offset
+    for expr, stride in zip(exprs, strides, strict=True):
+        terms, own = linear_terms(expr)
+        constant += own * stride
+        for atom, coefficient in terms.items():
+            total[atom] = total.get(atom, 0) + coefficient * stride
+    index = _linear_index(from_terms(*merge_divisions(total, constant)))
+    if index is None or any(stride <= 0 for stride in index.coefficients.values()):
+        return None
+    return index
 
 
 def _linear_index(expr: ir.AffineExpr) -> _Index | None:
@@ -111,6 +143,8 @@ def _zero() -> ir.AffineExpr:
 def _window(index: _Index, extents: Sequence[int]) -> tuple[ir.AffineExpr, int, int, ir.AffineExpr]:
     """Return offset, size and stride of the window, and the index within it."""
     moves = index.coefficients
+    if not moves:
+        return index.offset, 1, 1, _zero()
     if len(moves) == 1:
         ((dim, stride),) = moves.items()
         if stride > 0:
@@ -149,28 +183,17 @@ def _subview(
 
 
 def _strided_operand(
-    array: ir.Value, indices: list[_Index], extents: Sequence[int], symbols: Sequence[ir.Value]
+    array: ir.Value, address: _Index, extents: Sequence[int], symbols: Sequence[ir.Value]
 ) -> Operand:
+    """Return the window with one dimension per dim that moves, from the start of the buffer."""
     type_ = ir.MemRefType(array.type)
-    array_strides, array_offset = type_.get_strides_and_offset()
-    strides: dict[int, int] = {}
-    terms: dict[ir.AffineExpr, int] = {}
-    constant = array_offset
-    for index, stride in zip(indices, array_strides, strict=True):
-        for dim, coefficient in index.coefficients.items():
-            strides[dim] = strides.get(dim, 0) + coefficient * stride
-        own, own_constant = linear_terms(index.offset)
-        constant += own_constant * stride
-        for atom, coefficient in own.items():
-            terms[atom] = terms.get(atom, 0) + coefficient * stride
-    dims = sorted(strides)
-    if any(strides[dim] <= 0 for dim in dims):
-        raise NoWindowError("the index of a write runs backwards")
-    dynamic = [index_value(from_terms(terms, constant), (), symbols)] if terms else []
-    offset = _DYNAMIC_OFFSET if terms else constant
+    dims = sorted(address.coefficients)
     sizes = [extents[dim] for dim in dims]
-    steps = [strides[dim] for dim in dims]
-    layout = ir.StridedLayoutAttr.get(offset, steps)
+    strides = [address.coefficients[dim] for dim in dims]
+    terms, constant = linear_terms(address.offset)
+    dynamic = [index_value(address.offset, (), symbols)] if terms else []
+    offset = _DYNAMIC_OFFSET if terms else constant
+    layout = ir.StridedLayoutAttr.get(offset, strides)
     result = ir.MemRefType.get(sizes, type_.element_type, layout, type_.memory_space)
-    cast = memref.ReinterpretCastOp(result, array, dynamic, [], [], [offset], sizes, steps)
+    cast = memref.ReinterpretCastOp(result, array, dynamic, [], [], [offset], sizes, strides)
     return Operand(cast.result, tuple(ir.AffineExpr.get_dim(dim) for dim in dims))

@@ -178,8 +178,8 @@ class _Pairing:
 
     def _add(self, kind: DependenceKind, source: int, target: int, relation: isl.Map) -> None:
         if not relation.is_empty():
-            names = (self.events[place].statement.name for place in (source, target))
-            self.found.append(Dependence(kind, self.array, *names, relation))
+            names = [self.events[place].statement.name for place in (source, target)]
+            self.found.append(Dependence(kind, self.array, names[0], names[1], relation))
 
     def _self_dependences(self, place: int) -> tuple[isl.Map | None, isl.Map | None]:
         """Add what the statement depends on itself.

@@ -157,6 +157,26 @@ def _floor_div(
     return quotient + ir.AffineExpr.get_floor_div(rest, divisor)
 
 
+def merge_divisions(
+    terms: dict[ir.AffineExpr, int], constant: int = 0
+) -> tuple[dict[ir.AffineExpr, int], int]:
+    """Replace `c*n*(e floordiv n) + c*(e mod n)` by `c*e` wherever both are there."""
+    for atom, coefficient in terms.items():
+        if not isinstance(atom, ir.AffineModExpr):
+            continue
+        divisor = _constant(atom.rhs)
+        quotient = _floor_div(atom.lhs, divisor, (), ()).maybe_downcast()
+        if terms.get(quotient) != coefficient * divisor:
+            continue
+        rest = {a: c for a, c in terms.items() if a not in (atom, quotient)}
+        inner, inner_constant = linear_terms(atom.lhs)
+        for part, factor in inner.items():
+            rest[part] = rest.get(part, 0) + coefficient * factor
+        rest = {a: c for a, c in rest.items() if c}
+        return merge_divisions(rest, constant + coefficient * inner_constant)
+    return terms, constant
+
+
 def _mod(
     expr: ir.AffineExpr, divisor: int, dims: Sequence[Range], symbols: Sequence[Range]
 ) -> ir.AffineExpr:

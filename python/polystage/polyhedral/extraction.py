@@ -428,7 +428,7 @@ class _Reader:
         view, indices = self._add_temporary(op)
         kept = _Touch(view, indices, op, None)
         body = _Body([op.results[0]])
-        body.add_read(op.results[0], touch)
+        self._read_value(op.results[0], body)
         body.writes.append(kept)
         body.carries.append(None)
         self._add_statement(op, body, (), ())
@@ -481,12 +481,21 @@ class _Reader:
     def _read_store(self, op: Any) -> None:
         indices = self._access_indices(op, list(op.operands)[2:])
         body = _Body([op.operands[0]])
-        for value in _slice(op.operands[0]):
-            if value in self._loads:
-                body.add_read(value, self._loads[value])
+        self._read_value(op.operands[0], body)
         body.writes.append(_Touch(self._view(op.operands[1]), tuple(indices), op, 1))
         body.carries.append(None)
         self._add_statement(op, body, (), ())
+
+    def _read_value(self, value: ir.Value, body: "_Body") -> None:
+        """Collect the loads from which `value` is computed, and those that tell where to load."""
+        for part in _slice(value):
+            touch = self._loads.get(part)
+            if touch is None or part in body.leaf_of:
+                continue
+            body.add_read(part, touch)
+            if touch.indices is None and touch.op is not None:
+                for index in list(touch.op.operands)[1:]:
+                    self._read_value(index, body)
 
     def _read_opaque(self, op: Any, reason: str) -> None:
         """Add a statement that may touch all of every array below `op`, if there is any."""

@@ -203,8 +203,8 @@ def _one(like: isl.PwAff) -> isl.PwAff:
 
 # -- from isl expressions to numpy -------------------------------------------------------------
 
-_OP = isl.ast_expr_op_type
-_PYTHON = {
+_OP: Any = isl.ast_expr_op_type
+_PYTHON: dict[Any, str] = {
     _OP.add: "{} + {}",
     _OP.sub: "{} - {}",
     _OP.mul: "{}*{}",
@@ -226,7 +226,7 @@ _PYTHON = {
     _OP.cond: "where({}, {}, {})",
     _OP.select: "where({}, {}, {})",
 }
-_FUNCTIONS = {_OP.min: "minimum", _OP.max: "maximum"}
+_FUNCTIONS: dict[Any, str] = {_OP.min: "minimum", _OP.max: "maximum"}
 _CALLS = frozenset({_OP.cond, _OP.select})
 _SUMS = frozenset({_OP.add, _OP.sub})
 _NAMES = {"where": np.where, "minimum": np.minimum, "maximum": np.maximum}
@@ -245,7 +245,7 @@ def _python(expr: isl.AstExpr) -> str:
         return str(expr.get_val().to_python())
     if kind == isl.ast_expr_type.id:
         return expr.get_id().get_name()
-    op = expr.get_op_type()
+    op: Any = expr.get_op_type()
     operands = [expr.get_op_arg(place) for place in range(expr.get_op_n_arg())]
     if op in _FUNCTIONS:
         return f"{_FUNCTIONS[op]}({', '.join(map(_python, operands))})"
@@ -255,11 +255,11 @@ def _python(expr: isl.AstExpr) -> str:
     return _PYTHON[op].format(*texts)
 
 
-def _parenthesized(expr: isl.AstExpr, outer: isl.ast_expr_op_type, place: int) -> str:
+def _parenthesized(expr: isl.AstExpr, outer: Any, place: int) -> str:
     text = _python(expr)
     if expr.get_type() != isl.ast_expr_type.op:
         return text
-    op = expr.get_op_type()
+    op: Any = expr.get_op_type()
     if op in _FUNCTIONS or op in _CALLS:
         return text
     if outer in _SUMS and (op == _OP.mul or (op in _SUMS and (place == 0 or outer == _OP.add))):
