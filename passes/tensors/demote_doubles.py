@@ -51,6 +51,8 @@ class DemoteDoublesPass(Pass):
             value.set_type(_demoted(value.type))
         if op.name == "arith.constant" and changed:
             op.attributes["value"] = _demoted_constant(op.attributes["value"])
+        if op.name == "memref.global":
+            _demote_global(op)
         if op.name == "func.func":
             type_ = ir.TypeAttr(op.attributes["function_type"]).value
             op.attributes["function_type"] = ir.TypeAttr.get(_demoted(type_))
@@ -72,6 +74,17 @@ def _demoted(type_: ir.Type) -> ir.Type:
         inputs, results = ([_demoted(t) for t in ts] for ts in (type_.inputs, type_.results))
         return ir.FunctionType.get(inputs, results)
     return type_
+
+
+def _demote_global(op: ir.Operation) -> None:
+    type_ = ir.TypeAttr(op.attributes["type"]).value
+    if _demoted(type_) == type_:
+        return
+    op.attributes["type"] = ir.TypeAttr.get(_demoted(type_))
+    if "initial_value" in op.attributes:
+        initial = op.attributes["initial_value"]
+        if not isinstance(initial, ir.UnitAttr):
+            op.attributes["initial_value"] = _demoted_constant(initial)
 
 
 def _demoted_constant(attribute: ir.Attribute) -> ir.Attribute:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polystage.constants import constant_array, constant_attr
-from polystage.dtypes import numpy_dtype
+from polystage.dtypes import compute_dtype, numpy_dtype
 from polystage.forms import walk
 from polystage.mlir import arith, ir
 from polystage.passes.registry import Pass, register_pass
@@ -105,7 +105,8 @@ class FoldBatchNormPass(Pass):
             shape[place[dims[k]]] = f.scale.shape[k]
         squeezed = f.scale.reshape([f.scale.shape[k] for k in varying])
         scale = squeezed.transpose([varying.index(k) for k in order]).reshape(shape)
-        scaled = (array.astype(np.float64) * scale).astype(array.dtype)
+        wide = compute_dtype(array.dtype)
+        scaled = np.multiply(array, scale.astype(wide), dtype=wide).astype(array.dtype, copy=False)
         with ir.InsertionPoint(weights.owner.operation), weights.owner.location:
             op.operands[position] = _constant(scaled, weights.type.element_type, "scaled")
         self.count("weights scaled")

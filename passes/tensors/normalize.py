@@ -1,17 +1,24 @@
-"""The way from an imported model to `buffers` form."""
+"""The way from an imported model to `buffers` form, as one list of passes with their reasons."""
 
-# Every line is a step; the order matters where a reason is given.
 _STEPS = (
+    # What the machine cannot do at all: stop, compute in f64, scan one by one, take powers.
     "canonicalize,cse,drop-assertions,demote-doubles,expand-scans,canonicalize,cse",
     "convert-tensor-to-linalg,linalg-generalize-named-ops,expand-powers",
     "math-expand-ops{ops=powf,fpowi,clampf}",
+    # Weights: what depends on them alone, and the scales of batch norms. Before fusion, which hides
+    # them in larger bodies; biases first, since a batch norm folds into what starts from zero.
     "fold-constants,canonicalize,cse",
     "separate-biases,separate-fills,fold-batch-norm",
+    # Elementwise chains, without touching contractions.
     "protect-contractions,linalg-fuse-elementwise-ops,drop-copies,canonicalize,cse",
+    # Buffers. One fill per user and no empty tensors between a producer and the slice that it
+    # goes to, else bufferization copies.
     "separate-fills,eliminate-empty-tensors",
     "one-shot-bufferize{bufferize-function-boundaries "
     "function-boundary-type-conversion=identity-layout-map}",
     "linalg-generalize-named-ops,canonicalize,cse,canonicalize",
+    # Programs that came as loops over memrefs.
+    "raise-affine-to-linalg",
 )
 
 NORMALIZE = ",".join(_STEPS)

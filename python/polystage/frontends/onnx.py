@@ -97,13 +97,14 @@ def prepare_model(model: onnx.ModelProto, name: str, bind: Mapping[str, int]) ->
         _bind_dimensions(light, name, bind)
         light = expand_functions(light)
         _check_domains(light, name)
+        names = _layer_names(light.graph.node)
         light = _convert_opset(light, name)
         try:
             light = simplify(light)
         except shape_inference.InferenceError as error:
             raise FrontendError(f"{name}: {_last_line(error)}") from None
         _refuse_empty_outputs(light, name)
-        _name_nodes(light.graph.node)
+        _name_nodes(light.graph.node, names)
         _restore_weights(light, model)
     return light
 
@@ -225,10 +226,16 @@ def _refuse_empty_outputs(model: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Name every node without a name after its first output, so that its layer can be told."""
+def _layer_names(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+    """Return what to call the node that makes each value: its name, or the value's."""
+    return {value: node.name or node.output[0] for node in nodes for value in node.output if value}
+
+
+def _name_nodes(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
+    """Name every node as before its model was converted, which forgets names."""
     for node in nodes:
-        node.name = node.name or next(iter(node.output), node.op_type)
+        first = next(iter(node.output), node.op_type)
+        node.name = names.get(first) or node.name or first
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
