@@ -29,27 +29,16 @@ def segments(op: ir.Operation, values: Sequence[Any]) -> list[list[Any]]:
 
 
 def kept_dims(sizes: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Return which dimensions of a slice stay in its type: all but surplus ones of size 1."""
-    surplus = len(sizes) - len(shape)
+    """Return which dimensions of a slice stay in its type: all but surplus ones of size 1.
+
+    >>> kept_dims([1, 1, 8, 1], [1, 8])
+    [0, 2]
+    """
     kept: list[int] = []
     for d, size in enumerate(sizes):
-        wanted = shape[len(kept)] if len(kept) < len(shape) else None
-        if (
-            surplus
-            and size == 1
-            and (wanted != 1 or _fits_later(sizes[d + 1 :], shape[len(kept) :], surplus - 1))
-        ):
-            surplus -= 1
-            continue
-        kept.append(d)
+        if len(kept) < len(shape) and size == shape[len(kept)]:
+            kept.append(d)
     return kept
-
-
-def _fits_later(sizes: Sequence[int], shape: Sequence[int], surplus: int) -> bool:
-    """Say whether `sizes` can become `shape` by dropping `surplus` entries of 1."""
-    if surplus < 0 or len(sizes) - surplus != len(shape):
-        return False
-    return [s for s in sizes if s != 1] == [s for s in shape if s != 1]
 
 
 def slice_parameters(
