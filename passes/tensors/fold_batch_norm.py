@@ -17,7 +17,6 @@ from polystage.passes.tensors.generic import (
     is_contraction,
     is_elementwise,
     is_fill,
-    n_outputs,
     outputs_of,
 )
 
@@ -136,7 +135,7 @@ def _chains(steps: dict[ir.Operation, Step]) -> list[list[Step]]:
 
 def _step(op: ir.Operation) -> Step | None:
     """Read an elementwise operation whose body is one scale or shift by a constant."""
-    if not is_elementwise(op) or n_outputs(op) != 1:
+    if not is_elementwise(op) or len(op.results) != 1:
         return None
     block = op.regions[0].blocks[0]
     body = [o.operation for o in block]

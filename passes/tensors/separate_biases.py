@@ -34,7 +34,7 @@ class SeparateBiasesPass(Pass):
     def run(self, module: ir.Module) -> None:
         """Rewrite every contraction whose initial value is a broadcast."""
         with module.context:
-            for op in [o for o in walk(module.operation) if is_contraction(o)]:
+            for op in [o for o in walk(module.operation) if o.results and is_contraction(o)]:
                 init = outputs_of(op)[0].owner
                 if isinstance(init, ir.Block) or not is_broadcast(init.operation):
                     continue

@@ -97,6 +97,12 @@ def tensor_specs(types: Sequence[ir.Type], names: Sequence[str], source: str) ->
     for type_, name in zip(types, names, strict=True):
         if not isinstance(type_, ir.ShapedType):
             raise FrontendError(f"{source}: '{name}' is {type_}, but only tensors can be passed")
+        if not type_.has_rank or not type_.has_static_shape:
+            raise FrontendError(
+                f"{source}: '{name}' is a {type_}, but every shape must be known when the model is "
+                "compiled",
+                help="give it a static shape where the model is made",
+            )
         try:
             dtype = numpy_dtype(type_)
         except PolystageError as error:

@@ -1,5 +1,6 @@
 """PyTorch modules and programs of `torch.export`."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ def load_torch(
     Raises: FrontendError.
     """
     torch = _import_torch()
+    with warnings.catch_warnings():  # of torch to itself, nothing that the caller could change
+        warnings.simplefilter("ignore")
+        return _load(torch, source, example_inputs, name)
+
+
+def _load(torch: Any, source: Any, example_inputs: Sequence[Any], name: str) -> ImportedModel:
     program = _exported(source, example_inputs)
     name = name or (str(source) if isinstance(source, str | Path) else type(source).__name__)
     reference = source if isinstance(source, torch.nn.Module) else program.module()

@@ -16,9 +16,9 @@ Inputs = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 _TO_BUFFERS = (
     "one-shot-bufferize{copy-before-write bufferize-function-boundaries "
-    "function-boundary-type-conversion=identity-layout-map},"
-    "buffer-deallocation-pipeline,convert-bufferization-to-memref"
+    "function-boundary-type-conversion=identity-layout-map}"
 )
+_FREE = ",buffer-deallocation-pipeline,convert-bufferization-to-memref"
 _TO_LLVM = (
     "func.func(convert-linalg-to-loops),"
     "expand-strided-metadata,lower-affine,convert-scf-to-cf,"
@@ -55,7 +55,8 @@ def jit_run(module: ir.Module | str, inputs: Inputs) -> list[np.ndarray]:
         function.attributes["llvm.emit_c_interface"] = ir.UnitAttr.get()
         scans = any(op.name.startswith("tm_tensor.") for op in walk(clone.operation))
         before, after = ("tm-tensor-bufferize", "tm-tensor-to-loops") if scans else ("cse", "cse")
-        _run_pipeline(clone, f"builtin.module(func.func({before}),{_TO_BUFFERS})")
+        free = "" if _returns_views(function) else _FREE
+        _run_pipeline(clone, f"builtin.module(func.func({before}),{_TO_BUFFERS}{free})")
         _copies_to_linalg(clone)
         results = main_function(clone).type.results
         _run_pipeline(clone, f"builtin.module(func.func({after}),{_TO_LLVM})")
@@ -107,6 +108,13 @@ def _clone(module: ir.Module) -> ir.Module:
     for op in module.body:
         clone.body.append(op.operation.clone())
     return clone
+
+
+def _returns_views(function: func.FuncOp) -> bool:
+    """Return whether a result is a strided memref, which upstream cannot copy before it frees."""
+    memrefs = [t for t in function.type.results if isinstance(t, ir.MemRefType)]
+    identity = [ir.AffineMap.get_identity(len(t.shape)) for t in memrefs]
+    return any(t.affine_map != i for t, i in zip(memrefs, identity, strict=True))
 
 
 def _hoist_constants(module: ir.Module) -> list[np.ndarray]:
