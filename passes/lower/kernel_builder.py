@@ -411,7 +411,7 @@ def _merged_stride(shape: Sequence[int], strides: Sequence[int], first: int, cou
     for d in range(first + count - 1, first - 1, -1):
         if shape[d] != 1:
             return strides[d]
-    return strides[first + count - 1] if count else 1
+    return strides[first] if count else 1
 
 
 def _is_contiguous(type_: ir.MemRefType) -> bool:

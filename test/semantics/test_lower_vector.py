@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_attribute
@@ -485,3 +487,64 @@ func.func @main(%a: memref<5x7xf32> {npu.name = "a"}, %b: memref<5x30xf32> {npu.
 }"""
     for target in TARGETS:
         check(text, target)
+
+
+@st.composite
+def operations(draw):
+    """Return a random operation: loops, reductions, permuted, broadcast, strided and windowed operands."""
+    names = [f"d{i}" for i in range(draw(st.integers(1, 4)))]
+    extents = {n: draw(st.sampled_from([1, 2, 3, 5, 8, 9, 13, 21])) for n in names}
+    reduced = [n for n in names if draw(st.integers(0, 3)) == 0]
+    parallel = draw(st.permutations([n for n in names if n not in reduced]))
+    arguments = {"k": (", ".join(names), memref(list(extents.values()), F))}
+    for number in range(draw(st.integers(1, 3))):
+        dims = draw(st.permutations([n for n in names if draw(st.integers(0, 3))]))
+        index, shape = [], []
+        while dims:
+            terms = [dims.pop() for _ in range(1 if draw(st.integers(0, 3)) else 2) if dims]
+            steps = [draw(st.sampled_from([1, 1, 1, 2, 3])) for _ in terms]
+            start = draw(st.sampled_from([0, 0, 0, 1, 4]))
+            last = start + sum(s * (extents[t] - 1) for t, s in zip(terms, steps, strict=True))
+            index.append(
+                " + ".join([*(f"{t} * {s}" for t, s in zip(terms, steps, strict=True)), str(start)])
+            )
+            plain = len(terms) == 1 and steps == [1] and start == 0
+            shape.append(last + 1 + (0 if plain else draw(st.sampled_from([0, 0, 2]))))
+        arguments[f"x{number}"] = (", ".join(index), memref(shape, F))
+    body = []
+    value = "%i1"
+    for number in range(2, len(arguments)):
+        op = draw(st.sampled_from(["addf", "mulf", "subf"]))
+        body.append(f"%v{number} = arith.{op} {value}, %i{number} : f32")
+        value = f"%v{number}"
+    if draw(st.booleans()):
+        body.append(f"%t = math.tanh {value} : f32")
+        value = "%t"
+    if draw(st.integers(0, 2)) == 0:
+        body.append(f"%n = linalg.index {draw(st.integers(0, len(names) - 1))} : index")
+        body.append("%n1 = arith.index_cast %n : index to i64\n%n2 = arith.sitofp %n1 : i64 to f32")
+        body.append(f"%w = arith.addf {value}, %n2 : f32")
+        value = "%w"
+    if reduced:
+        op = draw(st.sampled_from(["addf", "maximumf"]))
+        body.append(f"%r = arith.{op} %o0, {value} : f32")
+        value = "%r"
+    body.append(f"linalg.yield {value} : f32")
+    out = memref([extents[n] for n in parallel], F)
+    return one(
+        ", ".join(names), arguments, (", ".join(parallel), out), "\n".join(body), ", ".join(reduced)
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(operations(), st.sampled_from(TARGETS))
+def test_random(text, target):
+    check(text, target)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from([1, 2, 3, 7, 16, 30]), min_size=1, max_size=5), st.data())
+def test_random_transpose(shape, data):
+    order = data.draw(st.permutations(range(len(shape))))
+    dtype = data.draw(st.sampled_from(["f32", "bf16", "i64", "i1"]))
+    check(permuted(shape, order, dtype), data.draw(st.sampled_from(TARGETS)))
