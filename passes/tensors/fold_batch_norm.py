@@ -146,21 +146,21 @@ def _step(op: ir.Operation) -> Step | None:
     if scalar.name not in _READERS or result.operands[0].owner != scalar:
         return None
     operands = [_operand(op, block, value, maps) for value in scalar.operands]
-    unknown = [i for i, o in enumerate(operands) if isinstance(o, ir.Value)]
-    if len(unknown) != 1 or any(o is None for o in operands):
+    positions = [i for i, o in enumerate(operands) if isinstance(o, ir.Value)]
+    tensors = [o for o in operands if isinstance(o, ir.Value)]
+    constants = [o for o in operands if isinstance(o, np.ndarray)]
+    if len(tensors) != 1 or len(constants) != len(operands) - 1:
         return None
-    position = unknown[0]
-    function = _READERS[scalar.name](
-        position, operands[1 - position] if len(operands) > 1 else None
-    )
-    if function is None or operands[position].type != op.results[0].type:
+    source = tensors[0]
+    function = _READERS[scalar.name](positions[0], constants[0] if constants else np.ones(()))
+    if function is None or source.type != op.results[0].type:
         return None
     rank = len(op.results[0].type.shape)
     ones = [1] * rank
     scale, shift = (np.asarray(a, np.float64) for a in function)
     return Step(
         op,
-        operands[position],
+        source,
         Affine(scale.reshape(scale.shape or ones), shift.reshape(shift.shape or ones)),
     )
 

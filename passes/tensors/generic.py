@@ -141,18 +141,18 @@ def build_generic(
     the present value of the result. `init` is an empty tensor, and the dimensions are parallel,
     unless given.
     """
-    init = init if init is not None else empty(type_)
+    start = empty(type_) if init is None else init
     kinds = iterators or ["parallel"] * maps[0].n_dims
     op = linalg.GenericOp(
         [type_],
         inputs,
-        [init],
+        [start],
         ir.ArrayAttr.get([ir.AffineMapAttr.get(m) for m in maps]),
         ir.ArrayAttr.get(
             [ir.Attribute.parse(_REDUCTION if k == "reduction" else _PARALLEL) for k in kinds]
         ),
     )
-    scalars = [element_type(v.type) for v in (*inputs, init)]
+    scalars = [element_type(v.type) for v in (*inputs, start)]
     block = op.regions[0].blocks.append(*scalars)
     with ir.InsertionPoint(block):
         linalg.YieldOp([body(*block.arguments)])

@@ -1,8 +1,10 @@
 """MLIR text and bytecode: StableHLO, linalg on tensors, linalg on memrefs, affine loop nests."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from polystage.errors import FrontendError, location_text
 from polystage.forms import walk
@@ -65,13 +67,15 @@ def load_mlir(source: str | Path | bytes, name: str = "") -> ImportedModel:
     )
 
 
-def _reference(module: ir.Module, outputs: Sequence[str]) -> "Mapping":
+def _reference(
+    module: ir.Module, outputs: Sequence[str]
+) -> Callable[[Arrays], dict[str, np.ndarray]]:
     with module.context, ir.Location.unknown():
         original = ir.Module.create()
         for op in module.body:
             original.body.append(op.operation.clone())
 
-    def run(arrays: Arrays) -> dict:
+    def run(arrays: Arrays) -> dict[str, np.ndarray]:
         return dict(zip(outputs, jit_run(original, arrays), strict=True))
 
     return run

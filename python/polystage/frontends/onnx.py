@@ -1,6 +1,6 @@
 """ONNX files."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 @contextmanager
-def _without_large_weights(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+def _without_large_weights(model: onnx.ModelProto) -> Generator[onnx.ModelProto, None, None]:
     """Yield a copy in which large weights have no data."""
     large = [w for w in model.graph.initializer if len(w.raw_data) > _LARGE_BYTES]
     data = [w.raw_data for w in large]

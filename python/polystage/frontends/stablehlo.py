@@ -13,7 +13,7 @@ _ARTIFACT = b"ML\xefR\x0dStableHLO_v"
 
 def register(context: ir.Context) -> None:
     """Make `context` know StableHLO and the dialects of torch-mlir, and register their passes."""
-    from torch_mlir._mlir_libs import _stablehlo
+    from torch_mlir._mlir_libs import _stablehlo  # pyright: ignore[reportAttributeAccessIssue]
     from torch_mlir.dialects import torch as torch_dialect
 
     torch_dialect.register_dialect(context)
@@ -36,7 +36,7 @@ def read_portable_artifact(content: bytes, context: ir.Context, name: str) -> ir
 
     Raises: FrontendError for a damaged one, or one that is newer than this StableHLO.
     """
-    from torch_mlir._mlir_libs import _stablehlo
+    from torch_mlir._mlir_libs import _stablehlo  # pyright: ignore[reportAttributeAccessIssue]
 
     silence = context.attach_diagnostic_handler(lambda _: True)
     try:

@@ -1,7 +1,7 @@
 """PyTorch modules and programs of `torch.export`."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,5 +270,5 @@ def _numpy(tensor: Any) -> np.ndarray:
 
 def _run(
     module: Any, arrays: Arrays, inputs: Sequence[str], outputs: Sequence[str]
-) -> Mapping[str, np.ndarray]:
+) -> dict[str, np.ndarray]:
     return dict(zip(outputs, torch_run(module, [arrays[i] for i in inputs]), strict=True))

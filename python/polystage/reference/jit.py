@@ -214,6 +214,6 @@ def _array(fields: Sequence[int], dtype: np.dtype) -> np.ndarray:
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
     address = fields[1] + fields[2] * dtype.itemsize
     memory = (ctypes.c_uint8 * (last * dtype.itemsize)).from_address(address)
-    flat = np.frombuffer(memory, dtype)
+    flat = np.ctypeslib.as_array(memory).view(dtype)
     bytes_ = [s * dtype.itemsize for s in strides]
     return np.lib.stride_tricks.as_strided(flat, shape, bytes_).copy()
