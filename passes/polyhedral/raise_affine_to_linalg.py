@@ -44,14 +44,14 @@ class RaiseAffineToLinalgPass(Pass):
             passmanager.PassManager.parse(pipeline).run(module.operation)
             program = TensorProgram.from_module(module)
             statements = [s for s in program.statements if _is_of_a_nest(s)]
+            _check_whole_nests(program, statements)
             if not statements:
                 return
             arrays = _array_values(program, statements[0])
-            nests = [list(group) for _, group in groupby(statements, lambda s: s.position[0])]
-            tops = [top_level(nest[0].op) for nest in nests]
-            for nest, top in zip(nests, tops, strict=True):
+            nests = {t: list(group) for t, group in groupby(statements, lambda s: top_level(s.op))}
+            for top, nest in nests.items():
                 self._raise_nest(program, nest, top, arrays)
-            for top in reversed(tops):
+            for top in reversed(nests):
                 _erase(top)
             passmanager.PassManager.parse("builtin.module(canonicalize,cse)").run(module.operation)
 
@@ -102,6 +102,20 @@ def _is_of_a_nest(statement: Statement) -> bool:
     if op.name.startswith("linalg.") or op.name == "memref.copy":
         return False
     return op.name.startswith(("affine.", "scf.")) or op.name in _STORES | {"memref.load"}
+
+
+def _check_whole_nests(program: TensorProgram, raised: list[Statement]) -> None:
+    """Raise PassError for an operation on whole arrays inside of a nest that would be raised."""
+    tops = {top_level(statement.op) for statement in raised}
+    names = {statement.name for statement in raised}
+    for statement in program.statements:
+        top = top_level(statement.op)
+        if statement.name not in names and (top in tops or top.name == "affine.for"):
+            raise PassError(
+                f"'{statement.op.name}' stands inside of an affine loop nest",
+                help="lower it to loops first, or write the loops around it as scf.for",
+                op=statement.op,
+            )
 
 
 def _check(statement: Statement) -> None:

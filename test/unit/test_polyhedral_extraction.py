@@ -426,3 +426,72 @@ def test_module_without_a_model_is_an_error() -> None:
     with pytest.raises(PolystageError) as raised:
         read("func.func @f() { return }\nfunc.func @g() { return }")
     assert raised.value.message == "the module has no function @main, but: @f, @g"
+
+
+def test_access_relations_compute_the_convolution() -> None:
+    """Multiplying and adding what the relations say is what numpy computes."""
+    statement = read(CONVOLUTION).statement("conv1")
+    random = np.random.default_rng(0)
+    image = random.integers(-9, 9, (1, 2, 7, 7))
+    weights = random.integers(-9, 9, (4, 2, 3, 3))
+    result = np.zeros((1, 4, 3, 3), dtype=int)
+    touched = [
+        elements(access.exprs or (), shape, (1, 4, 3, 3, 2, 3, 3))
+        for access, shape in zip(
+            statement.reads[:2] + statement.writes,
+            (image.shape, weights.shape, result.shape),
+            strict=True,
+        )
+    ]
+    products = image.flat[touched[0].ravel()] * weights.flat[touched[1].ravel()]
+    np.add.at(result.reshape(-1), touched[2].ravel(), products)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    np.testing.assert_array_equal(result, np.einsum("nchwij,mcij->nmhw", windows, weights))
+
+
+def test_what_never_runs_has_no_instances() -> None:
+    program = read("""
+    func.func @main(%A: memref<8xf32> {npu.name = "A"}, %B: memref<8xf32> {npu.name = "B"}) {
+      %zero = arith.constant 0.0 : f32
+      %c = arith.constant 1 : index
+      affine.if affine_set<(d0) : (d0 - 3 >= 0)>(%c) {
+        linalg.fill ins(%zero : f32) outs(%A : memref<8xf32>)
+      }
+      affine.for %i = 3 to 3 {
+        affine.store %zero, %A[%i] : memref<8xf32>
+      }
+      memref.copy %A, %B : memref<8xf32> to memref<8xf32>
+      return
+    }""")
+    fill, store, _ = program.statements
+    assert fill.domain.is_empty()
+    assert store.domain.is_empty()
+    assert len(program.dependences()) == 0
+    assert "domain  no instance" in print_program(program)
+
+
+def test_named_operations_are_read_as_what_they_are() -> None:
+    program = read("""
+    func.func @main(%a: memref<4x5xf32> {npu.name = "a"}, %b: memref<5x6xf32> {npu.name = "b"},
+                    %c: memref<4x6xf32> {npu.name = "c"}, %d: memref<6x4xf32> {npu.name = "d"},
+                    %v: memref<4xf32> {npu.name = "v"}) {
+      linalg.matmul ins(%a, %b : memref<4x5xf32>, memref<5x6xf32>) outs(%c : memref<4x6xf32>)
+      linalg.transpose ins(%c : memref<4x6xf32>) outs(%d : memref<6x4xf32>) permutation = [1, 0]
+      linalg.map { math.exp } ins(%c : memref<4x6xf32>) outs(%c : memref<4x6xf32>)
+      linalg.reduce { arith.addf } ins(%a : memref<4x5xf32>) outs(%v : memref<4xf32>)
+        dimensions = [1]
+      linalg.broadcast ins(%v : memref<4xf32>) outs(%a : memref<4x5xf32>) dimensions = [1]
+      linalg.softmax dimension(1) ins(%a : memref<4x5xf32>) outs(%a : memref<4x5xf32>)
+      return
+    }""")
+    assert [(str(s.kind), s.op.name) for s in program.statements] == [
+        ("contraction", "linalg.matmul"),
+        ("copy", "linalg.transpose"),
+        ("elementwise", "linalg.map"),
+        ("reduction", "linalg.reduce"),
+        ("copy", "linalg.broadcast"),
+        ("opaque", "linalg.softmax"),
+    ]
+    transposed = program.statements[1].reads[0].map
+    assert transposed.is_equal(isl.Map("{ copy[i, j] -> c[j, i] : 0 <= i < 6 and 0 <= j < 4 }"))
+    assert program.statements[5].reason == "linalg.softmax is not understood"

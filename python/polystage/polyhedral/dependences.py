@@ -290,6 +290,8 @@ def _accumulation(
     """Recognise a linalg op that touches nothing of the array but the element it replaces."""
     if len(writes) != 1 or writes[0].exprs is None or statement.depth:
         return None
+    if statement.domain.is_empty():
+        return None
     if any(read.exprs != writes[0].exprs for read in reads):
         return None
     dims = range(len(statement.dims))

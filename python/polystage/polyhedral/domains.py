@@ -68,7 +68,12 @@ class Scope:
     def extended(self, extents: Sequence[int]) -> isl.Set:
         """Return the domain of an operation with loops of its own inside of the scope."""
         own = box(tuple(extents))
-        return own if not self.ranges else self.domain.flat_product(own)
+        return own if self.is_everything else self.domain.flat_product(own)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there is no loop and no condition around."""
+        return not self.ranges and bool(self.domain.plain_is_universe())
 
 
 def outermost() -> Scope:

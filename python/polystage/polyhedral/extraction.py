@@ -12,7 +12,7 @@ from typing import Any
 import islpy as isl
 
 from polystage.errors import PolystageError
-from polystage.mlir import ir
+from polystage.mlir import ir, linalg
 from polystage.polyhedral.domains import AccessMaps, Scope, outermost
 from polystage.polyhedral.expressions import (
     NotAffineError,
@@ -55,53 +55,11 @@ class Extraction:
     statements: tuple[Statement, ...]
 
 
-def extract(function: Any, original: Any = None) -> Extraction:
-    """Read one function; where it is a generalised clone, point back to the ops of `original`."""
+def extract(function: Any) -> Extraction:
+    """Read one function."""
     reader = _Reader(function)
     reader.read()
-    arrays, statements = dict(reader.arrays), tuple(reader.statements)
-    if original is not None:
-        back = _Originals(function, original)
-        arrays = {name: back.array(array) for name, array in arrays.items()}
-        statements = tuple(back.statement(statement) for statement in statements)
-    return Extraction(function.name.value, arrays, statements)
-
-
-class _Originals:
-    """Turns what points into a clone, in which named linalg ops were generalised, back."""
-
-    def __init__(self, clone: Any, original: Any) -> None:
-        pairs = zip(outer_ops(clone), outer_ops(original), strict=True)
-        self._ops = dict(pairs)
-        self._arguments = list(original.regions[0].blocks[0].arguments)
-
-    def array(self, array: Array) -> Array:
-        value = array.value
-        if value is None:
-            return array
-        op = defining_op(value)
-        if op is None:
-            return replace(array, value=self._arguments[ir.BlockArgument(value).arg_number])
-        return replace(array, value=self._ops[op].results[0])
-
-    def statement(self, statement: Statement) -> Statement:
-        return replace(
-            statement,
-            op=self._ops[statement.op],
-            reads=tuple(map(self._access, statement.reads)),
-            writes=tuple(map(self._access, statement.writes)),
-        )
-
-    def _access(self, access: Access) -> Access:
-        return replace(access, op=self._ops.get(access.op, access.op))
-
-
-def outer_ops(op: Any) -> Iterator[ir.Operation]:
-    """Yield the ops below `op` in walk order, none of those inside of linalg ops."""
-    for inner in _children(op):
-        yield inner
-        if not inner.name.startswith("linalg."):
-            yield from outer_ops(inner)
+    return Extraction(function.name.value, dict(reader.arrays), tuple(reader.statements))
 
 
 def _children(op: Any) -> Iterator[ir.Operation]:
@@ -366,12 +324,13 @@ class _Reader:
     # -- statements ----------------------------------------------------------------------------
 
     def _read_linalg(self, op: Any) -> None:
-        if op.name != "linalg.generic":
-            raise NotAffineError(f"{op.name} is not understood")
-        maps = [ir.AffineMapAttr(attr).value for attr in op.attributes["indexing_maps"]]
-        iterators = tuple(_iterator(attr) for attr in op.attributes["iterator_types"])
-        inputs = next(iter(op.attributes["operandSegmentSizes"]))
+        """Read a linalg op; a named one has a body and indexing maps as well."""
+        maps = _indexing_maps(op)
+        iterators = _iterators(op, maps)
+        inputs = _input_count(op)
         block = op.regions[0].blocks[0]
+        if len(block.arguments) != len(op.operands):
+            raise NotAffineError(f"{op.name} is not understood")
         body = _Body(list(list(block.operations)[-1].operands))
         for number, operand in enumerate(op.operands):
             if not _is_memref(operand):
@@ -541,7 +500,7 @@ class _Reader:
         suffix = f"_{kind}" if kind in (Kind.FILL, Kind.COPY) else ""
         name = self._names.unique(f"{layer}{suffix}" if layer else str(kind))
         domain = scope.extended(extents)
-        key = None if scope.depth else tuple(extents)
+        key = tuple(extents) if scope.is_everything else None
         statement = Statement(
             name=name,
             kind=kind,
@@ -768,8 +727,30 @@ def _byte_width(type_: ir.Type) -> int:
     return 8
 
 
-def _iterator(attr: ir.Attribute) -> str:
-    return "reduction" if "reduction" in str(attr) else "parallel"
+def _indexing_maps(op: Any) -> list[ir.AffineMap]:
+    attributes = op.attributes
+    named = "indexing_maps" not in attributes
+    maps = linalg.get_indexing_maps(op) if named else attributes["indexing_maps"]
+    if maps is None or not list(op.regions):
+        raise NotAffineError(f"{op.name} is not understood")
+    return [ir.AffineMapAttr(attr).value for attr in maps]
+
+
+def _input_count(op: Any) -> int:
+    if "operandSegmentSizes" in op.attributes:
+        return next(iter(op.attributes["operandSegmentSizes"]))
+    return len(op.operands) - 1
+
+
+def _iterators(op: Any, maps: list[ir.AffineMap]) -> tuple[str, ...]:
+    """Return the iterator types; those of a named op follow from what its outputs index."""
+    if "iterator_types" in op.attributes:
+        kinds = op.attributes["iterator_types"]
+        return tuple("reduction" if "reduction" in str(kind) else "parallel" for kind in kinds)
+    outputs = (expr for map_ in maps[_input_count(op) :] for expr in map_.results)
+    written = set[int]().union(*map(used_dims, outputs))
+    dims = range(maps[0].n_dims)
+    return tuple("parallel" if dim in written else "reduction" for dim in dims)
 
 
 def _attribute_name(function: Any, attribute: str, index: int) -> str:

@@ -63,9 +63,11 @@ def _statement_lines(statement: Statement) -> Iterator[str]:
 
 def domain_text(statement: Statement) -> str:
     """Return the domain as ranges, `h < 56, c < 64`, or in isl notation where it is no box."""
+    domain = statement.domain
+    if domain.is_empty():
+        return "no instance"
     if not statement.dims:
         return "one instance"
-    domain = statement.domain
     if not domain.is_box():
         return str(domain).removeprefix("{ ").removesuffix(" }")
     return ", ".join(_range_text(domain, dim, name) for dim, name in enumerate(statement.dims)) + (

@@ -5,12 +5,10 @@ from functools import cached_property
 from typing import Any
 
 from polystage.errors import PolystageError
-from polystage.mlir import ir, passmanager
+from polystage.mlir import ir
 from polystage.polyhedral.dependences import Dependences, compute_dependences
-from polystage.polyhedral.extraction import extract, outer_ops
+from polystage.polyhedral.extraction import extract
 from polystage.polyhedral.model import Array, Role, Statement
-
-_GENERALIZE = "builtin.module(func.func(linalg-generalize-named-ops))"
 
 
 @dataclass(frozen=True)
@@ -27,19 +25,11 @@ class TensorProgram:
     def from_module(cls, module: ir.Module, function: str | None = None) -> "TensorProgram":
         """Read a function of `module`: `function`, or `main`, or the only public one.
 
-        Named linalg ops are generalised on a clone; statements point back to the ops of `module`.
-
         Raises: PolystageError where there is no such function, or an array has a dynamic shape.
         """
         found = _find_function(module, function)
-        names = {op.name for op in outer_ops(found) if op.name.startswith("linalg.")}
         with module.context:
-            if names <= {"linalg.generic"}:
-                result = extract(found)
-            else:
-                clone = module.operation.clone()
-                passmanager.PassManager.parse(_GENERALIZE).run(clone.operation)
-                result = extract(_find_function(clone, found.name.value), found)
+            result = extract(found)
         return cls(result.name, result.arrays, result.statements, module)
 
     @cached_property

@@ -58,3 +58,16 @@ func.func @invalid_control_flow(%A: memref<9xf32>) {
   }
   return
 }
+
+// -----
+
+/// An operation on whole arrays between the statements of a nest.
+func.func @invalid_mixture(%A: memref<9xf32>, %B: memref<9xf32>) {
+  %zero = arith.constant 0.0 : f32
+  affine.for %i = 0 to 9 {
+    affine.store %zero, %A[%i] : memref<9xf32>
+    // expected-error@+1 {{'memref.copy' stands inside of an affine loop nest}}
+    memref.copy %A, %B : memref<9xf32> to memref<9xf32>
+  }
+  return
+}
