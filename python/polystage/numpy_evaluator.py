@@ -17,6 +17,7 @@ from polystage import loop_nest
 from polystage.constants import constant_array
 from polystage.dtypes import is_float, numpy_dtype
 from polystage.errors import PolystageError
+from polystage.interface import value_names
 from polystage.mlir import ir, linalg
 from polystage.scalar_body import Hooks, ScalarBody, affine_function, compile_body
 from polystage.scalar_ops import constant_scalar, is_scalar_op, scalar_function
@@ -44,13 +45,17 @@ def evaluate(
     """
     evaluator = Evaluator(module)
     function_op = evaluator.entry(function)
-    names = _names(function_op, "arg_attrs", "arg", len(function_op.regions[0].blocks[0].arguments))
+    names = value_names(
+        function_op, "arg_attrs", "arg", len(function_op.regions[0].blocks[0].arguments)
+    )
     arguments = _arguments(function_op, names, inputs)
     with np.errstate(all="ignore"), one_blas_thread():
         results = evaluator.call(function_op, arguments)
     if not results:
         return dict(zip(names, arguments, strict=True))
-    return dict(zip(_names(function_op, "res_attrs", "result", len(results)), results, strict=True))
+    return dict(
+        zip(value_names(function_op, "res_attrs", "result", len(results)), results, strict=True)
+    )
 
 
 def evaluate_generic(
@@ -153,17 +158,6 @@ def _fresh(type_: ir.Type) -> Array:
     if poison is None:
         poison = np.iinfo(dtype).min if dtype.kind in "iu" else 0
     return np.full(list(ir.ShapedType(type_).shape), poison, dtype)
-
-
-def _names(function: ir.Operation, attribute: str, prefix: str, count: int) -> list[str]:
-    names = [f"{prefix}{i}" for i in range(count)]
-    if attribute not in function.attributes:
-        return names
-    for i, entry in enumerate(ir.ArrayAttr(function.attributes[attribute])):
-        attributes = ir.DictAttr(entry)
-        if "npu.name" in attributes:
-            names[i] = ir.StringAttr(attributes["npu.name"]).value
-    return names
 
 
 def _arguments(

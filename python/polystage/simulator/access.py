@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polystage.simulator.hazards import Box, Region
 from polystage.simulator.index import Linear, Range, Values
-from polystage.simulator.memory import Box, ChipBuffer, DramBuffer, Region
+from polystage.simulator.memory import ChipBuffer, DramBuffer
 
 CACHED_REGIONS = 4096
 

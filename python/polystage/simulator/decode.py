@@ -7,11 +7,9 @@ all loops at once, so that they cost nothing later.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 from polystage.dialects.npu import space_of, strides_of
@@ -24,7 +22,7 @@ from polystage.simulator.engines import Machine
 from polystage.simulator.index import COMPARISONS, NONLINEAR, TRUTH_RANGE, Linear, Range
 from polystage.simulator.instructions import Layer, Place
 from polystage.simulator.memory import ChipBuffer, ChipMemory
-from polystage.slices import DYNAMIC, kept_dims, slice_parameters
+from polystage.slices import DYNAMIC
 
 Node = Callable[[Frame], None]
 Counts = Counter[tuple[str, ...]]
@@ -353,204 +351,6 @@ def _loop(slot: int, steps: range, nodes: list[Node]) -> Node:
     return loop
 
 
-# --- on-chip buffers ---
-
-
-def _alloc(decoder: Decoder, op: ir.Operation) -> None:
-    type_ = ir.MemRefType(op.results[0].type)
-    space = space_of(type_)
-    if "address" not in op.attributes:
-        raise SimulationError(
-            f"buffer {type_} of @{decoder.name} has no address",
-            help="run npu-allocate-scratchpad",
-            op=op,
-        )
-    address = ir.IntegerAttr(op.attributes["address"]).value
-    memory, shape = decoder.program.memories[space], tuple(type_.shape)
-    dtype = numpy_dtype(type_)
-    text = "x".join(str(n) for n in shape)
-    place = f"buffer {text}x{type_.element_type} at address {address}"
-    buffer = ChipBuffer(memory, shape, dtype, address, place)
-    _check_buffer(decoder, op, buffer)
-    for other in decoder.buffers:
-        if other.memory is memory and _overlap(other, buffer):
-            other.rivals.append(buffer)
-            buffer.rivals.append(other)
-            if other in decoder.live:
-                other.clashes.append(buffer)
-                buffer.clashes.append(other)
-    decoder.buffers.append(buffer)
-    decoder.live.append(buffer)
-    used = sum(b.row_bytes for b in decoder.live if b.memory is memory)
-    decoder.peak_bytes[space] = max(decoder.peak_bytes.get(space, 0), used)
-    decoder.views[op.results[0]] = View(buffer, Linear(), shape, tuple(strides_of(type_)), dtype)
-    if decoder.program.numerics:
-        decoder.out.append(lambda frame: buffer.begin())
-
-
-def _check_buffer(decoder: Decoder, op: ir.Operation, buffer: ChipBuffer) -> None:
-    memory, end = buffer.memory, buffer.address + buffer.row_bytes
-    if buffer.shape[0] > memory.partitions:
-        raise SimulationError(
-            f"{buffer.place} in @{decoder.name} takes {buffer.shape[0]} partitions, "
-            f"but {memory.name} has {memory.partitions}",
-            op=op,
-        )
-    if buffer.address < 0 or end > memory.bytes_per_partition:
-        raise SimulationError(
-            f"{buffer.place} in @{decoder.name} takes bytes [{buffer.address}, {end}), "
-            f"but a partition of {memory.name} ends at {memory.bytes_per_partition}",
-            help="choose a smaller tile, or another address",
-            op=op,
-        )
-    if buffer.address % buffer.dtype.itemsize:
-        raise SimulationError(
-            f"{buffer.place} in @{decoder.name} is not aligned to its elements of "
-            f"{buffer.dtype.itemsize} bytes",
-            op=op,
-        )
-
-
-def _overlap(a: ChipBuffer, b: ChipBuffer) -> bool:
-    return a.address < b.address + b.row_bytes and b.address < a.address + a.row_bytes
-
-
-# --- views ---
-
-
-def _subview(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
-    offsets, sizes, steps = (
-        [x if isinstance(x, Linear) else Linear(x) for x in group]
-        for group in slice_parameters(op, operands)
-    )
-    _require_static(op, sizes, steps)
-    total, shape, strides = source.offset, [], []
-    for d, (offset, size, step) in enumerate(zip(offsets, sizes, steps, strict=True)):
-        n, s = size.constant, step.constant
-        message = _leaves(decoder, op, source, d)
-        decoder.check(offset, (n - 1) * s, source.shape[d], message, op)
-        total = total + offset * source.strides[d]
-        shape.append(n)
-        strides.append(source.strides[d] * s)
-    kept = kept_dims(shape, list(ir.MemRefType(op.results[0].type).shape))
-    decoder.views[op.results[0]] = View(
-        source.root,
-        total,
-        tuple(shape[d] for d in kept),
-        tuple(strides[d] for d in kept),
-        source.dtype,
-    )
-
-
-def _require_static(op: ir.Operation, *groups: Iterable[Linear]) -> None:
-    if any(not x.is_constant for group in groups for x in group):
-        raise SimulationError(f"sizes and strides of '{op.name}' must be constant", op=op)
-
-
-def where(view: View) -> str:
-    """Say which buffer a view lies in."""
-    root = view.root
-    return (
-        f"{root.place} in {root.memory.name}"
-        if isinstance(root, ChipBuffer)
-        else f"'{root.name}' in DRAM"
-    )
-
-
-def _leaves(
-    decoder: Decoder, op: ir.Operation, source: View, dimension: int
-) -> Callable[[int, int], str]:
-    def message(low: int, high: int) -> str:
-        extent = source.shape[dimension]
-        return (
-            f"{op.name} in @{decoder.name} reaches [{low}, {high}] in dimension {dimension} of "
-            f"extent {extent} of {where(source)}"
-        )
-
-    return message
-
-
-def _expand(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    shape = tuple(ir.MemRefType(op.results[0].type).shape)
-    strides = [0] * len(shape)
-    for stride, group in zip(source.strides, _groups(op), strict=True):
-        for d in reversed(group):
-            strides[d] = stride
-            stride *= shape[d]
-    decoder.views[op.results[0]] = View(
-        source.root, source.offset, shape, tuple(strides), source.dtype
-    )
-
-
-def _groups(op: ir.Operation) -> list[list[int]]:
-    return [
-        [ir.IntegerAttr(i).value for i in ir.ArrayAttr(group)]
-        for group in ir.ArrayAttr(op.attributes["reassociation"])
-    ]
-
-
-def _collapse(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    shape, strides = [], []
-    for group in _groups(op):
-        dims = [d for d in group if source.shape[d] != 1] or group[-1:]
-        for outer, inner in itertools.pairwise(dims):
-            if source.strides[outer] != source.strides[inner] * source.shape[inner]:
-                raise SimulationError(
-                    f"'{op.name}' in @{decoder.name} joins dimensions {outer} and {inner} of "
-                    f"{where(source)}, which do not continue each other",
-                    op=op,
-                )
-        shape.append(prod(source.shape[d] for d in group))
-        strides.append(source.strides[dims[-1]] if dims else 1)
-    decoder.views[op.results[0]] = View(
-        source.root, source.offset, tuple(shape), tuple(strides), source.dtype
-    )
-
-
-def _transpose(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    map_ = ir.AffineMapAttr(op.attributes["permutation"]).value
-    order = [ir.AffineDimExpr(e).position for e in map_.results]
-    decoder.views[op.results[0]] = View(
-        source.root,
-        source.offset,
-        tuple(source.shape[d] for d in order),
-        tuple(source.strides[d] for d in order),
-        source.dtype,
-    )
-
-
-def _reinterpret(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
-    offsets, sizes, steps = (
-        [x if isinstance(x, Linear) else Linear(x) for x in group]
-        for group in slice_parameters(op, operands)
-    )
-    _require_static(op, sizes, steps)
-    shape, strides = tuple(x.constant for x in sizes), tuple(x.constant for x in steps)
-    reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    root = source.root
-    count = prod(root.shape)
-
-    def message(low: int, high: int) -> str:
-        return (
-            f"{op.name} in @{decoder.name} reaches elements [{low}, {high}] of {where(source)}, "
-            f"which has {count}"
-        )
-
-    decoder.check(offsets[0], reach, count, message, op)
-    decoder.views[op.results[0]] = View(root, offsets[0], shape, strides, source.dtype)
-
-
-def _same_view(decoder: Decoder, op: ir.Operation) -> None:
-    decoder.views[op.results[0]] = decoder.view(op.operands[0])
-
-
 Handler = Callable[[Decoder, ir.Operation], None]
 HANDLERS: dict[str, Handler] = {
     "arith.constant": _constant,
@@ -562,14 +362,7 @@ HANDLERS: dict[str, Handler] = {
     "arith.extui": _cast,
     "affine.apply": _apply,
     "scf.for": _for,
-    "npu.alloc": _alloc,
-    "memref.subview": _subview,
-    "memref.expand_shape": _expand,
-    "memref.collapse_shape": _collapse,
-    "memref.transpose": _transpose,
-    "memref.reinterpret_cast": _reinterpret,
-    "memref.cast": _same_view,
 }
-"""What decodes an operation, by its name; the modules of the instructions add theirs."""
+"""What decodes an operation, by its name; the modules of buffers and instructions add theirs."""
 
 _IGNORED = ("scf.yield", "func.return")

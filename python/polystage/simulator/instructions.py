@@ -11,8 +11,9 @@ from polystage.errors import SimulationError
 from polystage.machine.cost import Cost
 from polystage.simulator.access import Access, ChipAccess, DramAccess, Frame
 from polystage.simulator.engines import DmaQueue, Engine, Machine, Port
+from polystage.simulator.hazards import Region
 from polystage.simulator.index import Evaluate
-from polystage.simulator.memory import Array, ChipBuffer, DramBuffer, Region
+from polystage.simulator.memory import Array, ChipBuffer, DramBuffer
 
 Numerics = Callable[[list[Array], list[Array]], None]
 

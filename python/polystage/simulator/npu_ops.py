@@ -19,7 +19,7 @@ from polystage.mlir import ir
 from polystage.scalar_body import ScalarBody
 from polystage.scalar_ops import constant_scalar
 from polystage.simulator.access import ChipAccess, DramAccess, View, Walk, plain_walk
-from polystage.simulator.decode import HANDLERS, Decoder, where
+from polystage.simulator.decode import HANDLERS, Decoder
 from polystage.simulator.instructions import (
     Dma,
     Gather,
@@ -28,6 +28,7 @@ from polystage.simulator.instructions import (
     TensorInstruction,
 )
 from polystage.simulator.memory import Array, ChipBuffer
+from polystage.simulator.views import where
 
 LaneName = Literal["vector", "scalar", "gpsimd"]
 

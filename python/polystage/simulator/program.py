@@ -13,6 +13,7 @@ from polystage.constants import constant_array
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_of
 from polystage.errors import SimulationError
+from polystage.interface import value_names
 from polystage.mlir import ir
 from polystage.simulator.access import DramRef, Frame, View
 from polystage.simulator.decode import Decoded, Decoder, Program
@@ -220,7 +221,7 @@ class _Main(Decoder):
         super().__init__(simulation.program, function)
         self.simulation = simulation
         arguments = list(function.regions[0].blocks[0].arguments)
-        names = _names(function, "arg_attrs", "arg", len(arguments))
+        names = value_names(function, "arg_attrs", "arg", len(arguments))
         self.inputs = {
             name: self.argument(a, name) for name, a in zip(names, arguments, strict=True)
         }
@@ -350,7 +351,7 @@ def _touched(buffer: DramBuffer, slot: int, source: View, destination: View) -> 
 
 
 def _return(main: _Main, op: ir.Operation) -> None:
-    names = _names(main.function, "res_attrs", "result", len(op.operands))
+    names = value_names(main.function, "res_attrs", "result", len(op.operands))
     main.outputs = [(n, main.view(v)) for n, v in zip(names, op.operands, strict=True)]
 
 
@@ -384,17 +385,6 @@ def view_of(frame: Frame, view: View) -> Array:
     if not buffer.is_written((offset, view.shape, view.strides)):
         raise SimulationError(f"@{ENTRY} returns '{buffer.name}', of which not all was written")
     return buffer.view(view.dtype, offset, view.shape, view.strides)
-
-
-def _names(function: ir.Operation, attribute: str, prefix: str, count: int) -> list[str]:
-    names = [f"{prefix}{i}" for i in range(count)]
-    if attribute not in function.attributes:
-        return names
-    for i, entry in enumerate(ir.ArrayAttr(function.attributes[attribute])):
-        attributes = ir.DictAttr(entry)
-        if "npu.name" in attributes:
-            names[i] = ir.StringAttr(attributes["npu.name"]).value
-    return names
 
 
 def check_inputs(wanted: Mapping[str, View], inputs: dict[str, Array]) -> None:
