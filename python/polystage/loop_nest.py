@@ -248,8 +248,8 @@ def contract(left: Array, right: Array, extents: Sequence[int], axes: tuple[int,
     Shorter floats than f32 come as f32. Integers are exact: they go through f64 where the sum
     surely fits its 53 bits.
     """
-    left, right = _sum_unshared(left, right, axes), _sum_unshared(right, left, axes)
     repeat = math.prod(extents[d] for d in axes if left.shape[d] == right.shape[d] == 1)
+    left, right = _sum_unshared(left, right, axes), _sum_unshared(right, left, axes)
     dtype = np.result_type(left, right)
     if dtype.kind in "iu" and _fits_double(left, right, extents, axes):
         product = _matrix_product(left, right, axes, np.dtype(np.float64))
