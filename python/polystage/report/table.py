@@ -78,7 +78,7 @@ def summary(document: Row) -> list[str]:
 
 def _check_line(check: Row) -> str:
     if check["reference"] is None:
-        return "check: not made, numbers were not computed"
+        return f"check: not made, {check['reason']}"
     relative = check["max_rel_error"]
     error = "not finite" if relative is None else f"{relative:.2e}"
     word = "passed" if check["passed"] else "FAILED"

@@ -42,9 +42,8 @@ def compiler_options(command: Command) -> Command:
         [
             click.option(
                 "--target",
-                default="neuroncore_v2",
-                show_default=True,
-                help="A preset (see `polystage targets`) or a TOML file.",
+                help="A preset (see `polystage targets`) or a TOML file. "
+                f"[default: {runs.DEFAULT_TARGET}]",
             ),
             click.option(
                 "--set",
@@ -79,7 +78,8 @@ def import_command(model: str, bindings: Sequence[str], output: str) -> None:
     MODEL is ONNX, PyTorch (.pt2), StableHLO or MLIR.
     """
     phases = Phases()
-    imported = runs.load_model(model, bindings, phases)
+    with runs.located(model):
+        imported = runs.load_model(model, bindings, phases)
     _write_module(output, imported.module)
 
 
@@ -90,8 +90,9 @@ def import_command(model: str, bindings: Sequence[str], output: str) -> None:
 def compile_command(model: str, bindings: Sequence[str], output: str, **options: Any) -> None:
     """Compile MODEL to an npu program and print it as MLIR."""
     phases = Phases()
-    imported = runs.load_model(model, bindings, phases)
-    program = runs.compile_model(imported, runs.CompilerOptions(**options), phases)
+    with runs.located(model):
+        imported = runs.load_model(model, bindings, phases)
+        program = runs.compile_model(imported, runs.CompilerOptions(**options), phases)
     _write_module(output, program)
 
 
@@ -128,7 +129,7 @@ def run_command(
         write_atomically(outputs, done.outputs_npz())
     if json_file:
         write_atomically(json_file, done.json())
-    if done.check is not None and not done.check.passed:
+    if done.failed():
         raise click.exceptions.Exit(FAILED_CHECK)
 
 

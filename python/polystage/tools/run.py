@@ -2,13 +2,16 @@
 
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from polystage.errors import PolystageError
+from polystage.forms import walk
 from polystage.frontends import ImportedModel, load
 from polystage.mlir import ir
 from polystage.pipeline import compile_module, default_dtype
@@ -19,19 +22,35 @@ from polystage.report.table import print_report
 from polystage.simulator import Result, simulate
 from polystage.tools.phases import Phases
 
+DEFAULT_TARGET = "neuroncore_v2"
+
+TIMING_ONLY = "numbers were not computed"
+NO_REFERENCE = "a compiled program has no reference"
+
 
 @dataclass(frozen=True)
 class CompilerOptions:
     """What a program is compiled for, and how."""
 
-    target: str = "neuroncore_v2"
+    target: str | None = None
     settings: Sequence[str] = ()
     dtype: str | None = None
     pipeline: str = ""
 
+    def resolved_target(self) -> str:
+        """Return the target: the one asked for, or the default."""
+        return self.target or DEFAULT_TARGET
+
     def resolved_dtype(self) -> str:
-        """Return the arithmetic: the one asked for, or what the target does best."""
-        return self.dtype or default_dtype(self.target, self.settings)
+        """Return the arithmetic: the one asked for, or what the target does best.
+
+        A pipeline of the user's own is taken at its word.
+        """
+        best = default_dtype(self.resolved_target(), self.settings)
+        if self.pipeline and not self.dtype:
+            chosen = re.search(r"npu-set-float-type\{[^}]*type=(\w+)", self.pipeline)
+            return chosen.group(1) if chosen else "f32"
+        return self.dtype or best
 
 
 @dataclass(frozen=True)
@@ -48,10 +67,15 @@ class Run:
     """A finished run."""
 
     model: ImportedModel
-    dtype: str
+    dtype: str | None
     result: Result
-    check: Check | None
+    check: Check | str
+    """The check, or why none was made."""
     phases: dict[str, float] = field(default_factory=dict[str, float])
+
+    def failed(self) -> bool:
+        """Return whether a check was made and failed."""
+        return isinstance(self.check, Check) and not self.check.passed
 
     def print_report(self) -> None:
         """Print the table of layers and totals on standard output."""
@@ -96,6 +120,17 @@ def parse_bindings(bindings: Sequence[str]) -> dict[str, int]:
     return found
 
 
+@contextmanager
+def located(path: str) -> Generator[None]:
+    """Name the model's file in errors whose place is in a text that was parsed from memory."""
+    try:
+        yield
+    except PolystageError as error:
+        if error.location.startswith("-:"):
+            error.location = path + error.location[1:]
+        raise
+
+
 def load_model(path: str, bindings: Sequence[str], phases: Phases) -> ImportedModel:
     """Import a model file."""
     extents = parse_bindings(bindings)
@@ -104,16 +139,31 @@ def load_model(path: str, bindings: Sequence[str], phases: Phases) -> ImportedMo
 
 
 def compile_model(model: ImportedModel, options: CompilerOptions, phases: Phases) -> ir.Module:
-    """Return the npu program of a model."""
+    """Return the npu program of a model; one that is compiled already is taken as it is.
+
+    Raises: PolystageError; also for options that a compiled program cannot follow.
+    """
+    if is_program(model.module):
+        if options.target or options.settings or options.dtype or options.pipeline:
+            raise PolystageError(
+                f"'{model.name}' is compiled already: target, values, dtype and pipeline are fixed",
+                help="change the program with polystage-opt, or compile its source again",
+            )
+        return model.module
     with phases.phase("compile"):
         return compile_module(
             model.module,
-            target=options.target,
+            target=options.resolved_target(),
             settings=options.settings,
             dtype=options.dtype or "",
             pipeline=options.pipeline,
             before_pass=lambda name, _: phases.detail(f"compile: {name}"),
         )
+
+
+def is_program(module: ir.Module) -> bool:
+    """Return whether a module is an npu program already."""
+    return any(op.name.startswith("npu.") for op in walk(module.operation))
 
 
 def run_model(
@@ -124,25 +174,34 @@ def run_model(
     Raises: PolystageError; a failed check is not one.
     """
     phases = Phases()
-    dtype = compiler.resolved_dtype()
-    model = load_model(path, bindings, phases)
-    program = compile_model(model, compiler, phases)
-    inputs = (
-        load_inputs(options.inputs, model.inputs)
-        if options.inputs
-        else random_inputs(model.inputs, options.seed)
-    )
-    with phases.phase("simulate"):
-        result = simulate(
-            program,
-            inputs,
-            timing_only=options.timing_only,
-            progress=lambda done, total, layer: phases.detail(f"simulate {done}/{total}: {layer}"),
-        )
-    check = None
-    if not options.timing_only:
-        with phases.phase("reference"):
-            expected = model.run_reference(inputs)
-        allowed = tolerance(dtype, len(result.layers))
-        check = compare(result.outputs, expected, model.reference, allowed)
+    dtype = compiler.resolved_dtype()  # first, since it reads the target
+    with located(path):
+        model = load_model(path, bindings, phases)
+        program = compile_model(model, compiler, phases)
+        inputs = _inputs(model, options)
+        result = _simulate(program, inputs, options, phases)
+    if program is model.module:
+        return Run(model, None, result, NO_REFERENCE, phases.seconds)
+    if options.timing_only:
+        return Run(model, dtype, result, TIMING_ONLY, phases.seconds)
+    with phases.phase("reference"):
+        expected = model.run_reference(inputs)
+    allowed = tolerance(dtype, len(result.layers))
+    check = compare(result.outputs, expected, model.reference, allowed)
     return Run(model, dtype, result, check, phases.seconds)
+
+
+def _inputs(model: ImportedModel, options: RunOptions) -> dict[str, np.ndarray]:
+    if options.inputs:
+        return load_inputs(options.inputs, model.inputs)
+    return random_inputs(model.inputs, options.seed)
+
+
+def _simulate(
+    program: ir.Module, inputs: dict[str, np.ndarray], options: RunOptions, phases: Phases
+) -> Result:
+    def show(done: int, total: int, layer: str) -> None:
+        phases.detail(f"simulate {done}/{total}: {layer}")
+
+    with phases.phase("simulate"):
+        return simulate(program, inputs, timing_only=options.timing_only, progress=show)
