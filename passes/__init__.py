@@ -5,6 +5,7 @@ from polystage.passes.tensors import drop_assertions
 from polystage.passes.tensors import drop_copies
 from polystage.passes.tensors import demote_doubles
 from polystage.passes.tensors import expand_scans
+from polystage.passes.tensors import decompose_softmax
 from polystage.passes.tensors import expand_powers
 from polystage.passes.tensors import fold_constants
 from polystage.passes.tensors import separate_biases
@@ -22,6 +23,7 @@ __all__ = [
     "allocate_scratchpad",
     "attach_target",
     "convert_linalg_to_npu",
+    "decompose_softmax",
     "demote_doubles",
     "drop_assertions",
     "drop_copies",

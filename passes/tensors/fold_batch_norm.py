@@ -1,6 +1,7 @@
 """The pass fold-batch-norm."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def _step(op: ir.Operation) -> Step | None:
         return None
     operands = [_operand(op, block, value, maps) for value in scalar.operands]
     positions = [i for i, o in enumerate(operands) if isinstance(o, ir.Value)]
-    tensors = [o for o in operands if isinstance(o, ir.Value)]
+    tensors: list[Any] = [o for o in operands if isinstance(o, ir.Value)]
     constants = [o for o in operands if isinstance(o, np.ndarray)]
     if len(tensors) != 1 or len(constants) != len(operands) - 1:
         return None

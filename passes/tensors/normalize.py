@@ -1,8 +1,9 @@
 """The way from an imported model to `buffers` form, as one list of passes with their reasons."""
 
 _STEPS = (
-    # What the machine cannot do at all: stop, compute in f64, scan one by one, take powers.
-    "canonicalize,cse,drop-assertions,demote-doubles,expand-scans,canonicalize,cse",
+    # What the machine cannot do: stop, compute in f64, scan one by one, take powers.
+    "canonicalize,cse,drop-assertions,demote-doubles,expand-scans,decompose-softmax,"
+    "canonicalize,cse",
     "convert-tensor-to-linalg,linalg-generalize-named-ops,expand-powers",
     "math-expand-ops{ops=powf,fpowi,clampf}",
     # Weights: what depends on them alone, and the scales of batch norms. Before fusion, which hides
