@@ -819,6 +819,35 @@ def test_invalid_result_that_nothing_wrote():
     refuse(program(k), "returns 'buffer 1', of which not all was written", {"x": random(8, 8)})
 
 
+def freeing_main(first, second):
+    """A @main that frees %t after the first of two kernels has written it."""
+    types = [(first.x.type, first.t.type), (second.t.type, second.y.type)]
+    return [
+        f"%t = memref.alloc() : {types[0][1]}",
+        f"%y = memref.alloc() : {types[1][1]}",
+        f"call @one(%x, %t) : ({', '.join(types[0])}) -> ()",
+        f"memref.dealloc %t : {types[0][1]}",
+        f"call @two(%t, %y) : ({', '.join(types[1])}) -> ()",
+        f"return %y : {types[1][1]}",
+    ]
+
+
+def test_invalid_use_after_deallocation():
+    first = Kernel("one", x=dram(8, 8), t=dram(8, 8))
+    first.dma(first.load(first.x), first.t, "intermediate")
+    second = Kernel("two", t=dram(8, 8), y=dram(8, 8))
+    second.dma(second.load(second.t), second.y, "output")
+    x = {"x": random(8, 8)}
+    module = program(first, second, main=freeing_main(first, second))
+    refuse(module, "npu.dma in @two of layer 'two' reads .* after its deallocation", x)
+    second = Kernel("two", t=dram(8, 8), y=dram(8, 8))
+    zeros = second.alloc([8, 8])
+    second.memset(zeros, 0.0)
+    second.dma(zeros, second.t, "intermediate")
+    module = program(first, second, main=freeing_main(first, second))
+    refuse(module, "npu.dma in @two of layer 'two' writes .* after its deallocation", x)
+
+
 def test_partial_writes_make_a_whole():
     k = Kernel(x=dram(8, 8), y=dram(8, 10))
     buffer = k.alloc([8, 10])

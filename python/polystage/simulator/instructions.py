@@ -261,7 +261,11 @@ class Dma:
         if self.numerics:
             if not source.full:
                 check_written(source, read, self.place)
-            assert written.view is not None and read.view is not None
+            if written.view is None:
+                raise SimulationError(
+                    f"{self.place} writes {describe(destination, written)} after its deallocation",
+                    op=self.place,
+                )
             written.view[...] = read.view
             note_written(destination, written, self.place)
 
