@@ -12,6 +12,7 @@ from polystage.passes.tensors import separate_biases
 from polystage.passes.tensors import fold_batch_norm
 from polystage.passes.tensors import protect_contractions
 from polystage.passes.tensors import separate_fills
+from polystage.passes.tensors import keep_arguments
 from polystage.passes.tensors import set_float_type
 from polystage.passes.polyhedral import raise_affine_to_linalg
 from polystage.passes.lower import attach_target
@@ -31,6 +32,7 @@ __all__ = [
     "expand_scans",
     "fold_batch_norm",
     "fold_constants",
+    "keep_arguments",
     "pack_weights",
     "protect_contractions",
     "raise_affine_to_linalg",
