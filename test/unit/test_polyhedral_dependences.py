@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from polystage.mlir import ir
 from polystage.polyhedral import TensorProgram
-from polystage.polyhedral.dependences import _dataflow
+from polystage.polyhedral.dataflow import dataflow
 
 LINALG_OPS = {
     "fill": """linalg.fill ins(%zero : f32) outs(%X : memref<4x4xf32>)""",
@@ -84,7 +84,7 @@ def check_against_dataflow(program: TensorProgram) -> None:
     live: dict = {}
     for array in program.arrays:
         users = [s for s in program.statements if any(a.array == array for a in s.accesses)]
-        for d in _dataflow(array, users, live) if users else []:
+        for d in dataflow(array, users, live) if users else []:
             general[d.kind, d.array, d.source, d.target] = d.map
     assert set(fast) == set(general)
     for key, relation in general.items():

@@ -1,11 +1,7 @@
 """Whole models as sets of statement instances with exact access relations, on isl."""
 
-from polystage.polyhedral.dependences import (
-    Dependence,
-    DependenceKind,
-    Dependences,
-    compute_dependences,
-)
+from polystage.polyhedral.analysis import compute_dependences
+from polystage.polyhedral.dependences import Dependence, DependenceKind, Dependences
 from polystage.polyhedral.footprint import (
     TileFootprint,
     access_footprint,

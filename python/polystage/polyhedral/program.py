@@ -6,7 +6,8 @@ from typing import Any
 
 from polystage.errors import PolystageError
 from polystage.mlir import ir
-from polystage.polyhedral.dependences import Dependences, compute_dependences
+from polystage.polyhedral.analysis import compute_dependences
+from polystage.polyhedral.dependences import Dependences
 from polystage.polyhedral.extraction import extract
 from polystage.polyhedral.model import Array, Role, Statement
 

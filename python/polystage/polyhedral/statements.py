@@ -1,0 +1,195 @@
+"""Accesses, then statements: from what an operation touches through views to sets and maps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import islpy as isl
+
+from polystage.mlir import ir
+from polystage.polyhedral.domains import AccessMaps, Scope
+from polystage.polyhedral.expressions import NotAffineError, Range, substitute, used_dims
+from polystage.polyhedral.model import Access, Array, Kind, Statement
+from polystage.polyhedral.names import Names, dimension_names, location_name, loop_names
+from polystage.polyhedral.scalar import classify
+from polystage.polyhedral.views import View
+
+Exprs = tuple[ir.AffineExpr, ...] | None
+
+
+@dataclass(frozen=True)
+class Touch:
+    """An access before its statement is known: a view, and the index into it."""
+
+    view: View
+    indices: tuple[ir.AffineExpr, ...] | None
+    """Dims are the operation's own loops, symbols the enclosing ones; None where not affine."""
+    op: Any
+    operand: int | None
+    reason: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason why the access is not exact."""
+        return self.reason or self.view.reason
+
+
+class Body:
+    """What an operation reads, computes and writes."""
+
+    def __init__(self, values: list[ir.Value], kind: Kind | None = None, reason: str = "") -> None:
+        self.values = values
+        self.kind = kind
+        self.reason = reason
+        self.reads: list[Touch] = []
+        self.writes: list[Touch] = []
+        self.leaf_of: dict[ir.Value, int] = {}
+        self.carries: list[int | None] = []
+        """For each write, the read of the value that it replaces, where that is used."""
+
+    def add_read(self, value: ir.Value, touch: Touch) -> int | None:
+        """Note that `value` comes from `touch`, unless nothing uses it."""
+        if value in self.leaf_of:
+            return self.leaf_of[value]
+        if next(iter(value.uses), None) is None:
+            return None
+        self.leaf_of[value] = len(self.reads)
+        self.reads.append(touch)
+        return self.leaf_of[value]
+
+
+class StatementBuilder:
+    """Makes statements of touches, with unique names."""
+
+    def __init__(self, arrays: Mapping[str, Array], names: Names) -> None:
+        self._arrays = arrays
+        self._names = names
+        self._maps = AccessMaps()
+
+    def build(
+        self,
+        op: Any,
+        body: Body,
+        scope: Scope,
+        position: tuple[int, ...],
+        extents: Sequence[int],
+        iterators: tuple[str, ...],
+    ) -> Statement:
+        """Return the statement of `op`, whose own loops have `extents` and `iterators`."""
+        reads = [_exprs(touch, scope, extents) for touch in body.reads]
+        writes = [_exprs(touch, scope, extents) for touch in body.writes]
+        all_iterators = ("sequential",) * scope.depth + iterators
+        kind = _kind(body, reads, writes, all_iterators)
+        own = _own_names(kind, all_iterators, body, reads, writes)
+        dims = (*loop_names(scope.depth), *own[scope.depth :])
+        name = self._name(op, kind)
+        domain = scope.extended(extents)
+        key = tuple(extents) if scope.is_everything else None
+        return Statement(
+            name=name,
+            kind=kind,
+            domain=_named_domain(domain, name, dims),
+            dims=dims,
+            reads=self._accesses(name, body.reads, reads, domain, key, dims),
+            writes=self._accesses(name, body.writes, writes, domain, key, dims),
+            position=position,
+            iterators=all_iterators,
+            op=op,
+            reason=body.reason or next((t.why for t in (*body.reads, *body.writes) if t.why), ""),
+            location=location_name(op.location),
+            loop_indices=_loop_indices(scope),
+        )
+
+    def _name(self, op: Any, kind: Kind) -> str:
+        layer = location_name(op.location)
+        suffix = f"_{kind}" if kind in (Kind.FILL, Kind.COPY) else ""
+        return self._names.unique(f"{layer}{suffix}" if layer else str(kind))
+
+    def _accesses(
+        self,
+        statement: str,
+        touches: list[Touch],
+        exprs: list[Exprs],
+        domain: isl.Set,
+        key: object,
+        dims: tuple[str, ...],
+    ) -> tuple[Access, ...]:
+        accesses: dict[tuple[Any, ...], Access] = {}
+        for touch, index in zip(touches, exprs, strict=True):
+            array = touch.view.array
+            assert array is not None
+            if index is None:
+                relation = self._maps.everything(domain, self._arrays[array].shape)
+            else:
+                relation = self._maps.exact(domain, key, index, dims)
+            relation = relation.set_tuple_name(isl.dim_type.in_, statement)
+            relation = relation.set_tuple_name(isl.dim_type.out, array)
+            access = Access(array, relation, index, touch.op, touch.operand)
+            accesses.setdefault((array, index, touch.operand, touch.op), access)
+        return tuple(accesses.values())
+
+
+def _loop_indices(scope: Scope) -> tuple[ir.AffineExpr, ...]:
+    dims = [ir.AffineExpr.get_dim(level) for level in range(scope.depth)]
+    return tuple(substitute(e, [], dims, scope.ranges) for e in scope.indices)
+
+
+def _exprs(touch: Touch, scope: Scope, extents: Sequence[int]) -> Exprs:
+    """Return the index into the array over the statement's dims, or None if not affine."""
+    if touch.indices is None or touch.view.exprs is None:
+        return None
+    depth = scope.depth
+    ranges: list[Range] = [*scope.ranges, *((0, extent - 1) for extent in extents)]
+    dims = [ir.AffineExpr.get_dim(dim) for dim in range(len(ranges))]
+    try:
+        indices = [substitute(e, dims[depth:], dims[:depth], ranges) for e in touch.indices]
+        return tuple(substitute(e, indices, dims[:depth], ranges) for e in touch.view.exprs)
+    except NotAffineError:
+        return None
+
+
+def _kind(body: Body, reads: list[Exprs], writes: list[Exprs], iterators: tuple[str, ...]) -> Kind:
+    if body.kind is not None:
+        return body.kind
+    if any(touch.indices is None for touch in body.reads):
+        return Kind.GATHER
+    if set(iterators) <= {"sequential"}:
+        return _kind_of_store(body, reads, writes, iterators)
+    return classify(body.values, body.leaf_of, body.carries, "reduction" in iterators)
+
+
+def _kind_of_store(
+    body: Body, reads: list[Exprs], writes: list[Exprs], iterators: tuple[str, ...]
+) -> Kind:
+    """Tell by whether the old value is part of the new one, and comes up more than once."""
+    array = body.writes[0].view.array
+    carries = (
+        place
+        for place, touch in enumerate(body.reads)
+        if touch.view.array == array and reads[place] == writes[0]
+    )
+    carry = next(carries, None)
+    used = set[int]().union(*map(used_dims, writes[0] or ()))
+    is_reduction = carry is not None and len(used) < len(iterators)
+    return classify(body.values, body.leaf_of, [carry], is_reduction)
+
+
+def _own_names(
+    kind: Kind,
+    iterators: tuple[str, ...],
+    body: Body,
+    reads: list[Exprs],
+    writes: list[Exprs],
+) -> tuple[str, ...]:
+    carried = {carry for carry in body.carries if carry is not None}
+    exact = [read for index, read in enumerate(reads) if read is not None and index not in carried]
+    if not writes or writes[0] is None or len(exact) < len(reads) - len(carried):
+        return tuple(f"d{dim}" for dim in range(len(iterators)))
+    return dimension_names(kind, iterators, exact, writes[0])
+
+
+def _named_domain(domain: isl.Set, name: str, dims: tuple[str, ...]) -> isl.Set:
+    domain = domain.set_tuple_name(name)
+    for place, dim in enumerate(dims):
+        domain = domain.set_dim_name(isl.dim_type.set, place, dim)
+    return domain
