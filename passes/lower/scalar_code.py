@@ -228,6 +228,8 @@ class _Reader:
         if dialect == "arith" and len(op.results) == 1:
             named = [(key, op.attributes[key]) for key in op.attributes]
             kept = [(key, value) for key, value in named if str(value) not in _DEFAULTS]
+            if (extremum := _extremum(self.graph, op.name, operands)) is not None:
+                return extremum
             return self.graph.node("arith", _held(op.results[0].type), op.name, operands, kept)
         if expand := _EXPANSIONS.get(op.name):
             return expand(self.graph, *operands)
@@ -257,6 +259,36 @@ class _Reader:
             return source
         name = "trunci" if after < before else "extui" if unsigned else "extsi"
         return self.graph.arith(name, source, type_=target)
+
+
+# --- simpler operations ---------------------------------------------------------------------------
+
+_GREATER, _LESS, _UNORDERED = (2, 3, 9, 10), (4, 5, 11, 12), (9, 10, 11, 12)
+
+
+def _extremum(graph: Graph, name: str, operands: Sequence[Node]) -> Node | None:
+    """Return `max(x, c)` or `min(x, c)` for a select that spells it: one operation instead of two.
+
+    select(x ugt c, x, c) -> maximumf(x, c), which is NaN where x is; for `ogt`, maxnumf(x, c),
+    which is c there.
+    """
+    if name != "arith.select" or operands[0].name != "arith.cmpf":
+        return None
+    condition, first, second = operands
+    predicate = ir.IntegerAttr(dict(condition.attributes)["predicate"]).value
+    a, b = condition.operands
+    constants = [o.constant for o in (a, b)]
+    known = [c for c in constants if c is not None and c == c]
+    if {first, second} != {a, b} or first is second or len(known) != 1:
+        return None
+    if predicate not in (*_GREATER, *_LESS):
+        return None
+    greatest = (predicate in _GREATER) == (first is a)
+    where_nan = first if predicate in _UNORDERED else second
+    word = "max" if greatest else "min"
+    kind = "num" if where_nan.constant is not None else "imum"
+    variable, constant = (a, b) if b.constant is not None else (b, a)
+    return graph.arith(f"{word}{kind}f", variable, constant)
 
 
 # --- operations spelled in arith ------------------------------------------------------------------
@@ -530,14 +562,7 @@ def _word(node: Node) -> str:
 
 
 def _is_relu(nodes: Sequence[Node], results: Sequence[Node]) -> bool:
-    if len(results) != 1 or len(nodes) not in (1, 2):
-        return False
     last = nodes[-1]
-    if last.name in ("arith.maximumf", "arith.maxnumf") and len(nodes) == 1:
-        return any(o.constant == 0 for o in last.operands)
-    if last.name != "arith.select" or nodes[0].name != "arith.cmpf":
-        return False
-    condition, x, zero = last.operands
-    predicate = ir.IntegerAttr(dict(condition.attributes)["predicate"]).value
-    greater = predicate in (2, 3, 9, 10)
-    return greater and zero.constant == 0 and condition.operands == (x, zero)
+    is_maximum = last.name in ("arith.maximumf", "arith.maxnumf")
+    alone = len(results) == len(nodes) == 1
+    return alone and is_maximum and any(o.constant == 0 for o in last.operands)

@@ -4,6 +4,7 @@ first."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, prod
 
 from polystage.dialects.npu.views import access_pattern
@@ -15,37 +16,84 @@ from polystage.passes.lower.tile_program import Compute, Load, Slot, Step, Store
 BUFFER_ALIGNMENT = 64
 """Bytes that a buffer's address may be rounded up to."""
 
+CHUNK_BYTES = 4096
+"""Bytes per partition from which a transfer runs at its peak rate."""
 
-def choose_tiles(program: TileProgram, target: Target) -> list[int]:
-    """Return the tile of every loop: the whole loop where all fits, else outer loops are cut first.
+MAX_CHUNKS = 4
+"""Chunks that an operation is cut into although it fits on chip."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tile of every loop, and how many tiles of the innermost open loop are on chip at once."""
+
+    tiles: tuple[int, ...]
+    copies: int = 1
+
+    def looped(self, extents: Sequence[int]) -> list[int]:
+        """Return the loops that remain open around a tile, outermost first."""
+        return [d for d in range(1, len(extents)) if self.tiles[d] < extents[d]]
+
+
+def choose_tiling(program: TileProgram, target: Target) -> Tiling:
+    """Return tiles as large as fit beside each other, so that one moves while the other computes.
+
+    What fits whole and is worth it is cut into a few chunks for the same reason. Where two tiles
+    would have to be tiny, there is one.
 
     Raises:
         PassError: not even one iteration fits.
     """
+    whole = list(program.nest.extents)
+    if fits(program, whole, 1, target):
+        chunked = _chunked(program, whole, target)
+        return chunked if chunked is not None else Tiling(tuple(whole))
+    for copies in (2, 1):
+        tiles = _largest_tiles(program, copies, target)
+        if fits(program, tiles, copies, target):
+            return Tiling(tuple(tiles), copies)
+    needed = tile_bytes(program, tiles, target)
+    raise PassError(
+        f"the smallest tile takes {needed} bytes per partition, but '{target.name}' has "
+        f"{target.sbuf.bytes_per_partition}",
+        help="use a target with more bytes per partition (--set sbuf.bytes_per_partition=..)",
+    )
+
+
+def _chunked(program: TileProgram, whole: Sequence[int], target: Target) -> Tiling | None:
+    """Return a tiling of the outermost parallel loop into chunks that still move at full rate."""
     nest = program.nest
-    tiles = list(nest.extents)
+    largest = max(slot.bytes(whole) for slot in program.slots)
+    for d in range(1, nest.n_parallel):
+        chunks = min(MAX_CHUNKS, nest.extents[d], largest // CHUNK_BYTES)
+        if chunks < 2:
+            continue
+        tiles = [*whole[:d], balanced(whole[d], ceil(whole[d] / chunks)), *whole[d + 1 :]]
+        if fits(program, tiles, 2, target):
+            return Tiling(tuple(tiles), 2)
+    return None
+
+
+def _largest_tiles(program: TileProgram, copies: int, target: Target) -> list[int]:
+    """Return tiles that fit, outer loops cut first."""
+    tiles = list(program.nest.extents)
     for d in range(1, len(tiles)):
-        if fits(program, tiles, target):
-            return tiles
-        tiles[d] = _largest(program, tiles, d, target)
-    if not fits(program, tiles, target):
-        needed = tile_bytes(program, tiles, target)
-        raise PassError(
-            f"the smallest tile takes {needed} bytes per partition, but '{target.name}' has "
-            f"{target.sbuf.bytes_per_partition}",
-            help="use a target with more bytes per partition (--set sbuf.bytes_per_partition=..)",
-        )
+        if fits(program, tiles, copies, target):
+            break
+        tiles[d] = _largest(program, tiles, d, copies, target)
     return tiles
 
 
-def _largest(program: TileProgram, tiles: Sequence[int], d: int, target: Target) -> int:
+def _largest(
+    program: TileProgram, tiles: Sequence[int], d: int, copies: int, target: Target
+) -> int:
     """Return the largest tile of loop d that fits beside the others, near it one that divides, or
     1."""
     low, high = 1, tiles[d]
     while low < high:
         middle = (low + high + 1) // 2
         trial = [*tiles[:d], middle, *tiles[d + 1 :]]
-        low, high = (middle, high) if fits(program, trial, target) else (low, middle - 1)
+        low, high = (middle, high) if fits(program, trial, copies, target) else (low, middle - 1)
     return balanced(tiles[d], low)
 
 
@@ -62,9 +110,9 @@ def balanced(extent: int, limit: int) -> int:
     return ceil(extent / ceil(extent / limit))
 
 
-def fits(program: TileProgram, tiles: Sequence[int], target: Target) -> bool:
-    """Whether a tile's buffers fit in sbuf and every instruction's access patterns are legal."""
-    if tile_bytes(program, tiles, target) > target.sbuf.bytes_per_partition:
+def fits(program: TileProgram, tiles: Sequence[int], copies: int, target: Target) -> bool:
+    """Whether the buffers of `copies` tiles fit in sbuf and all access patterns are legal."""
+    if copies * tile_bytes(program, tiles, target) > target.sbuf.bytes_per_partition:
         return False
     return all(_patterns_fit(step, tiles, target) for step in program.steps)
 

@@ -16,7 +16,8 @@ instructions of a tile (`tile_program`), choose the tile (`tiling`), write the l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from polystage.mlir import ir
 from polystage.passes.lower import data_movement
@@ -46,7 +47,7 @@ from polystage.passes.lower.tile_program import (
     reuse_buffers,
     tile_base,
 )
-from polystage.passes.lower.tiling import choose_tiles
+from polystage.passes.lower.tiling import choose_tiling
 
 
 def lower_generic(
@@ -120,43 +121,66 @@ def _row_loops(nest: LoopNest, body: ScalarBody) -> set[int]:
     return loops
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where code is written: the tile of every loop and the buffers that exist there."""
+
+    buffers: dict[Slot, ir.Value]
+    position: dict[int, Tile]
+
+    def inside(self, loop: int, tile: Tile) -> Place:
+        """Return the place in the body of a loop; buffers made there stay there."""
+        return Place(dict(self.buffers), {**self.position, loop: tile})
+
+
 class _Writer:
     """Writes a tile program into its loops.
 
     A step stands in the outermost loop body in which everything it depends on is known: a bias is
-    loaded once per
-    channel tile, not once per pixel tile.
+    loaded once per channel tile, not once per pixel tile. The innermost loop holds two tiles at
+    once, each step for both, so that one moves while the other computes.
     """
 
     def __init__(self, builder: KernelBuilder, program: TileProgram) -> None:
         self.builder = builder
         self.program = program
         self.nest = program.nest
-        self.tiles = choose_tiles(program, builder.target)
-        self.looped = [d for d in range(1, len(self.tiles)) if self.tiles[d] < self.nest.extents[d]]
+        self.tiling = choose_tiling(program, builder.target)
+        self.looped = self.tiling.looped(self.nest.extents)
         self.parallel_depth = sum(d < self.nest.n_parallel for d in self.looped)
 
     def write(self) -> None:
         """Append the loops and instructions to the kernel."""
         whole = {d: Tile(Offset(), n) for d, n in enumerate(self.nest.extents)}
-        self._write_level(0, {}, whole)
+        self._write_level(0, [Place({}, whole)])
 
     def _depth(self, step: Step) -> int:
         return max((self.looped.index(d) + 1 for d in step.dims if d in self.looped), default=0)
 
-    def _write_level(
-        self, depth: int, buffers: dict[Slot, ir.Value], position: dict[int, Tile]
-    ) -> None:
+    def _write_level(self, depth: int, places: Sequence[Place]) -> None:
+        """Write the steps of one loop body for all places, step by step."""
         for step in self.program.steps:
             if self._depth(step) == depth:
-                self._write_step(step, buffers, position)
+                for place in places:
+                    self._write_step(step, place.buffers, place.position)
         if depth < len(self.looped):
-            d = self.looped[depth]
-            for tile in self.builder.tiles(self.nest.extents[d], self.tiles[d]):
-                self._write_level(depth + 1, dict(buffers), {**position, d: tile})
+            (outer,) = places
+            for tiles in self._tiles(depth):
+                inner = [outer.inside(self.looped[depth], tile) for tile in tiles]
+                self._write_level(depth + 1, inner)
         if depth == self.parallel_depth:
             for step in self.program.stores:
-                self._write_step(step, buffers, position)
+                for place in places:
+                    self._write_step(step, place.buffers, place.position)
+
+    def _tiles(self, depth: int) -> Iterator[list[Tile]]:
+        """Yield the tiles of a loop, in the innermost one those that are on chip together."""
+        d = self.looped[depth]
+        extent, tile = self.nest.extents[d], self.tiling.tiles[d]
+        together = self.tiling.copies if depth + 1 == len(self.looped) else 1
+        for group in self.builder.tiles(extent, together * tile):
+            starts = range(0, group.size, tile)
+            yield [Tile(group.start + s, min(tile, group.size - s)) for s in starts]
 
     def _write_step(
         self, step: Step, buffers: dict[Slot, ir.Value], position: dict[int, Tile]

@@ -489,6 +489,33 @@ func.func @main(%a: memref<5x7xf32> {npu.name = "a"}, %b: memref<5x30xf32> {npu.
         check(text, target)
 
 
+SPECIAL = np.array([np.nan, -0.0, 0.0, 1.0, -1.0, np.inf, -np.inf, 0.5, 2.0], np.float32)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("reversed_", [False, True])
+@pytest.mark.parametrize("predicate", ["ogt", "oge", "olt", "ole", "ugt", "uge", "ult", "ule"])
+def test_select_of_comparison_is_an_extremum(predicate, reversed_, swapped):
+    pair = ["%i0", "%c"]
+    chosen = pair[::-1] if reversed_ else pair
+    compared = pair[::-1] if swapped else pair
+    text = one(
+        "a",
+        {"x": ("a", memref([9], F))},
+        ("a", memref([9], F)),
+        f"%c = arith.constant 0.5 : f32\n%p = arith.cmpf {predicate}, {', '.join(compared)} : f32\n"
+        f"%s = arith.select %p, {', '.join(chosen)} : f32\nlinalg.yield %s : f32",
+    )
+    context = ir.Context()
+    npu.load(context)
+    with context, ir.Location.unknown():
+        want = evaluate(ir.Module.parse(text), {"x": SPECIAL})
+        module = lowered(text, "tiny")
+        assert "arith.select" not in str(module)
+        got = simulate(module, {"x": SPECIAL}).outputs
+    np.testing.assert_array_equal(got["y0_out"], want["y0_out"])
+
+
 @st.composite
 def operations(draw):
     """Return a random operation: loops, reductions, permuted, broadcast, strided and windowed operands."""
