@@ -263,6 +263,7 @@ def expression_bounds(expression: ir.AffineExpr, sizes: list[int]) -> tuple[int,
 
 def linear_form(expression: ir.AffineExpr, n_dims: int) -> tuple[int, list[int]] | None:
     """Return (constant, coefficient per dimension) of a linear expression, or None."""
+    expression = expression.maybe_downcast()  # the class that Python sees may be stale
     if isinstance(expression, ir.AffineConstantExpr):
         return expression.value, [0] * n_dims
     if isinstance(expression, ir.AffineDimExpr):

@@ -79,9 +79,8 @@ class Contraction:
 
     def vector_ns(self, target: Target) -> float:
         """Estimate the time of the vector engine for the same operation, two inputs per element."""
-        lanes = max(
-            min(self.generic.extents[d], target.vector.lanes) for d in self.generic.parallel
-        )
+        spread = (min(self.generic.extents[d], target.vector.lanes) for d in self.generic.parallel)
+        lanes = max(spread, default=1)
         return 2 * prod(self.generic.extents) / lanes / target.vector.clock_ghz
 
 

@@ -95,6 +95,11 @@ class ContractionPlanner:
             best is None,
         )
 
+    def tensor_ns(self) -> float:
+        """Estimate the time of the tensor engine with packed taps."""
+        packed = prod(self.extents[d] for d in self._packed_taps())
+        return self.contraction.tensor_ns(self.target) / packed
+
     @property
     def _row_extent(self) -> int:
         return self.extents[self.row] if self.row >= 0 else 1

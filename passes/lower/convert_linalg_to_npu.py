@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_of
@@ -13,6 +14,7 @@ from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.lower.collapse import collapse_dims
 from polystage.passes.lower.contraction import Contraction
+from polystage.passes.lower.contraction_plan import ContractionPlanner
 from polystage.passes.lower.generic_op import GenericOp, inline_scalar_operands
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder
@@ -47,6 +49,9 @@ class ConvertLinalgToNpuPass(Pass):
     name = "convert-linalg-to-npu"
     input_form = "buffers"
     output_form = "npu"
+
+    contractions: Literal["auto", "tensor", "vector"] = "auto"
+    """Engine that computes contractions; `auto` takes the one that is faster by estimate."""
 
     def run(self, module: ir.Module) -> None:
         """Lower all operations of the module's program."""
@@ -187,7 +192,10 @@ class ProgramLowering:
         return builder.name
 
     def _prefers_tensor_engine(self, contraction: Contraction) -> bool:
-        return contraction.tensor_ns(self.target) <= contraction.vector_ns(self.target)
+        if self.pass_.contractions != "auto":
+            return self.pass_.contractions == "tensor"
+        planner = ContractionPlanner(contraction, self.target)
+        return planner.tensor_ns() <= contraction.vector_ns(self.target)
 
     def _builder(self, kind: str, op: ir.Operation, captured: list[ir.Value]) -> KernelBuilder:
         number = self.kinds.get(kind, 0)
