@@ -1,5 +1,6 @@
 """The compiler on one page: which passes run, in which order, and why."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from polystage.errors import FormError, PassError, PolystageError, location_text
 from polystage.forms import check_form
 from polystage.machine import Target, parse_settings
 from polystage.mlir import ir, passmanager
-from polystage.passes.registry import Pass, Remark
+from polystage.passes.registry import PASSES, Pass, Remark
 from polystage.passes.tensors.normalize import NORMALIZE
 from polystage.pipeline_syntax import (
     MODULE,
@@ -88,6 +89,13 @@ def default_dtype(target: str, settings: Sequence[str] = ()) -> str:
     Raises: TargetError.
     """
     return Target.load(target, parse_settings(tuple(settings))).default_dtype
+
+
+def passes_in_order() -> list[type[Pass]]:
+    """Return every registered pass: those of the default pipeline in its order, then the others."""
+    names = re.findall(r"[\w-]+", ",".join(stage.passes for stage in DEFAULT_PIPELINE))
+    place = {name: position for position, name in reversed(list(enumerate(names)))}
+    return sorted(PASSES.values(), key=lambda p: (place.get(p.name, len(names)), p.name))
 
 
 @dataclass(frozen=True)

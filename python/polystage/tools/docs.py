@@ -7,7 +7,8 @@ from pathlib import Path
 
 from polystage.dialects.npu import ops
 from polystage.machine.reference import targets_page
-from polystage.passes.registry import PASSES, Pass, field_types, pass_options, type_text
+from polystage.passes.registry import Pass, field_types, pass_options, type_text
+from polystage.pipeline import passes_in_order
 
 _GENERATED = "<!-- Made by `python -m polystage.tools.docs`: change the code instead. -->\n\n"
 
@@ -67,7 +68,7 @@ def _first_line(item: object) -> str:
 
 def passes_page(root: Path) -> str:
     """Return the reference of our passes, each with the first case of its lit test."""
-    sections = "".join(_pass(pass_class, root) for pass_class in PASSES.values())
+    sections = "".join(_pass(pass_class, root) for pass_class in passes_in_order())
     lead = "Any upstream pass may stand beside these in a pipeline.\n"
     return f"# Passes\n\n{_GENERATED}{lead}{sections}"
 

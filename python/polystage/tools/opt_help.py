@@ -7,7 +7,8 @@ from typing import Any
 
 from polystage.dialects import npu
 from polystage.mlir import ir
-from polystage.passes.registry import PASSES, Pass, field_docs, pass_options, type_text
+from polystage.passes.registry import Pass, field_docs, pass_options, type_text
+from polystage.pipeline import passes_in_order
 
 _UPSTREAM_DIALECTS = (
     "affine arith bufferization builtin cf complex func irdl linalg llvm math memref ml_program "
@@ -31,7 +32,7 @@ def help_text(options_class: type[Any]) -> str:
         if name != "input":
             lines += _entry("-" * (1 + (len(name) > 1)) + name.replace("_", "-"), doc, 2)
     lines += ["", "passes:"]
-    for pass_class in PASSES.values():
+    for pass_class in passes_in_order():
         lines += _pass_entry(pass_class)
     return "\n".join(lines) + "\n"
 
