@@ -17,3 +17,11 @@ def value_names(
         if "npu.name" in found:
             names[i] = ir.StringAttr(found["npu.name"]).value
     return names
+
+
+def unsigned_results(function: ir.Operation) -> list[bool]:
+    """Return for every named result whether it is unsigned (`npu.unsigned`)."""
+    if "res_attrs" not in function.attributes:
+        return []
+    entries = ir.ArrayAttr(function.attributes["res_attrs"])
+    return ["npu.unsigned" in ir.DictAttr(entry) for entry in entries]

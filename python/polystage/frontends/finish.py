@@ -62,6 +62,17 @@ def name_arguments(
     function.attributes["arg_attrs"], function.attributes["res_attrs"] = attributes
 
 
+def mark_unsigned(function: func.FuncOp, outputs: Sequence[TensorSpec]) -> None:
+    """Set `npu.unsigned` on the named results that are unsigned integers; MLIR's have no sign."""
+    entries: list[ir.Attribute] = []
+    for entry, spec in zip(function.attributes["res_attrs"], outputs, strict=True):
+        attributes = {named.name: named.attr for named in entry}
+        if spec.dtype.kind == "u":
+            attributes["npu.unsigned"] = ir.UnitAttr.get(function.context)
+        entries.append(ir.DictAttr.get(attributes, function.context))
+    function.attributes["res_attrs"] = ir.ArrayAttr.get(entries, function.context)
+
+
 def argument_names(
     function: func.FuncOp, kind: Literal["arg_attrs", "res_attrs"], default: str
 ) -> list[str]:

@@ -14,8 +14,9 @@ from polystage.constants import constant_attr
 from polystage.dtypes import numpy_dtype
 from polystage.errors import FrontendError
 from polystage.frontends.diagnostics import run_upstream
-from polystage.frontends.finish import entry_function, finish_module, model_name
-from polystage.frontends.model import Arrays, ImportedModel, TensorSpec, new_context
+from polystage.frontends.finish import entry_function, finish_module, mark_unsigned, model_name
+from polystage.frontends.model import ImportedModel, TensorSpec, new_context
+from polystage.frontends.onnx_limits import violation
 from polystage.frontends.onnx_simplify import expand_functions, simplify
 from polystage.mlir import ir
 from polystage.reference import onnxruntime_run
@@ -51,18 +52,21 @@ def load_onnx(
     weights = {w.name for w in graph.initializer}
     inputs = [i for i in graph.input if i.name not in weights]
     finish_module(module, name, [i.name for i in inputs], [o.name for o in graph.output])
-    results = entry_function(module, name).type.results
+    function = entry_function(module, name)
+    results = function.type.results
+    outputs = tuple(
+        TensorSpec(o.name, tuple(r.shape), _dtype(o, numpy_dtype(r)))
+        for o, r in zip(graph.output, results, strict=True)
+    )
+    mark_unsigned(function, outputs)
     return ImportedModel(
         name=model_name(graph.name if isinstance(source, onnx.ModelProto) else source),
         module=module,
         inputs=tuple(_input_spec(i, name) for i in inputs),
-        outputs=tuple(
-            TensorSpec(o.name, tuple(r.shape), _dtype(o, numpy_dtype(r)))
-            for o, r in zip(graph.output, results, strict=True)
-        ),
+        outputs=outputs,
         form="tensors",
         reference="onnxruntime",
-        run_reference=lambda arrays: _run(original, arrays),
+        run_reference=lambda arrays: onnxruntime_run(source, arrays),
     )
 
 
@@ -105,6 +109,7 @@ def prepare_model(model: onnx.ModelProto, name: str, bind: Mapping[str, int]) ->
             raise FrontendError(f"{name}: {_last_line(error)}") from None
         _refuse_empty_outputs(light, name)
         _name_nodes(light.graph.node, names)
+        _check_limits(light, name)
         _restore_weights(light, model)
     return light
 
@@ -215,6 +220,16 @@ def _convert_opset(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         ) from None
 
 
+def _check_limits(model: onnx.ModelProto, name: str) -> None:
+    found = violation(model)
+    if found:
+        node, reason = found
+        raise FrontendError(
+            f"{name}: at '{node.name}': operator '{node.op_type}' is not supported here: {reason}",
+            help="replace the operator in the model, or cut the model before it",
+        )
+
+
 def _refuse_empty_outputs(model: onnx.ModelProto, name: str) -> None:
     for output in model.graph.output:
         extents = [
@@ -280,10 +295,6 @@ def _dtype(value: onnx.ValueInfoProto, default: np.dtype | None = None) -> np.dt
     if not elem_type and default is not None:
         return default
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
-
-
-def _run(model: onnx.ModelProto, arrays: Arrays) -> dict[str, np.ndarray]:
-    return onnxruntime_run(model, arrays)
 
 
 def _last_line(error: Any) -> str:

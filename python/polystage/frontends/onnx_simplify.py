@@ -12,21 +12,25 @@ import onnx
 from onnx import helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from polystage.frontends.onnx_bodies import BODIES, own_body
+
 EXPANDED = (
     ("", "AffineGrid"),
     ("", "Attention"),
     ("", "CausalConvWithState"),
     ("", "CenterCropPad"),
+    ("", "Gelu"),
     ("", "LinearAttention"),
     ("", "NegativeLogLikelihoodLoss"),
     ("", "RMSNormalization"),
     ("", "RotaryEmbedding"),
     ("", "SoftmaxCrossEntropyLoss"),
+    ("", "SpaceToDepth"),
     ("", "SwiGLU"),
     ("", "Swish"),
     ("ai.onnx.preview", "FlexAttention"),
 )
-"""Operators that the importer lacks and ONNX defines by others, by domain and name."""
+"""Operators that the importer lacks or gets wrong, and ONNX defines by others: domain and name."""
 
 LARGEST = 4096
 """Most elements of a value that is computed here; weights stay for the compiler."""
@@ -44,12 +48,16 @@ def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with its own functions and operators in `EXPANDED` replaced by bodies."""
     if model.functions:
         model = inliner.inline_local_functions(model)
-    while any((node.domain, node.op_type) in EXPANDED for node in model.graph.node):
+    while any(_is_composite(node) for node in model.graph.node):
         model = shape_inference.infer_shapes(model, data_prop=True)
         if not _define_operators(model):
             break
         model = inliner.inline_local_functions(model)
     return model
+
+
+def _is_composite(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) in EXPANDED or (node.domain, node.op_type) in BODIES
 
 
 def _define_operators(model: onnx.ModelProto) -> bool:
@@ -59,7 +67,7 @@ def _define_operators(model: onnx.ModelProto) -> bool:
     for weight in model.graph.initializer:
         types[weight.name] = helper.make_tensor_type_proto(weight.data_type, weight.dims)
     for position, node in enumerate(model.graph.node):
-        if (node.domain, node.op_type) not in EXPANDED:
+        if not _is_composite(node):
             continue
         body = _body(node, [types.get(name, onnx.TypeProto()) for name in node.input], model)
         if body is not None:
@@ -76,6 +84,8 @@ def _body(
 ) -> onnx.FunctionProto | None:
     """Return the function that ONNX defines an operator by, with its attributes filled in."""
     version = next((o.version for o in model.opset_import if o.domain == node.domain), 1)
+    if (node.domain, node.op_type) in BODIES:
+        return own_body(node, types, version)
     schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     given = {a.name for a in node.attribute}
     for name, attribute in schema.attributes.items():

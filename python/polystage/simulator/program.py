@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
@@ -13,7 +14,7 @@ from polystage.constants import constant_array
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_of
 from polystage.errors import SimulationError
-from polystage.interface import value_names
+from polystage.interface import unsigned_results, value_names
 from polystage.mlir import ir
 from polystage.simulator.access import DramRef, Frame, View
 from polystage.simulator.decode import Decoded, Decoder, Program
@@ -116,6 +117,7 @@ class _Simulation:
         outputs = {
             name: view_of(frame, view).copy() for name, view in main.outputs if self.numerics
         }
+        outputs |= {n: a.view(f"u{a.dtype}") for n, a in outputs.items() if n in main.unsigned}
         self.finish(frame, main)
         return Result(self.target, outputs, self.total.close(self.target), self.layers())
 
@@ -226,6 +228,7 @@ class _Main(Decoder):
             name: self.argument(a, name) for name, a in zip(names, arguments, strict=True)
         }
         self.outputs: list[tuple[str, View]] = []
+        self.unsigned: set[str] = set()
 
     def operation(self, op: ir.Operation) -> None:
         """Decode what only @main may hold, or else what every function may."""
@@ -353,6 +356,7 @@ def _touched(buffer: DramBuffer, slot: int, source: View, destination: View) -> 
 def _return(main: _Main, op: ir.Operation) -> None:
     names = value_names(main.function, "res_attrs", "result", len(op.operands))
     main.outputs = [(n, main.view(v)) for n, v in zip(names, op.operands, strict=True)]
+    main.unsigned = set(itertools.compress(names, unsigned_results(main.function)))
 
 
 _MAIN_HANDLERS: dict[str, Callable[[_Main, ir.Operation], None]] = {

@@ -1,0 +1,64 @@
+"""What the importer takes but computes wrongly, and what nothing after it can hold.
+
+A rule is a function from a node and the types of its graph's values to what is wrong with it; the
+message that a user sees is built from that.
+"""
+
+from collections.abc import Callable, Mapping
+
+import onnx
+
+Types = Mapping[str, onnx.TypeProto]
+
+
+def grid_sample(node: onnx.NodeProto, types: Types) -> str:
+    """Grid points outside the image read beyond it; `nearest` rounds halves away from zero."""
+    if node.op_type != "GridSample":
+        return ""
+    return "the importer computes it wrongly where a grid point lies outside the image"
+
+
+def peepholes(node: onnx.NodeProto, types: Types) -> str:
+    """The peephole weights of an LSTM are ignored."""
+    if node.op_type == "LSTM" and len(node.input) > 7 and node.input[7]:
+        return "the importer ignores the peephole weights"
+    return ""
+
+
+def determinant(node: onnx.NodeProto, types: Types) -> str:
+    """Elimination without pivoting: a zero on the way divides by zero."""
+    if node.op_type != "Det":
+        return ""
+    return "the importer computes it without exchanging rows, so that a pivot of 0 gives NaN"
+
+
+def no_elements(node: onnx.NodeProto, types: Types) -> str:
+    """A tensor without elements has no place in memory; to a concatenation it adds nothing."""
+    if node.op_type in ("Concat", "Shape", "Size"):
+        return ""
+    for name in node.input:
+        shape = types[name].tensor_type.shape if name in types else None
+        extents = [d.dim_value for d in shape.dim if d.HasField("dim_value")] if shape else []
+        if 0 in extents:
+            return f"its operand '{name}' of shape {extents} has no elements"
+    return ""
+
+
+RULES: tuple[Callable[[onnx.NodeProto, Types], str], ...] = (
+    grid_sample,
+    peepholes,
+    determinant,
+    no_elements,
+)
+
+
+def violation(model: onnx.ModelProto) -> tuple[onnx.NodeProto, str] | None:
+    """Return the first node that a rule refuses, and why."""
+    graph = model.graph
+    types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
+    for node in graph.node:
+        for rule in RULES:
+            reason = rule(node, types)
+            if reason:
+                return node, reason
+    return None

@@ -1,0 +1,114 @@
+"""What the ONNX frontend refuses or spells out because the importer gets it wrong."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+import polystage as ps
+from polystage.errors import FrontendError
+from polystage.reference import jit_run, onnxruntime_run
+
+
+def model_of(node, inputs, outputs, opset=22):
+    def values(shapes):
+        return [helper.make_tensor_value_info(n, t, s) for n, (t, s) in shapes.items()]
+
+    graph = helper.make_graph([node], "g", values(inputs), values(outputs))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def refusal(model):
+    with pytest.raises(FrontendError) as error:
+        ps.load(model)
+    return error.value.message
+
+
+def test_invalid_grid_sample():
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], name="sample")
+    shapes = {"x": (TensorProto.FLOAT, (1, 1, 3, 3)), "grid": (TensorProto.FLOAT, (1, 2, 2, 2))}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.FLOAT, (1, 1, 2, 2))})) == (
+        "model: at 'sample': operator 'GridSample' is not supported here: the importer computes it "
+        "wrongly where a grid point lies outside the image"
+    )
+
+
+def test_invalid_determinant():
+    node = helper.make_node("Det", ["x"], ["y"], name="det")
+    shapes = {"x": (TensorProto.FLOAT, (2, 2))}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.FLOAT, ())})) == (
+        "model: at 'det': operator 'Det' is not supported here: the importer computes it without "
+        "exchanging rows, so that a pivot of 0 gives NaN"
+    )
+
+
+def test_invalid_peepholes():
+    inputs = {
+        "x": (1, 2, 3),
+        "w": (1, 16, 3),
+        "r": (1, 16, 4),
+        "b": (1, 32),
+        "h": (1, 2, 4),
+        "c": (1, 2, 4),
+        "p": (1, 12),
+    }
+    names = ["x", "w", "r", "b", "", "h", "c", "p"]
+    node = helper.make_node("LSTM", names, ["", "y"], name="lstm", hidden_size=4)
+    shapes = {n: (TensorProto.FLOAT, s) for n, s in inputs.items()}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.FLOAT, (1, 2, 4))})) == (
+        "model: at 'lstm': operator 'LSTM' is not supported here: the importer ignores the "
+        "peephole weights"
+    )
+
+
+def test_invalid_empty_operand():
+    node = helper.make_node("ReduceSum", ["x"], ["y"], name="sum", keepdims=0)
+    shapes = {"x": (TensorProto.FLOAT, (2, 0))}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.FLOAT, ())})) == (
+        "model: at 'sum': operator 'ReduceSum' is not supported here: its operand 'x' of shape "
+        "[2, 0] has no elements"
+    )
+
+
+def test_invalid_empty_output():
+    node = helper.make_node("Relu", ["x"], ["y"])
+    empty = (TensorProto.FLOAT, (2, 0))
+    message = "model: output 'y' of shape [2, 0] has no elements"
+    assert refusal(model_of(node, {"x": empty}, {"y": empty})) == message
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_normalising_zeros_gives_zeros(norm):
+    node = helper.make_node("LpNormalization", ["x"], ["y"], axis=0, p=norm)
+    float_2x2 = (TensorProto.FLOAT, (2, 2))
+    model = model_of(node, {"x": float_2x2}, {"y": float_2x2})
+    x = np.array([[3, 0], [4, 0]], np.float32)
+    (actual,) = jit_run(ps.load(model).module, {"x": x})
+    np.testing.assert_allclose(actual, x / np.maximum(np.linalg.norm(x, norm, axis=0), 1))
+
+
+def test_unsigned_zero_points_along_an_axis():
+    node = helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["y"], axis=0)
+    inputs = {
+        "x": (TensorProto.UINT8, (2, 3)),
+        "scale": (TensorProto.FLOAT, (2,)),
+        "zero": (TensorProto.UINT8, (2,)),
+    }
+    model = model_of(node, inputs, {"y": (TensorProto.FLOAT, (2, 3))}, opset=21)
+    arrays = {
+        "x": np.array([[0, 100, 255], [1, 2, 200]], np.uint8),
+        "scale": np.array([0.5, 2], np.float32),
+        "zero": np.array([200, 3], np.uint8),
+    }
+    (actual,) = jit_run(ps.load(model).module, arrays)
+    np.testing.assert_array_equal(actual, onnxruntime_run(model, arrays)["y"])
+
+
+def test_unsigned_outputs_stay_unsigned():
+    node = helper.make_node("Max", ["x", "x"], ["y"])
+    spec = (TensorProto.UINT8, (3,))
+    model = ps.load(model_of(node, {"x": spec}, {"y": spec}))
+    program = ps.compile(model.module, target="neuroncore_v2", dtype="f32")
+    x = np.array([1, 128, 255], np.uint8)
+    outputs = ps.simulate(program, {"x": x}).outputs
+    np.testing.assert_array_equal(outputs["y"], x)
+    assert outputs["y"].dtype == np.uint8
