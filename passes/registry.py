@@ -55,7 +55,12 @@ class Option:
     field: str
     type: Any
     default: Any
-    doc: str
+    owner: type["Pass"]
+
+    @property
+    def doc(self) -> str:
+        """Return the docstring under the field; it is read from the source, which takes time."""
+        return field_docs(self.owner).get(self.field, "")
 
 
 class Pass:
@@ -136,7 +141,6 @@ def pass_options(pass_class: type[Pass]) -> list[Option]:
     if not hasattr(pass_class, "__dataclass_fields__"):
         return []
     hints = typing.get_type_hints(pass_class)
-    docs = field_docs(pass_class)
     return [
         Option(
             field.name.replace("_", "-"),
@@ -145,7 +149,7 @@ def pass_options(pass_class: type[Pass]) -> list[Option]:
             field.default_factory()
             if field.default_factory is not MISSING
             else (None if field.default is MISSING else field.default),
-            docs.get(field.name, ""),
+            pass_class,
         )
         for field in fields(cast(Any, pass_class))
     ]

@@ -235,12 +235,18 @@ def _check_upstream_pass(text: str, call: PassCall, anchor: str) -> None:
 
 
 @cache
+def _probing_context() -> ir.Context:
+    """Return the context in which passes are tried; dialects are loaded into it only once."""
+    return ir.Context()
+
+
+@cache
 def _upstream_problem(call: str) -> str:
     """Return why upstream's parser rejects one pass with its options, or nothing.
 
     Under `any` no pass is misplaced, so the parser cannot end the process.
     """
-    with ir.Context():
+    with _probing_context():
         try:
             passmanager.PassManager.parse(f"any({call})")
         except ValueError as error:
@@ -261,7 +267,7 @@ def runs_on(name: str, anchor: str) -> bool:
     """
     if name.startswith(("print-", "view-")):
         return True  # would print
-    with ir.Context():
+    with _probing_context():
         try:
             # inside a module: a few passes end the process where they replace the outermost op
             outer = ir.Module.parse(f"module {{ {_EMPTY_OPERATIONS[anchor]} }}")
