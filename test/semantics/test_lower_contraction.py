@@ -1,9 +1,12 @@
 """Contractions compute the same on the tensor engine as in numpy, at every edge of a tiling."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_attribute
 from polystage.machine.target import Target
@@ -17,51 +20,50 @@ from polystage.simulator import simulate
 def contraction_text(maps, shapes, dtype="f32", accumulator=None, zero=True):
     """Return a module whose program is `out = (out or 0) + lhs * rhs` with these maps."""
     accumulator = accumulator or dtype
-    a, b, c = ("memref<" + "".join(f"{n}x" for n in s) for s in shapes)
-    a, b, c = f"{a}{dtype}>", f"{b}{dtype}>", f"{c}{accumulator}>"
-    dims = maps.split(")")[0]
-    rank = dims.count(",") + 1
-    results = [m.strip() for m in maps.split("->")[1].split(";")]
-    reduced = [d.strip() for d in dims.strip("(").split(",")]
-    kinds = ", ".join(
-        f'"{"parallel" if d in results[2].replace(",", " ").replace("(", " ").replace(")", " ").split() else "reduction"}"'
-        for d in reduced
+    dims, results = maps.split(" -> ")
+    affine = ", ".join(f"affine_map<{dims} -> {r}>" for r in results.split("; "))
+    kept = re.findall(r"\w+", results.split("; ")[2])
+    names = re.findall(r"\w+", dims)
+    kinds = ", ".join('"parallel"' if d in kept else '"reduction"' for d in names)
+    sizes = ["x".join(map(str, shape)) for shape in shapes]
+    a, b, c = (
+        f"memref<{size}x{type_}>"
+        for size, type_ in zip(sizes, (dtype, dtype, accumulator), strict=True)
     )
-    affine = ", ".join(f"affine_map<{dims}) -> {r}>" for r in results)
-    is_float = accumulator[0] in "fb"
-    cast = ""
-    x, y = "%x", "%y"
+    suffix = "f" if accumulator[0] in "fb" else "i"
+    x, y, casts = "%x", "%y", ""
     if dtype != accumulator:
-        op = "extf" if is_float else "extsi"
-        cast = (
-            f"%xe = arith.{op} %x : {dtype} to {accumulator}\n"
-            f"%ye = arith.{op} %y : {dtype} to {accumulator}\n"
-        )
-        x, y = "%xe", "%ye"
-    suffix = "f" if is_float else "i"
-    ident = ", ".join(f"i{i}" for i in range(len(shapes[2])))
-    fill = ""
-    if zero:
-        fill = f"""
-  %zero = arith.constant {"0.0" if is_float else "0"} : {accumulator}
-  linalg.generic {{indexing_maps = [affine_map<({ident}) -> ()>, affine_map<({ident}) -> ({ident})>],
-    iterator_types = [{", ".join(['"parallel"'] * len(shapes[2]))}]}} ins(%zero : {accumulator}) outs(%c : {c}) {{
-  ^bb0(%v: {accumulator}, %o: {accumulator}):
-    linalg.yield %v : {accumulator}
-  }}"""
-    assert rank == len(reduced)
+        x, y, extend = "%xe", "%ye", "extf" if suffix == "f" else "extsi"
+        casts = f"%xe = arith.{extend} %x : {dtype} to {accumulator}\n"
+        casts += f"%ye = arith.{extend} %y : {dtype} to {accumulator}\n"
     return f"""
 func.func @main(%a: {a} {{npu.name = "a"}}, %b: {b} {{npu.name = "b"}}, %c: {c} {{npu.name = "c"}})
-    -> ({c} {{npu.name = "out"}}) {{{fill}
+    -> ({c} {{npu.name = "out"}}) {{
+  {fill_text(c, len(shapes[2]), accumulator) if zero else ""}
   linalg.generic {{indexing_maps = [{affine}], iterator_types = [{kinds}]}}
     ins(%a, %b : {a}, {b}) outs(%c : {c}) {{
   ^bb0(%x: {dtype}, %y: {dtype}, %out: {accumulator}):
-    {cast}%m = arith.mul{suffix} {x}, {y} : {accumulator}
+    {casts}%m = arith.mul{suffix} {x}, {y} : {accumulator}
     %s = arith.add{suffix} %out, %m : {accumulator}
     linalg.yield %s : {accumulator}
   }}
   return %c : {c}
 }}"""
+
+
+def fill_text(type_, rank, element):
+    """Return a fill of %c with zero."""
+    dims = ", ".join(f"i{i}" for i in range(rank))
+    kinds = ", ".join(['"parallel"'] * rank)
+    return f"""
+  %zero = arith.constant {"0" if element[0] == "i" else "0.0"} : {element}
+  linalg.generic {{
+    indexing_maps = [affine_map<({dims}) -> ()>, affine_map<({dims}) -> ({dims})>],
+    iterator_types = [{kinds}]
+  }} ins(%zero : {element}) outs(%c : {type_}) {{
+  ^bb0(%v: {element}, %o: {element}):
+    linalg.yield %v : {element}
+  }}"""
 
 
 def random_array(rng, shape, dtype):
@@ -173,7 +175,8 @@ CASES = {
         [(1, 9, 41), (10, 9, 5), (1, 10, 19)],
     ),
     "conv3d": (
-        "(n, f, d, h, w, c, o, p, q) -> (n, c, d + o, h + p, w + q); (f, c, o, p, q); (n, f, d, h, w)",
+        "(n, f, d, h, w, c, o, p, q) -> (n, c, d + o, h + p, w + q); "
+        "(f, c, o, p, q); (n, f, d, h, w)",
         [(1, 8, 5, 6, 7), (9, 8, 2, 3, 3), (1, 9, 4, 4, 5)],
     ),
 }
