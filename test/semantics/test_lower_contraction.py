@@ -229,7 +229,8 @@ def test_any_matmul_in_any_scratchpad(m, n, k, bytes_per_partition):
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_convolution(channels, window, strides, dilations, outputs):
     (c, f), (p, q), (s, t), (d, e), (h, w) = channels, window, strides, dilations, outputs
-    maps = f"(n, f, h, w, c, p, q) -> (n, c, h * {s} + p * {d}, w * {t} + q * {e}); (f, c, p, q); (n, f, h, w)"
+    image = f"(n, c, h * {s} + p * {d}, w * {t} + q * {e})"
+    maps = f"(n, f, h, w, c, p, q) -> {image}; (f, c, p, q); (n, f, h, w)"
     height, width = (h - 1) * s + (p - 1) * d + 1, (w - 1) * t + (q - 1) * e + 1
     shapes = [(1, c, height, width), (f, c, p, q), (1, f, h, w)]
     check(contraction_text(maps, shapes), shapes, "tiny")
