@@ -8,6 +8,7 @@ import pytest
 from polystage.errors import PolystageError
 from polystage.report.check import compare, tolerance
 from polystage.report.inputs import load_inputs, random_inputs
+from polystage.report.table import layer_table
 from polystage.tools.output import write_atomically
 
 
@@ -124,3 +125,14 @@ class TestOutput:
     def test_invalid_folder(self, tmp_path):
         with pytest.raises(PolystageError, match=r"cannot write '.*': No such file or directory"):
             write_atomically(str(tmp_path / "no" / "out.json"), "")
+
+
+def test_a_narrow_terminal_shows_fewer_columns():
+    figures = dict.fromkeys(
+        "latency_us latency_bound_us utilization utilization_bound dram_read_bytes dram_write_bytes "
+        "compulsory_bytes onchip_copy_bytes offchip_copy_bytes energy_pj energy_bound_pj".split(),
+        1.0,
+    )
+    report = {"model": "m", "target": "t", "layers": [], "totals": figures}
+    assert len(layer_table(report, 160).columns) == 12
+    assert len(layer_table(report, 80).columns) == 8

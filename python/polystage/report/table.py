@@ -1,68 +1,90 @@
 """The report of a run as a table for people, made from its JSON document."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, Any]
 
-COLUMNS = {
-    "layer": "left",
-    "latency us": "right",
-    "bound us": "right",
-    "x bound": "right",
-    "utilization": "right",
-    "read MB": "right",
-    "write MB": "right",
-    "compulsory MB": "right",
-    "copies MB": "right",
-    "energy uJ": "right",
-}
+PIPE_WIDTH = 160
+"""Columns of the output where it is not a terminal."""
+
+NARROW_WIDTH = 120
+"""A terminal below this many columns shows fewer of ours."""
 
 
-def print_report(document: Row, console: Console | None = None) -> None:
-    """Print the layers, the totals and the check."""
-    out = console or Console(soft_wrap=False)
-    if not out.is_terminal and console is None:
-        out = Console(width=140)  # a pipe has no width of its own
-    out.print(layer_table(document))
-    for line in summary(document):
-        out.print(line, highlight=False, markup=False)
+@dataclass(frozen=True)
+class Column:
+    """One figure of a layer; `least` and `most` are the bound of the figure before them."""
+
+    title: str
+    text: Callable[[Row], str]
+    only_wide: bool = False
 
 
-def layer_table(document: Row) -> Table:
-    """Return a row per layer and one for the whole."""
-    table = Table(title=f"{document['model']} on {document['target']}", title_justify="left")
-    for name, side in COLUMNS.items():
-        table.add_column(name, justify="left" if side == "left" else "right", no_wrap=True)
-    for layer in document["layers"]:
-        table.add_row(*_cells(layer["name"], layer))
-    table.add_section()
-    table.add_row(*_cells("total", document["totals"]), style="bold")
-    return table
+def _over_bound(row: Row) -> str:
+    bound = row["latency_bound_us"]
+    return f"{row['latency_us'] / bound:.2f}" if bound else "-"
 
 
-def _cells(name: str, row: Row) -> list[str]:
-    latency, bound = row["latency_us"], row["latency_bound_us"]
-    copies = row["onchip_copy_bytes"] + row["offchip_copy_bytes"]
-    return [
-        name if len(name) <= 40 else "..." + name[-37:],
-        f"{latency:.2f}",
-        f"{bound:.2f}",
-        f"{latency / bound:.2f}" if bound else "-",
-        f"{100 * row['utilization']:.1f} %",
-        _megabytes(row["dram_read_bytes"]),
-        _megabytes(row["dram_write_bytes"]),
-        _megabytes(row["compulsory_bytes"]),
-        _megabytes(copies),
-        f"{row['energy_pj'] / 1e6:.2f}",
-    ]
+def _copied(row: Row) -> str:
+    return _megabytes(row["onchip_copy_bytes"] + row["offchip_copy_bytes"])
 
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.3f}" if count else "-"
+
+
+COLUMNS = (
+    Column("latency\nus", lambda row: f"{row['latency_us']:.2f}"),
+    Column("least\nus", lambda row: f"{row['latency_bound_us']:.2f}"),
+    Column("times\nleast", _over_bound, only_wide=True),
+    Column("used\n%", lambda row: f"{100 * row['utilization']:.1f}"),
+    Column("most\n%", lambda row: f"{100 * row['utilization_bound']:.1f}", only_wide=True),
+    Column("read\nMB", lambda row: _megabytes(row["dram_read_bytes"])),
+    Column("written\nMB", lambda row: _megabytes(row["dram_write_bytes"])),
+    Column("least\nMB", lambda row: _megabytes(row["compulsory_bytes"])),
+    Column("copied\nMB", _copied, only_wide=True),
+    Column("energy\nuJ", lambda row: f"{row['energy_pj'] / 1e6:.2f}"),
+    Column("least\nuJ", lambda row: f"{row['energy_bound_pj'] / 1e6:.2f}", only_wide=True),
+)
+
+LEGEND = (
+    "latency: what a layer adds to those before it, with which it overlaps. least, most: what "
+    "compute at peak and compulsory bytes (inputs, weights and outputs once) allow. used: share of "
+    "the tensor engine's peak. copied: moved without arithmetic, on and off chip."
+)
+
+
+def print_report(document: Row, console: Console | None = None) -> None:
+    """Print the layers, the totals and the check."""
+    out = console or Console()
+    if not out.is_terminal:
+        out = Console(width=PIPE_WIDTH)
+    out.print(layer_table(document, out.width))
+    for line in (LEGEND, *summary(document)):
+        out.print(line, highlight=False, markup=False)
+
+
+def layer_table(document: Row, width: int = PIPE_WIDTH) -> Table:
+    """Return a row per layer and one for the whole."""
+    title = f"{document['model']} on {document['target']}"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
+    shown = [c for c in COLUMNS if width >= NARROW_WIDTH or not c.only_wide]
+    table.add_column("layer", no_wrap=True, overflow="ellipsis")
+    for column in shown:
+        table.add_column(column.title, justify="right", no_wrap=True, min_width=7)
+    for layer in document["layers"]:
+        table.add_row(layer["name"], *(column.text(layer) for column in shown))
+    table.add_section()
+    table.add_row("total", *(c.text(document["totals"]) for c in shown), style="bold")
+    return table
 
 
 def summary(document: Row) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 FIGURES = (
     "cycles latency_us latency_bound_us throughput_per_s macs utilization dram_read_bytes "
     "dram_write_bytes compulsory_bytes onchip_copy_bytes offchip_copy_bytes energy_pj "
-    "peak_sbuf_bytes"
+    "peak_sbuf_bytes utilization_bound energy_bound_pj"
 ).split()
 
 with open(sys.argv[1]) as file:
@@ -27,4 +27,6 @@ assert totals["macs"] == sum(layer["macs"] for layer in layers) == 3 * 12 * 10 +
 assert math.isclose(totals["latency_us"], sum(layer["latency_us"] for layer in layers))
 assert totals["latency_us"] >= totals["latency_bound_us"]
 assert totals["compulsory_bytes"] == 4 * (3 * 12 + 12 * 10 + 10 * 5 + 3 * 5)
+assert totals["utilization"] <= totals["utilization_bound"] <= 1
+assert totals["energy_pj"] >= totals["energy_bound_pj"] > 0
 assert math.isclose(totals["throughput_per_s"] * totals["latency_us"], 1e6)
