@@ -29,6 +29,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
+from chain import Simulated, compile_and_simulate, largest_error, norm_error
 from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
 
 import polystage as ps
@@ -183,13 +184,17 @@ def float_values(model: onnx.ModelProto) -> set[str]:
 
 
 def run_onnxruntime(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the first output; nothing is fused, so that every rounding stays."""
+    return run_all_outputs(model, inputs)[0]
+
+
+def run_all_outputs(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Return what onnxruntime computes; nothing is fused, so that every rounding stays."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, inputs)[0]
+    return session.run(None, inputs)
 
 
 def random_inputs(model: onnx.ModelProto, seed: int = 1) -> dict[str, np.ndarray]:
@@ -204,47 +209,11 @@ def random_inputs(model: onnx.ModelProto, seed: int = 1) -> dict[str, np.ndarray
     }
 
 
-def largest_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def norm_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """What the chain made of a model, and how long it took."""
-
-    output: np.ndarray
-    latency_us: float
-    import_s: float
-    compile_s: float
-    simulate_s: float
-
-
-def simulate(model: onnx.ModelProto, inputs: dict[str, np.ndarray], dtype: str) -> Simulated:
-    start = time.perf_counter()
-    imported = ps.load(model)
-    imported_at = time.perf_counter()
-    program = ps.compile(imported.module, target="neuroncore_v2", dtype=dtype)
-    compiled_at = time.perf_counter()
-    result = ps.simulate(program, inputs)
-    end = time.perf_counter()
-    output = result.outputs[imported.outputs[0].name].astype(np.float32)
-    return Simulated(
-        output,
-        result.totals.latency_us,
-        imported_at - start,
-        compiled_at - imported_at,
-        end - compiled_at,
-    )
-
-
 @dataclass(frozen=True)
 class Row:
     """The figures of one model with random weights."""
 
+    import_s: float
     f32: Simulated
     f32_error: float
     bf16: Simulated
@@ -265,12 +234,16 @@ def measure(name: str) -> Row:
     inputs = random_inputs(model)
     expected = run_onnxruntime(model, inputs)
     assert expected.std() > 0.1 * expected.mean(), "a uniform output would show nothing"
-    f32, bf16 = (simulate(model, inputs, dtype) for dtype in ("f32", "bf16"))
+    start = time.perf_counter()
+    imported = ps.load(model)
+    import_s = time.perf_counter() - start
+    f32, bf16 = (compile_and_simulate(imported, inputs, dtype) for dtype in ("f32", "bf16"))
     return Row(
+        import_s,
         f32,
-        largest_error(f32.output, expected),
+        largest_error(f32.output(imported), expected),
         bf16,
-        norm_error(bf16.output, expected),
+        norm_error(bf16.output(imported), expected),
         norm_error(run_onnxruntime(rounded_to_bf16(model), inputs), expected),
     )
 
@@ -297,8 +270,9 @@ def print_row(name: str, stored: float, row: Row) -> None:
     print(
         f"{name:13} {stored:8.1e} {row.f32_error:8.1e} {row.bf16_error:8.1e} "
         f"{row.rounded_error:8.1e} {row.bf16_error / row.rounded_error:6.2f} "
-        f"{row.f32.import_s:7.2f} {row.f32.compile_s:8.2f} {row.f32.simulate_s:9.2f} "
-        f"{row.f32.latency_us:9.1f} {row.bf16.latency_us:9.1f}",
+        f"{row.import_s:7.2f} {row.f32.compile_s:8.2f} {row.f32.simulate_s:9.2f} "
+        f"{row.f32.result.totals.latency_us:9.1f} "
+        f"{row.bf16.result.totals.latency_us:9.1f}",
         "" if row.passed and stored < F32_TOLERANCE else " MISSED",
         flush=True,
     )
