@@ -4,11 +4,23 @@ import json
 import math
 import sys
 
-FIGURES = (
-    "cycles latency_us latency_bound_us throughput_per_s macs utilization dram_read_bytes "
-    "dram_write_bytes compulsory_bytes onchip_copy_bytes offchip_copy_bytes energy_pj "
-    "peak_sbuf_bytes utilization_bound energy_bound_pj"
-).split()
+FIGURES = [
+    "cycles",
+    "latency_us",
+    "latency_bound_us",
+    "throughput_per_s",
+    "macs",
+    "utilization",
+    "dram_read_bytes",
+    "dram_write_bytes",
+    "compulsory_bytes",
+    "onchip_copy_bytes",
+    "offchip_copy_bytes",
+    "energy_pj",
+    "peak_sbuf_bytes",
+    "utilization_bound",
+    "energy_bound_pj",
+]
 
 with open(sys.argv[1]) as file:
     report = json.load(file)
