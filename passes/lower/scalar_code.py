@@ -9,7 +9,7 @@ is spelled in arith.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -448,12 +448,18 @@ def _affine_step(node: Node) -> tuple[Node, float, float] | None:
 # --- functions ------------------------------------------------------------------------------------
 
 
-def cone(roots: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """Return (leaves, arith nodes) that compute `roots`, each in the order of need; constants
-    belong to neither."""
-    order = topological(roots, lambda node: () if node.is_leaf else node.operands)
-    leaves = [node for node in order if node.is_leaf and node.kind != "constant"]
-    return leaves, [node for node in order if node.kind == "arith"]
+def cone(roots: Sequence[Node], known: Collection[Node] = ()) -> tuple[list[Node], list[Node]]:
+    """Return (leaves, arith nodes) that compute `roots`, each in the order of need.
+
+    Nodes in `known` are leaves; constants belong to neither list.
+    """
+
+    def is_leaf(node: Node) -> bool:
+        return node.is_leaf or node in known
+
+    order = topological(roots, lambda node: () if is_leaf(node) else node.operands)
+    leaves = [node for node in order if is_leaf(node) and node.kind != "constant"]
+    return leaves, [node for node in order if not is_leaf(node)]
 
 
 def engine_of(nodes: Sequence[Node]) -> str:
@@ -474,7 +480,7 @@ def body_function(
 
     Equal functions are made once per module; the name tells the operations: `@relu`, `@mul_add`.
     """
-    base = _function_name(results)
+    base = _function_name(results, arguments)
     symbols = ir.SymbolTable(builder.module.operation)
     with ir.InsertionPoint(builder.function), ir.Location.unknown(builder.module.context):
         function = _make_function(base, arguments, results)
@@ -535,8 +541,8 @@ def _make_function(name: str, arguments: Sequence[Node], results: Sequence[Node]
     return function
 
 
-def _function_name(results: Sequence[Node]) -> str:
-    nodes = cone(results)[1]
+def _function_name(results: Sequence[Node], arguments: Sequence[Node]) -> str:
+    nodes = cone(results, arguments)[1]
     if not nodes:
         return "copy"
     if _is_relu(nodes, results):

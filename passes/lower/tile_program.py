@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from polystage.dialects import npu
 from polystage.dtypes import byte_width
 from polystage.errors import PassError
 from polystage.machine.target import Target
@@ -429,12 +430,38 @@ class _Planner:
             found.insert(0, self.loop(operand.number))
         return found
 
+    def cone(self, results: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+        """Return the leaves and arith nodes of `results`; with too many leaves for one instruction,
+        parts are computed before and become leaves."""
+        limit = npu.ops.BoxOp.MAX_OPERANDS - len(results)
+        while True:
+            leaves, nodes = cone(results, self.slots)
+            if len(leaves) <= limit:
+                return leaves, nodes
+            parts = {n: cone([n], self.slots)[0] for n in nodes if n not in results}
+            sizes = {
+                n: len(part)
+                for n, part in parts.items()
+                if len(part) < npu.ops.BoxOp.MAX_OPERANDS and not self.accumulates(n)
+            }
+            if not sizes or max(sizes.values()) < 2:
+                raise PassError(
+                    f"one instruction would have {len(leaves)} operands, allowed are {limit}",
+                    help="split the operation",
+                )
+            self.slot(max(sizes, key=lambda n: sizes[n]))
+
+    def accumulates(self, node: Node) -> bool:
+        """Whether a value of a reduction depends on what has been accumulated."""
+        return bool(self.nest.reductions) and any(
+            n.kind == "output" for n in self.body.walk([node])
+        )
+
     # --- instructions -----------------------------------------------------------------------------
 
     def elementwise_step(self, results: Sequence[Node], targets: Sequence[Slot]) -> None:
-        """Compute `results` into `targets` with one instruction."""
-        leaves, nodes = cone(results)
-        inputs = [n for n in leaves if n.kind != "output" or n in self.slots]
+        """Compute `results` into `targets`, with one instruction where it has operands enough."""
+        inputs, nodes = self.cone(results)
         sources = tuple(self.slot(n) for n in inputs)
         graph = self.body.graph
         present = [
@@ -511,9 +538,7 @@ class _Planner:
         fold."""
         outputs = self.nest.outputs
         for node in self.body.walk():
-            if node.kind in ("math", "load") and "output" in {
-                leaf.kind for leaf in self.body.walk([node])
-            }:
+            if node.kind in ("math", "load") and self.accumulates(node):
                 raise PassError(
                     f"a reduction applies '{node.name or 'memref.load'}' to what it has "
                     "accumulated",
@@ -521,7 +546,7 @@ class _Planner:
                 )
         present = self.accumulators()
         accumulators = [self.slot(node) for node in present]
-        leaves, nodes = cone(self.body.results)
+        leaves, nodes = self.cone(self.body.results)
         inputs = [n for n in leaves if n.kind != "output"]
         sources = tuple(self.slot(n) for n in inputs)
         name = body_function(self.builder, [*inputs, *present], self.body.results)

@@ -489,6 +489,25 @@ func.func @main(%a: memref<5x7xf32> {npu.name = "a"}, %b: memref<5x30xf32> {npu.
         check(text, target)
 
 
+@pytest.mark.parametrize("reduced", ["", "b"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_many_operands(target, reduced):
+    """More operands than one instruction has."""
+    count, t = 25, memref([9, 40], F)
+    arguments = {f"x{i}": ("a, b", t) for i in range(count)}
+    body = [
+        f"%s{i} = arith.addf %{f's{i - 1}' if i > 1 else 'i0'}, %i{i} : f32"
+        for i in range(1, count)
+    ]
+    last = f"%s{count - 1}"
+    if reduced:
+        body.append(f"%r = arith.addf %o0, {last} : f32")
+        last = "%r"
+    body.append(f"linalg.yield {last} : f32")
+    out = ("a", memref([9], F)) if reduced else ("a, b", t)
+    check(one("a, b", arguments, out, "\n".join(body), reduced), target)
+
+
 SPECIAL = np.array([np.nan, -0.0, 0.0, 1.0, -1.0, np.inf, -np.inf, 0.5, 2.0], np.float32)
 
 
