@@ -178,3 +178,49 @@ def test_bert() -> None:
     model = load(transformers.BertModel(config).eval(), inputs=(torch.tensor([[1, 2, 3, 4]]),))
     assert [s.name for s in model.outputs] == ["last_hidden_state", "pooler_output"]
     assert_computes_its_reference(model)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda x: torch.topk(x, 2).values,
+            "Module: at 'topk': the operator sorts, which cannot be compiled",
+        ),
+        (
+            lambda x: x.nonzero(),
+            "Module: 'tensor.extract_slice' makes a tensor<?xi64>, but every shape must be known "
+            "when the model is compiled",
+        ),
+        (
+            lambda x: x + torch.rand(4, 4),
+            "Module: at 'rand': the operator draws random numbers or keeps state, "
+            "which cannot be compiled",
+        ),
+        (lambda x: x.add_(1.0), "Module: the module changes its input 'x' in place"),
+        (
+            lambda x: torch.linalg.svd(x)[1],
+            "Module: at '_linalg_svd': operator 'aten._linalg_svd' on f32[4,4] is not supported "
+            "by the importer",
+        ),
+        (
+            lambda x: torch.fft.fft(x).real,
+            "Module: at 'fft_fft': operator 'fft_fft' is not supported by the importer",
+        ),
+    ],
+)
+def test_refused(function: object, message: str) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+            return function(x)
+
+    with pytest.raises(FrontendError) as error:
+        load(Module().eval(), inputs=(torch.randn(4, 4),))
+    assert error.value.message == message
+    assert error.value.help
+
+
+def test_recurrent_network() -> None:
+    model = load(torch.nn.LSTM(4, 8).eval(), inputs=(torch.randn(3, 4),))
+    assert [s.name for s in model.outputs] == ["output0", "output1.0", "output1.1"]
+    assert_computes_its_reference(model)

@@ -7,7 +7,7 @@ from typing import Any
 from polystage.errors import FrontendError, location_text
 from polystage.mlir import ir, passmanager
 
-_OPERATOR = re.compile(r'name = "(onnx\.[^"]+)"')
+_OPERATOR = re.compile(r'name = "(?:torch\.)?((?:onnx|aten)\.[^"]+)"')
 _ILLEGAL = re.compile(r"failed to legalize operation '([^']+)'")
 
 
@@ -24,9 +24,10 @@ def run_upstream(module: ir.Module, pipeline: str, source: str) -> None:
 
 
 def _frontend_error(diagnostics: Sequence[Any], summary: str, source: str) -> FrontendError:
-    unsupported = next((d for d in diagnostics if _ILLEGAL.search(d.message)), None)
-    if unsupported is not None:
-        return _unsupported_operator(unsupported, diagnostics[0].message, source)
+    unsupported = [d for d in diagnostics if _ILLEGAL.search(d.message)]
+    if unsupported:  # constants are mentioned where what uses them is the problem
+        named = [d for d in unsupported if "'torch.constant." not in d.message]
+        return _unsupported_operator((named or unsupported)[0], diagnostics[0].message, source)
     if not diagnostics:
         return FrontendError(f"{source}: the importer failed: {_first_line(summary)}")
     first = diagnostics[0]
@@ -40,14 +41,17 @@ def _unsupported_operator(diagnostic: Any, first_message: str, source: str) -> F
     text = diagnostic.message
     onnx_name = _OPERATOR.search(text)
     illegal = _ILLEGAL.search(text)
-    name = onnx_name or illegal
-    assert name is not None
+    found = onnx_name or illegal
+    assert found is not None
+    name = found.group(1)
+    if name.startswith("torch.constant."):
+        name = location_text(diagnostic.location).rpartition("/")[2]
     reason = ""
     if first_message != text:
         reason = f": {_first_line(first_message)}"
     types = _types(text)
     return FrontendError(
-        f"{source}: {_layer(diagnostic)}operator '{name.group(1)}'{types} is not supported "
+        f"{source}: {_layer(diagnostic)}operator '{name}'{types} is not supported "
         f"by the importer{reason}",
         help="replace the operator in the model, or cut the model before it",
     )

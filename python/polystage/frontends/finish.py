@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from polystage.dtypes import numpy_dtype
-from polystage.errors import FrontendError, PolystageError
+from polystage.errors import FrontendError, PolystageError, location_text
 from polystage.forms import walk
 from polystage.frontends.diagnostics import run_upstream
 from polystage.frontends.model import TensorSpec
@@ -28,6 +28,7 @@ def finish_module(
     drop_foreign_attributes(module)
     name_arguments(function, input_names, output_names)
     check_static(module, source)
+    check_supported(module, source)
 
 
 def entry_function(module: ir.Module, source: str) -> func.FuncOp:
@@ -120,6 +121,30 @@ def tensor_specs(types: Sequence[ir.Type], names: Sequence[str], source: str) ->
             raise FrontendError(f"{source}: '{name}': {error.message}", help=error.help) from None
         specs.append(TensorSpec(name, tuple(type_.shape), dtype))
     return specs
+
+
+_UNSUPPORTED = {
+    "tm_tensor.topk": "picks the largest elements",
+    "tm_tensor.sort": "sorts",
+    "tm_tensor.scatter": "writes to places that depend on values",
+    "ml_program.global_load": "draws random numbers or keeps state",
+    "ml_program.global_store": "draws random numbers or keeps state",
+}
+"""What an operation does that the accelerator has no instruction for."""
+
+
+def check_supported(module: ir.Module, source: str) -> None:
+    """Hold the module to what can be compiled.
+
+    Raises: FrontendError at the first operation that cannot be.
+    """
+    for op in walk(module.operation):
+        if op.name in _UNSUPPORTED:
+            raise FrontendError(
+                f"{source}: at '{location_text(op.location)}': the operator "
+                f"{_UNSUPPORTED[op.name]}, which cannot be compiled",
+                help="leave it to the host: cut the model before it",
+            )
 
 
 def check_static(module: ir.Module, source: str) -> None:

@@ -153,6 +153,7 @@ def _import_program(program: Any, name: str) -> ir.Module:
         context=context, hooks=_hooks(), graph_node_importer_cls=_node_importer()
     )
     _check_static_inputs(program, name)
+    _check_changes_nothing(program, name)
     try:
         importer.import_program(program, func_name="main")
     except (NotImplementedError, AssertionError, TypeError, ValueError, RuntimeError) as error:
@@ -232,6 +233,19 @@ def _check_static_inputs(program: Any, name: str) -> None:
                 )
 
 
+def _check_changes_nothing(program: Any, name: str) -> None:
+    signature = program.graph_signature
+    for kind, changed in (
+        ("input", signature.user_inputs_to_mutate),
+        ("buffer", signature.buffers_to_mutate),
+    ):
+        for target in changed.values():
+            raise FrontendError(
+                f"{name}: the module changes its {kind} '{target}' in place",
+                help="return the new value instead; for inference, call eval() and use no cache",
+            )
+
+
 def _input_names(program: Any) -> list[str]:
     torch = _import_torch()
     tensors = {
@@ -257,7 +271,7 @@ def _output_names(program: Any) -> list[str]:
         if isinstance(produced.get(leaf), torch.Tensor):
             keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
             names.append(".".join(keys) or "output")
-    return [f"output{n}" if n.isdigit() else n for n in names]
+    return [f"output{n}" if n[0].isdigit() else n for n in names]
 
 
 def _numpy(tensor: Any) -> np.ndarray:
