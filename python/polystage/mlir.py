@@ -1,8 +1,8 @@
 """The one place that imports the MLIR Python bindings.
 
-`torch-mlir` ships a complete build of the upstream bindings next to its importers; the plain `mlir` package of
-an LLVM build does as well for everything that needs no importer. All other modules of Polystage write
-`from polystage.mlir import ir, ...`.
+`torch-mlir` ships a complete build of the upstream bindings next to its importers; the plain `mlir`
+package of an LLVM build does as well for everything that needs no importer. All other modules of
+Polystage write `from polystage.mlir import ir, ...`.
 """
 
 try:
@@ -45,8 +45,8 @@ __all__ = [
     "arith",
     "ext",
     "func",
-    "irdl",
     "ir",
+    "irdl",
     "linalg",
     "math",
     "memref",

@@ -1,5 +1,5 @@
 # pyright: reportIncompleteStub=false
-"""The bindings carry no types that a checker can read: to it, all that comes from them is unknown."""
+"""The bindings carry no types that a checker can read: all that comes from them is unknown."""
 
 from typing import Any
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from polystage import constants
 from polystage.constants import constant_array, constant_attr
 from polystage.dtypes import element_type

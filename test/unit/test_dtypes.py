@@ -1,6 +1,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+
 from polystage import dtypes
 from polystage.errors import PolystageError
 from polystage.mlir import ir
