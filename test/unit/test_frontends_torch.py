@@ -224,3 +224,15 @@ def test_recurrent_network() -> None:
     model = load(torch.nn.LSTM(4, 8).eval(), inputs=(torch.randn(3, 4),))
     assert [s.name for s in model.outputs] == ["output0", "output1.0", "output1.1"]
     assert_computes_its_reference(model)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_dtypes(dtype: str) -> None:
+    module = torch.nn.Linear(16, 8).eval().to(getattr(torch, dtype))
+    model = load(module, inputs=(torch.randn(4, 16, dtype=getattr(torch, dtype)),))
+    x = np.random.default_rng(0).normal(size=(4, 16)).astype(model.inputs[0].dtype)
+    (expected,) = model.run_reference({"x": x}).values()
+    run_pipeline(model.module, NORMALIZE_PIPELINE)
+    (found,) = evaluate(model.module, {"x": x.astype("f4") if dtype == "float64" else x}).values()
+    assert model.inputs[0].dtype == model.outputs[0].dtype == expected.dtype
+    np.testing.assert_allclose(found.astype("f8"), expected.astype("f8"), rtol=2e-2, atol=2e-2)

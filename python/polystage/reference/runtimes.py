@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -41,6 +42,18 @@ def torch_run(module: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     from torch.utils import _pytree
 
     with torch.no_grad():
-        output = module(*(torch.from_numpy(np.array(a)) for a in inputs))
-    leaves = _pytree.tree_leaves(output)
-    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        output = module(*(_to_torch(torch, np.array(a)) for a in inputs))
+    leaves = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    return [_to_numpy(torch, leaf.detach().cpu()) for leaf in leaves]
+
+
+def _to_torch(torch: Any, array: np.ndarray) -> Any:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
