@@ -231,8 +231,9 @@ def test_dtypes(dtype: str) -> None:
     module = torch.nn.Linear(16, 8).eval().to(getattr(torch, dtype))
     model = load(module, inputs=(torch.randn(4, 16, dtype=getattr(torch, dtype)),))
     x = np.random.default_rng(0).normal(size=(4, 16)).astype(model.inputs[0].dtype)
-    (expected,) = model.run_reference({"x": x}).values()
+    (expected,) = model.run_reference({"input": x}).values()
     run_pipeline(model.module, NORMALIZE_PIPELINE)
-    (found,) = evaluate(model.module, {"x": x.astype("f4") if dtype == "float64" else x}).values()
+    single = x.astype("f4") if dtype == "float64" else x
+    (found,) = evaluate(model.module, {"input": single}).values()
     assert model.inputs[0].dtype == model.outputs[0].dtype == expected.dtype
     np.testing.assert_allclose(found.astype("f8"), expected.astype("f8"), rtol=2e-2, atol=2e-2)
