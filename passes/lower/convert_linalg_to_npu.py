@@ -15,8 +15,9 @@ from polystage.mlir import func, ir
 from polystage.passes.lower.collapse import collapse_dims
 from polystage.passes.lower.contraction import Contraction
 from polystage.passes.lower.contraction_plan import ContractionPlanner
-from polystage.passes.lower.generic_op import GenericOp, inline_scalar_operands
+from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.provenance import (
     captured_memrefs,
@@ -104,15 +105,18 @@ class ProgramLowering:
 
     def run(self) -> None:
         """Lower every operation in program order."""
-        operations = [op for op in _walk(self.function.entry_block) if op.name in _LOWERED]
-        for op in operations:
-            if op.name == "linalg.generic":
-                inline_scalar_operands(op.opview)
+        scalars = inline_scalars(self._operations())
+        operations = self._operations()
         for op in operations:
             if not self._fold_into_consumer(op):
                 self._lower(op)
         for op in operations:
             op.erase()
+        erase_unused(scalars)
+
+    def _operations(self) -> list[ir.Operation]:
+        """Return what there is to lower, in program order."""
+        return [op for op in _walk(self.function.entry_block) if op.name in _LOWERED]
 
     # --- fills -----------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from polystage.dialects.npu.rules import linear_form
-from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.mlir import ir
 
@@ -128,12 +127,10 @@ class GenericOp:
 
 
 def inline_scalar_operands(op: ir.OpView) -> None:
-    """Let the body of a linalg.generic use constant scalar operands directly: `%in` -> `%cst`."""
+    """Let the body of a linalg.generic use scalar operands directly: `%in` -> `%cst`."""
     body = op.regions[0].blocks[0]
     for argument, value in zip(body.arguments, op.operands, strict=True):
-        op = defining_op(value)
-        is_constant = op is not None and op.name == "arith.constant"
-        if is_constant and not isinstance(value.type, ir.ShapedType):
+        if not isinstance(value.type, ir.ShapedType):
             argument.replace_all_uses_with(value)
 
 

@@ -112,14 +112,20 @@ class LoopNest:
             moved = [_moved(linear, place, len(order)) for linear in index]
             return _cut(builder, builder.arguments[argument], moved, extents, causes[argument])
 
+        elements = {
+            body.operands + k: operand(
+                len(builder.arguments) - len(body.tables) + table,
+                [Linear(p, (0,) * len(generic.extents)) for p in where],
+            )
+            for k, (table, where) in enumerate(body.elements)
+        }
+        inputs = {
+            a.argument: operand(a.argument, a.index) for a in generic.inputs if a.argument in used
+        }
         return cls(
             extents,
             sum(d not in generic.reductions for d in order),
-            {
-                a.argument: operand(a.argument, a.index)
-                for a in generic.inputs
-                if a.argument in used
-            },
+            inputs | elements,
             tuple(operand(a.argument, a.index) for a in generic.outputs),
             {
                 d: _moved(_loop(d, len(generic.extents)), place, len(order))
@@ -194,6 +200,7 @@ class LoopNest:
         rest = self.extents[loop] // partitions
         others = [d for d in range(len(self.extents)) if d != loop]
         first = 2 if rest > 1 else 1
+        place: dict[int, tuple[tuple[int, int], ...]]
         place = {d: ((i + first, 1),) for i, d in enumerate(others)}
         if rest == 1:
             place[loop] = ((0, 1),)

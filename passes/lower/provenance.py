@@ -25,11 +25,15 @@ def kernel_kind(op: ir.Operation) -> str:
     """Return what an operation does, in a word or two, from its body."""
     if op.name != "linalg.generic":
         return op.name.partition(".")[2]
-    body = [o.operation.name for o in op.regions[0].blocks[0].operations]
+    operations = list(op.regions[0].blocks[0].operations)
+    body = [o.operation.name for o in operations]
     reduces = any("reduction" in str(a) for a in op.opview.iterator_types)
-    if "memref.load" in body:
+    if any(
+        n == "memref.load" and len(o.operands) > 1 for n, o in zip(body, operations, strict=True)
+    ):
         return "gather"
-    steps = [n.partition(".")[2] for n in body[:-1] if not n.startswith("arith.ext")]
+    plain = ("arith.ext", "memref.")
+    steps = [n.partition(".")[2] for n in body[:-1] if not n.startswith(plain)]
     if not steps:
         return "copy"
     prefix = "reduce_" if reduces else ""

@@ -10,7 +10,7 @@ is spelled in arith.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from polystage.dialects.npu.rules import ACTIVATIONS
@@ -121,6 +121,10 @@ class ScalarBody:
     results: tuple[Node, ...]
     tables: tuple[ir.Value, ...]
     """Captured memrefs that `load` nodes read, in order of first use."""
+    elements: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Table and place of every element that is the same for all iterations; element k is the
+    `input` behind all operands, number `operands + k`."""
+    operands: int = 0
 
     def walk(self, roots: Sequence[Node] | None = None) -> list[Node]:
         """Return all nodes below `roots` (the results), operands first."""
@@ -175,6 +179,7 @@ class _Reader:
         self.graph = graph
         self.block = generic.body
         self.tables: list[ir.Value] = []
+        self.elements: list[tuple[int, tuple[int, ...]]] = []
         self.values: dict[ir.Value, Node] = {}
         n_inputs = generic.outputs[0].argument
         for i, argument in enumerate(self.block.arguments):
@@ -187,7 +192,13 @@ class _Reader:
             op = view.operation
             if op.name == "linalg.yield":
                 results = tuple(self.value(v) for v in op.operands)
-                return ScalarBody(self.graph, results, tuple(self.tables))
+                return ScalarBody(
+                    self.graph,
+                    results,
+                    tuple(self.tables),
+                    tuple(self.elements),
+                    len(self.block.arguments),
+                )
             self.values[op.results[0]] = self.op(op)
         raise PassError("the body has no linalg.yield")
 
@@ -245,12 +256,16 @@ class _Reader:
         table, *indices = op.operands
         if table not in self.tables:
             self.tables.append(table)
-        return self.graph.node(
-            "load",
-            op.results[0].type,
-            operands=[self.value(v) for v in indices],
-            number=self.tables.index(table),
-        )
+        number, places = self.tables.index(table), [self.value(v) for v in indices]
+        if all(place.kind == "constant" for place in places):
+            return self.element(op, number, tuple(int(p.constant or 0) for p in places))
+        return self.graph.node("load", op.results[0].type, operands=places, number=number)
+
+    def element(self, op: ir.Operation, table: int, place: tuple[int, ...]) -> Node:
+        if (table, place) not in self.elements:
+            self.elements.append((table, place))
+        number = len(self.block.arguments) + self.elements.index((table, place))
+        return self.graph.node("input", op.results[0].type, number=number)
 
     def integer_cast(self, source: Node, type_: ir.Type, unsigned: bool) -> Node:
         target = _held(type_)
@@ -380,13 +395,13 @@ def widen_accumulators(body: ScalarBody) -> ScalarBody:
             continue
         output = body.graph.node("output", wide, number=j)
 
-        def replace(node: Node, j: int = j, output: Node = output) -> Node | None:
+        def extended(node: Node, j: int = j, output: Node = output) -> Node | None:
             extends = node.name == "arith.extf" and node.operands[0].kind == "output"
             return output if extends and node.operands[0].number == j else None
 
         results[j] = result.operands[0]
-        results = substitute(body.graph, results, replace)
-    return ScalarBody(body.graph, tuple(results), body.tables)
+        results = substitute(body.graph, results, extended)
+    return replace(body, results=tuple(results))
 
 
 def _wide_type(body: ScalarBody, result: Node, j: int) -> ir.Type | None:
@@ -434,6 +449,7 @@ def _affine_step(node: Node) -> tuple[Node, float, float] | None:
         return None
     a, b = node.operands
     x, c = a.constant, b.constant
+    forms: dict[str, tuple[float, float]]
     if c is not None:
         if name == "divf":
             return (a, 1.0 / c, 0.0) if c else None

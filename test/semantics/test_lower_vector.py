@@ -508,6 +508,36 @@ def test_many_operands(target, reduced):
     check(one("a, b", arguments, out, "\n".join(body), reduced), target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_scalars_between_operations(target):
+    """A scalar that is loaded, computed with, and used after its memref has changed."""
+    text = """
+func.func @main(%x: memref<5x7xf32> {npu.name = "x"}, %s: memref<3xf32> {npu.name = "s"})
+    -> (memref<5x7xf32> {npu.name = "y"}, memref<3xf32> {npu.name = "t"}) {
+  %c1 = arith.constant 1 : index
+  %half = arith.constant 0.5 : f32
+  %zero = arith.constant 0.0 : f32
+  %v = memref.load %s[%c1] : memref<3xf32>
+  %w = arith.mulf %v, %half : f32
+  linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>], iterator_types = ["parallel"]}
+      outs(%s : memref<3xf32>) {
+  ^bb0(%o: f32):
+    linalg.yield %zero : f32
+  }
+  %y = memref.alloc() : memref<5x7xf32>
+  linalg.generic {indexing_maps = [affine_map<(a, b) -> ()>, affine_map<(a, b) -> (a, b)>,
+      affine_map<(a, b) -> (a, b)>], iterator_types = ["parallel", "parallel"]}
+      ins(%w, %x : f32, memref<5x7xf32>) outs(%y : memref<5x7xf32>) {
+  ^bb0(%a: f32, %i: f32, %o: f32):
+    %p = arith.mulf %i, %a : f32
+    %q = arith.addf %p, %v : f32
+    linalg.yield %q : f32
+  }
+  return %y, %s : memref<5x7xf32>, memref<3xf32>
+}"""
+    check(text, target)
+
+
 SPECIAL = np.array([np.nan, -0.0, 0.0, 1.0, -1.0, np.inf, -np.inf, 0.5, 2.0], np.float32)
 
 
