@@ -256,7 +256,14 @@ _EXACT_FUNCTIONS: dict[str, Function] = {
 
 
 def _to_integer(dtype: np.dtype, signed: bool) -> Function:
-    """Convert floats, rounding to zero and saturating; NaN becomes 0."""
+    """Convert floats, rounding to zero; NaN becomes 0.
+
+    What does not fit is undefined in MLIR. Here i32 and i64 saturate, and narrower types keep the low
+    bits of an i32, as compiled code does: importers convert to unsigned 8-bit integers that way.
+    """
+    if dtype.itemsize < 4 and dtype != BOOL:
+        widen = _to_integer(np.dtype(np.int32), True)
+        return lambda x: widen(x).astype(dtype)
     target = dtype if signed or dtype == BOOL else np.dtype(f"u{dtype.itemsize}")
     info = np.iinfo(np.int8 if dtype == BOOL else target)
     low, high = (0.0, 1.0) if dtype == BOOL else (float(info.min), float(info.max))
