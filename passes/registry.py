@@ -55,7 +55,7 @@ class Option:
     field: str
     type: Any
     default: Any
-    owner: type["Pass"]
+    owner: "PassClass"
 
     @property
     def doc(self) -> str:
@@ -96,6 +96,8 @@ class Pass:
         place = location_text(getattr(op, "location", None))
         self.remarks.append(Remark(self.name, place, text))
 
+
+PassClass = type[Pass]
 
 PASSES: dict[str, type[Pass]] = {}
 """Every registered pass by its name in pipelines, in order of registration."""

@@ -76,8 +76,7 @@ def _merge(
     def rewrite(access: Access) -> Access:
         index = [Linear(x.constant, tuple(x.coefficients[i] for i in kept)) for x in access.index]
         position = _position(access, d)
-        merged = position is not None and e in access.dims
-        if merged and access in _accesses(generic):
+        if position is not None and e in access.dims and access in _accesses(generic):
             groups = [1] * len(index)
             groups[position] = 2
             del groups[position + 1]

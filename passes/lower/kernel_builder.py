@@ -184,10 +184,10 @@ class KernelBuilder:
         """Return the window `value[offset : offset + size * step : step]`, without the unit
         dimensions in `drop`."""
         type_ = ir.MemRefType(value.type)
-        steps = list(steps) if steps is not None else [1] * type_.rank
+        pace: list[int] = list(steps) if steps is not None else [1] * type_.rank
         starts = [o if isinstance(o, Offset) else Offset(o) for o in offsets]
         whole = list(sizes) == list(type_.shape) and all(s == Offset() for s in starts)
-        if whole and not drop and all(s == 1 for s in steps):
+        if whole and not drop and all(s == 1 for s in pace):
             return value
         strides, base = type_.get_strides_and_offset()
         static = base != DYNAMIC and all(s.is_constant for s in starts)
@@ -195,7 +195,7 @@ class KernelBuilder:
         kept = [d for d in range(type_.rank) if d not in drop]
         result = self._memref(
             [sizes[d] for d in kept],
-            [strides[d] * steps[d] for d in kept],
+            [strides[d] * pace[d] for d in kept],
             base + linear if static else DYNAMIC,
             type_,
         )
@@ -209,7 +209,7 @@ class KernelBuilder:
                 [],
                 [s.constant if s.is_constant else DYNAMIC for s in starts],
                 list(sizes),
-                steps,
+                pace,
             ).result
 
     def _memref(

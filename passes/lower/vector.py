@@ -206,6 +206,8 @@ class _Writer:
                 builder.gather(table, buffers[target], [buffers[i] for i in indices])
             case Compute():
                 self._write_compute(step, buffers, tiles)
+            case _:
+                raise TypeError(f"unknown step {step}")
 
     def _write_compute(
         self, step: Compute, buffers: dict[Slot, ir.Value], tiles: Sequence[int]

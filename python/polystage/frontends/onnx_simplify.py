@@ -6,6 +6,7 @@ itself defines many operators by a function body. With static inputs the former 
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,7 +87,7 @@ def _body(
     version = next((o.version for o in model.opset_import if o.domain == node.domain), 1)
     if (node.domain, node.op_type) in BODIES:
         return own_body(node, types, version)
-    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
     given = {a.name for a in node.attribute}
     for name, attribute in schema.attributes.items():
         if name not in given and attribute.default_value.name:
