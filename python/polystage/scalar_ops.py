@@ -258,8 +258,9 @@ _EXACT_FUNCTIONS: dict[str, Function] = {
 def _to_integer(dtype: np.dtype, signed: bool) -> Function:
     """Convert floats, rounding to zero; NaN becomes 0.
 
-    What does not fit is undefined in MLIR. Here i32 and i64 saturate, and narrower types keep the low
-    bits of an i32, as compiled code does: importers convert to unsigned 8-bit integers that way.
+    What does not fit is undefined in MLIR. Here i32 and i64 saturate, and narrower types keep the
+    low bits of an i32, as compiled code does: importers convert to unsigned 8-bit integers that
+    way.
     """
     if dtype.itemsize < 4 and dtype != BOOL:
         widen = _to_integer(np.dtype(np.int32), True)
