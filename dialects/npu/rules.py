@@ -19,6 +19,7 @@ from polystage.dialects.npu.views import (
     space_of,
     strides_of,
 )
+from polystage.linear import linear_form
 from polystage.mlir import ir
 
 if TYPE_CHECKING:
@@ -259,28 +260,6 @@ def expression_bounds(expression: ir.AffineExpr, sizes: list[int]) -> tuple[int,
     low = constant + sum(min(0, c * (n - 1)) for c, n in zip(coefficients, sizes, strict=True))
     high = constant + sum(max(0, c * (n - 1)) for c, n in zip(coefficients, sizes, strict=True))
     return low, high
-
-
-def linear_form(expression: ir.AffineExpr, n_dims: int) -> tuple[int, list[int]] | None:
-    """Return (constant, coefficient per dimension) of a linear expression, or None."""
-    expression = expression.maybe_downcast()  # the class that Python sees may be stale
-    if isinstance(expression, ir.AffineConstantExpr):
-        return expression.value, [0] * n_dims
-    if isinstance(expression, ir.AffineDimExpr):
-        return 0, [int(d == expression.position) for d in range(n_dims)]
-    if not isinstance(expression, ir.AffineAddExpr | ir.AffineMulExpr):
-        return None
-    left = linear_form(expression.lhs, n_dims)
-    right = linear_form(expression.rhs, n_dims)
-    if left is None or right is None:
-        return None
-    if isinstance(expression, ir.AffineAddExpr):
-        return left[0] + right[0], [a + b for a, b in zip(left[1], right[1], strict=True)]
-    if any(right[1]):
-        left, right = right, left
-    if any(right[1]):
-        return None
-    return left[0] * right[0], [c * right[0] for c in left[1]]
 
 
 def partition_comes_first(op: ir.OpView) -> str | None:

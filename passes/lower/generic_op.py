@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from polystage.dialects.npu.rules import linear_form
 from polystage.errors import PassError
+from polystage.linear import linear_form
 from polystage.mlir import ir
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from polystage.linear import linear_form
 from polystage.mlir import ir
 from polystage.scalar_body import Combiner, Hooks, ScalarBody, held
 
@@ -50,31 +51,12 @@ class LinearAccess:
 
 def linear_access(map_: ir.AffineMap) -> LinearAccess | None:
     """Return an affine map as numbers, or None where it is not linear in its dimensions."""
-    rows = [_linear(expression, map_.n_dims) for expression in map_.results]
+    rows = [linear_form(expression, map_.n_dims) for expression in map_.results]
     if any(row is None for row in rows):
         return None
     return LinearAccess(
         tuple(row[0] for row in rows if row), tuple(tuple(row[1]) for row in rows if row)
     )
-
-
-def _linear(expression: ir.AffineExpr, n_dims: int) -> tuple[int, list[int]] | None:
-    if isinstance(expression, ir.AffineConstantExpr):
-        return expression.value, [0] * n_dims
-    if isinstance(expression, ir.AffineDimExpr):
-        return 0, [int(d == expression.position) for d in range(n_dims)]
-    if not isinstance(expression, ir.AffineAddExpr | ir.AffineMulExpr):
-        return None
-    left, right = _linear(expression.lhs, n_dims), _linear(expression.rhs, n_dims)
-    if left is None or right is None:
-        return None
-    if isinstance(expression, ir.AffineAddExpr):
-        return left[0] + right[0], [a + b for a, b in zip(left[1], right[1], strict=True)]
-    if any(right[1]):
-        left, right = right, left
-    if any(right[1]):
-        return None
-    return left[0] * right[0], [c * right[0] for c in left[1]]
 
 
 def loop_view(array: Array, access: LinearAccess, extents: Sequence[int]) -> Array:

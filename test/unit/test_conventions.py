@@ -21,7 +21,7 @@ FOLDERS = {
 
 # A module imports from its own layer and those above it in this list.
 LAYERS = (
-    "errors mlir dtypes constants scalar_body scalar_ops loop_nest slices interface machine "
+    "errors mlir linear dtypes constants scalar_body scalar_ops loop_nest slices interface machine "
     "allocation",
     "dialects polyhedral forms",
     "planner simulator numpy_evaluator reference",
