@@ -203,6 +203,9 @@ class ProgramLowering:
 
     def _builder(self, kind: str, op: ir.Operation, captured: list[ir.Value]) -> KernelBuilder:
         number = self.kinds.get(kind, 0)
+        symbols = ir.SymbolTable(self.module.operation)
+        while f"{kind}_{number}" in symbols:  # a scalar function may have that name
+            number += 1
         self.kinds[kind] = number + 1
         values = [*op.operands, *captured]
         return KernelBuilder.for_operands(
