@@ -102,7 +102,8 @@ def first_case(path: Path) -> str:
     case = re.split(r"^// -----.*\n", path.read_text(), maxsplit=1, flags=re.MULTILINE)[0]
     command = re.search(r"^// RUN: *%?([^|\n\\]*)", case, re.MULTILINE)
     lines = [line for line in case.splitlines() if not re.match(r"\s*// *(RUN|CHECK)", line)]
-    shell = command.group(1).replace("%s", path.name).strip() if command else ""
+    shell = command.group(1).replace("%s", path.name) if command else ""
+    shell = shell.replace("2>&1", "").strip()
     body = "\n".join(lines).strip()
     return f"    {shell}\n\n```mlir\n{body}\n```\n"
 
