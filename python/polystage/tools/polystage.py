@@ -80,7 +80,7 @@ def import_command(model: str, bindings: Sequence[str], output: str) -> None:
     phases = Phases()
     with runs.located(model):
         imported = runs.load_model(model, bindings, phases)
-    _write_module(output, imported.module)
+    _write_module(output, imported.module, with_names=True)
 
 
 @cli.command("compile")
@@ -140,8 +140,9 @@ def targets_command(name: str | None) -> None:
     click.echo(describe_target(name) if name else target_table(), nl=False)
 
 
-def _write_module(output: str, module: Any) -> None:
-    text = module.operation.get_asm()
+def _write_module(output: str, module: Any, with_names: bool = False) -> None:
+    """Write MLIR, on request with the names of layers, which are the locations of operations."""
+    text = module.operation.get_asm(enable_debug_info=with_names)
     text += "" if text.endswith("\n") else "\n"
     if output == "-":
         click.echo(text, nl=False)
