@@ -7,6 +7,7 @@ Polystage write `from polystage.mlir import ir, ...`.
 
 try:
     from torch_mlir import ir, passmanager, rewrite
+    from torch_mlir._mlir_libs import _mlir
     from torch_mlir.dialects import (
         affine,
         arith,
@@ -23,6 +24,7 @@ try:
     HAS_IMPORTERS = True
 except ImportError:  # an LLVM build without torch-mlir
     from mlir import ir, passmanager, rewrite  # type: ignore[no-redef]
+    from mlir._mlir_libs import _mlir  # type: ignore[no-redef]
     from mlir.dialects import (  # type: ignore[no-redef]
         affine,
         arith,
@@ -37,6 +39,10 @@ except ImportError:  # an LLVM build without torch-mlir
     from mlir.execution_engine import ExecutionEngine  # type: ignore[no-redef]
 
     HAS_IMPORTERS = False
+
+# Where the bindings look for the Python side of a dialect; without this they try to import one of
+# their own for every npu operation that they meet, in vain and slowly.
+_mlir.globals.append_dialect_search_prefix("polystage.dialects")
 
 __all__ = [
     "HAS_IMPORTERS",

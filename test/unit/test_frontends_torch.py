@@ -114,6 +114,8 @@ def test_convolution_with_batch_norm() -> None:
         lambda x: torch.cat([x, x.flip(0)], 0),
         lambda x: x.max(1).values + x.argmax(1).float(),
         lambda x: x.std(0),
+        lambda x: torch.nn.functional.avg_pool2d(x[None, None], 50, 50, ceil_mode=True),
+        lambda x: torch.nn.functional.avg_pool2d(x[None, None], 2, 2),
     ],
 )
 def test_functions(function: object) -> None:

@@ -89,7 +89,11 @@ def _exported(source: Any, example_inputs: Sequence[Any]) -> Any:
 
 
 def _decompositions() -> dict[Any, Any]:
-    """Return torch-mlir's table, with `roll` as slices of static shape, which it makes dynamic."""
+    """Return torch-mlir's table and two operators that it handles badly.
+
+    `roll` becomes slices of static shape, where torch-mlir makes dynamic ones; an average over a
+    window larger than the image becomes a mean, where torch-mlir pads the image to the window.
+    """
     from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 
     torch = _import_torch()
@@ -104,7 +108,24 @@ def _decompositions() -> dict[Any, Any]:
             tensor = torch.cat(parts, dim)
         return tensor
 
-    return {**get_decomposition_table(), torch.ops.aten.roll.default: roll}
+    def avg_pool2d(
+        image: Any,
+        window: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor: int | None = None,
+    ) -> Any:
+        height, width = image.shape[-2:]
+        covers = window[0] >= height and window[-1] >= width
+        if any(padding) or divisor is not None or not covers:
+            return NotImplemented  # that is, as it is
+        return image.mean((-2, -1), keepdim=True)
+
+    aten = torch.ops.aten
+    own = {aten.roll.default: roll, aten.avg_pool2d.default: avg_pool2d}
+    return {**get_decomposition_table(), **own}
 
 
 def _export_module(module: Any, example_inputs: Sequence[Any]) -> Any:
