@@ -8,7 +8,6 @@ from polystage.passes.tensors import expand_scans
 from polystage.passes.tensors import decompose_softmax
 from polystage.passes.tensors import expand_powers
 from polystage.passes.tensors import fold_constants
-from polystage.passes.tensors import absorb_scalars
 from polystage.passes.tensors import separate_biases
 from polystage.passes.tensors import fold_batch_norm
 from polystage.passes.tensors import protect_contractions

@@ -20,7 +20,7 @@ FILL_BYTES = 4096
 """Bytes of the row that a fill sends out again and again: enough for a transfer to run at its
 peak rate."""
 
-DIRECT_RUN_BYTES = 64
+DIRECT_RUN_BYTES = 16
 """Shortest run for which a copy goes from DRAM to DRAM."""
 
 

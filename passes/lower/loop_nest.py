@@ -55,6 +55,13 @@ class Operand:
         users = [i for i, linear in enumerate(self.index) if loop in linear.dims]
         return users[0] if len(users) == 1 and self.index[users[0]].single == loop else None
 
+    def is_innermost(self, loop: int) -> bool:
+        """Whether neighbouring elements differ in `loop`."""
+        return any(
+            loop in linear.dims and stride == 1
+            for linear, stride in zip(self.index, self.strides, strict=True)
+        )
+
     def memory_order(self) -> list[int]:
         """Return the dimensions that depend on a loop, largest stride first."""
         moving = [i for i, linear in enumerate(self.index) if linear.dims]
@@ -66,7 +73,9 @@ class LoopNest:
     """`extents[d]` iterations of loop d; the first `n_parallel` loops are parallel, the others
     reduce, in order.
 
-    `coordinates[k]` is what `linalg.index k` of the original operation is now.
+    `coordinates[k]` is what `linalg.index k` of the original operation is now. `stack` is a loop
+    and how many pieces of it, of `extents[loop]` iterations each, lie side by side on the
+    partitions.
     """
 
     extents: tuple[int, ...]
@@ -74,6 +83,7 @@ class LoopNest:
     inputs: dict[int, Operand]
     outputs: tuple[Operand, ...]
     coordinates: dict[int, Linear]
+    stack: tuple[int, int] = (0, 1)
 
     @property
     def operands(self) -> list[Operand]:

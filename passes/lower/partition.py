@@ -3,14 +3,20 @@ estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import prod
 
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.loop_nest import LoopNest, Operand
+
+MAX_STACK = 8
+"""Most pieces of a loop beside each other on the partitions."""
+
+MIN_STACKED_RUN = 16
+"""Fewest neighbouring elements that a piece may leave of a run in DRAM."""
 
 _ARRAY_TYPES = ("f32", "bf16", "f16", "i8")
 
@@ -25,25 +31,85 @@ class Partitioning:
     outer: bool
 
 
-def pieces(
-    builder: KernelBuilder, nest: LoopNest, avoid: Set[int] = frozenset()
-) -> Iterator[LoopNest]:
+@dataclass(frozen=True)
+class Work:
+    """What the body of an operation means for its partitioning."""
+
+    passes: float = 1.0
+    """Elements that the vector engine streams per iteration."""
+
+    rows: frozenset[int] = frozenset()
+    """Loops over the columns of a looked-up row, which stays whole."""
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """`count` equal pieces of `loop` lie side by side on the partitions, which saves time."""
+
+    loop: int = 0
+    count: int = 1
+    saved_ns: float = 0.0
+
+
+def pieces(builder: KernelBuilder, nest: LoopNest, work: Work) -> Iterator[LoopNest]:
     """Yield nests that together are `nest`, each with loop 0 across the partitions.
 
-    1000 iterations on 128 partitions are 125 x 8; 997 are 128 x 7 and then 101. Loops in `avoid`
-    are never split.
+    1000 iterations on 128 partitions are 125 x 8; 997 are 128 x 7 and then 101. 28 channels of
+    3136 pixels are 4 stacks of 28 x 784.
     """
-    choice = choose_partitioning(nest, builder.target, avoid)
+    choice = choose_partitioning(nest, builder.target, work)
     if choice.loop is None:
-        yield nest.partitioned(builder, None, 1, True)
+        yield _stacked(nest.partitioned(builder, None, 1, True), work, builder.target)
         return
     extent = nest.extents[choice.loop]
     main = extent // choice.partitions * choice.partitions
     first = nest if main == extent else nest.restricted(builder, choice.loop, 0, main)
-    yield first.partitioned(builder, choice.loop, choice.partitions, choice.outer)
+    first = first.partitioned(builder, choice.loop, choice.partitions, choice.outer)
+    yield _stacked(first, work, builder.target)
     if main != extent:
         rest = nest.restricted(builder, choice.loop, main, extent - main)
-        yield from pieces(builder, rest, avoid)
+        yield from pieces(builder, rest, work)
+
+
+def _stacked(nest: LoopNest, work: Work, target: Target) -> LoopNest:
+    """Return a partitioned nest with its pieces side by side, where nothing goes through the
+    array."""
+    for operand in nest.operands:
+        partition = operand.dim_of(0)
+        if partition is not None and can_transpose(operand, partition, nest.extents[0], target):
+            return nest
+    stacking = best_stacking(nest, 0, nest.extents[0], work, target)
+    extents = list(nest.extents)
+    extents[stacking.loop] //= stacking.count
+    return replace(nest, extents=tuple(extents), stack=(stacking.loop, stacking.count))
+
+
+def best_stacking(
+    nest: LoopNest, across: int | None, partitions: int, work: Work, target: Target
+) -> Stacking:
+    """Return how pieces of another loop are best put beside loop `across` on the partitions.
+
+    The engines take less time in proportion; every piece costs transfers of its own. Coordinates
+    are not stacked, as gpsimd would have to write them from a partition where it cannot start.
+    """
+    best = Stacking()
+    room = min(target.sbuf.partitions // partitions, MAX_STACK)
+    if nest.coordinates or room < 2:
+        return best
+    computing = prod(nest.extents) / partitions * work.passes / target.vector.clock_ghz
+    transfer = target.dma.startup_ns / target.dma.queues * len(nest.operands)
+    for loop in range(nest.n_parallel):
+        if loop == across or loop in work.rows or not all(loop in o.dims for o in nest.outputs):
+            continue
+        innermost = any(loop in o.dims and o.is_innermost(loop) for o in nest.operands)
+        for count in range(2, room + 1):
+            piece, odd = divmod(nest.extents[loop], count)
+            if odd or (innermost and piece < MIN_STACKED_RUN):
+                continue
+            saved = computing * (1 - 1 / count) - (count - 1) * transfer
+            if saved > best.saved_ns:
+                best = Stacking(loop, count, saved)
+    return best
 
 
 def partition_count(extent: int, partitions: int) -> int:
@@ -61,17 +127,17 @@ def partition_count(extent: int, partitions: int) -> int:
     return partitions
 
 
-def choose_partitioning(nest: LoopNest, target: Target, avoid: Set[int]) -> Partitioning:
+def choose_partitioning(nest: LoopNest, target: Target, work: Work) -> Partitioning:
     """Return the partitioning with the least estimated time; the first of equals."""
     candidates = [Partitioning(None, 1, True)]
     for loop in range(nest.n_parallel):
-        if loop in avoid or target.sbuf.partitions == 1 or not _may_partition(nest, loop):
+        if loop in work.rows or target.sbuf.partitions == 1 or not _may_partition(nest, loop):
             continue
         count = partition_count(nest.extents[loop], target.sbuf.partitions)
         candidates.append(Partitioning(loop, count, True))
         if nest.extents[loop] > count:
             candidates.append(Partitioning(loop, count, False))
-    return min(candidates, key=lambda c: _estimated_ns(nest, c, target))
+    return min(candidates, key=lambda c: _estimated_ns(nest, c, work, target))
 
 
 def _may_partition(nest: LoopNest, loop: int) -> bool:
@@ -80,10 +146,12 @@ def _may_partition(nest: LoopNest, loop: int) -> bool:
     )
 
 
-def _estimated_ns(nest: LoopNest, choice: Partitioning, target: Target) -> float:
-    """Estimate the time of transfers and of one pass of the vector engine."""
-    passes = prod(nest.extents) / choice.partitions / target.vector.clock_ghz
-    return passes + sum(_transfer_ns(o, choice, target) for o in nest.operands)
+def _estimated_ns(nest: LoopNest, choice: Partitioning, work: Work, target: Target) -> float:
+    """Estimate the time of transfers and of the vector engine."""
+    computing = prod(nest.extents) / choice.partitions * work.passes / target.vector.clock_ghz
+    stacking = best_stacking(nest, choice.loop, choice.partitions, work, target)
+    moving = sum(_transfer_ns(o, choice, target) for o in nest.operands)
+    return computing - stacking.saved_ns + moving
 
 
 def _transfer_ns(operand: Operand, choice: Partitioning, target: Target) -> float:

@@ -130,6 +130,16 @@ class ScalarBody:
         """Return all nodes below `roots` (the results), operands first."""
         return topological(self.results if roots is None else roots, lambda node: node.operands)
 
+    @property
+    def passes(self) -> float:
+        """Estimate how many elements the engines stream per iteration: one for every operand that
+        is no constant, at most two for each operation; a copy costs next to nothing."""
+        total = 0.25
+        for node in self.walk():
+            if node.kind in ("arith", "math"):
+                total += max(1, min(2, sum(o.kind != "constant" for o in node.operands)))
+        return total
+
     def reads(self, kind: Kind) -> set[int]:
         """Return the numbers of all nodes of a kind: operands that are used, dimensions that are
         asked for."""

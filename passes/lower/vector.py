@@ -25,7 +25,7 @@ from polystage.passes.lower.generic_op import GenericOp, Linear
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
 from polystage.passes.lower.loop_nest import LoopNest, expand_scalar
-from polystage.passes.lower.partition import pieces
+from polystage.passes.lower.partition import Work, pieces
 from polystage.passes.lower.scalar_code import (
     Graph,
     ScalarBody,
@@ -103,7 +103,7 @@ def _lower_nest(
         source = nest.inputs[result.number] if is_copy else None
         if source is not None and data_movement.copy_directly(builder, nest, source):
             return
-    for piece in pieces(builder, nest, _row_loops(nest, body)):
+    for piece in pieces(builder, nest, Work(body.passes, frozenset(_row_loops(nest, body)))):
         program = make_program(builder, piece, body, initial)
         reuse_buffers(program)
         _Writer(builder, program).write()
@@ -147,6 +147,7 @@ class _Writer:
         self.nest = program.nest
         self.tiling = choose_tiling(program, builder.target)
         self.looped = self.tiling.looped(self.nest.extents)
+        self.partitions = self.nest.extents[0] * self.nest.stack[1]
         self.parallel_depth = sum(d < self.nest.n_parallel for d in self.looped)
 
     def write(self) -> None:
@@ -189,12 +190,15 @@ class _Writer:
         tiles = [position[d].size for d in range(len(position))]
         for slot in step.writes:
             if slot not in buffers:
-                buffers[slot] = builder.alloc([tiles[0], *slot.free_shape(tiles)], slot.type)
+                shape = [self.partitions, *slot.free_shape(tiles)]
+                buffers[slot] = builder.alloc(shape, slot.type)
         match step:
             case Load(operand, slot, staged):
-                data_movement.load(builder, operand, slot, buffers[slot], position, staged)
+                for part, place in self._stack(buffers[slot], position):
+                    data_movement.load(builder, operand, slot, part, place, staged)
             case Store(slot, operand, staged):
-                data_movement.store(builder, slot, buffers[slot], operand, position, staged)
+                for part, place in self._stack(buffers[slot], position):
+                    data_movement.store(builder, slot, part, operand, place, staged)
             case Fill(slot, value):
                 builder.memset(buffers[slot], value)
             case Iota(slot, loop):
@@ -209,6 +213,23 @@ class _Writer:
             case _:
                 raise TypeError(f"unknown step {step}")
 
+    def _stack(
+        self, buffer: ir.Value, position: dict[int, Tile]
+    ) -> Iterator[tuple[ir.Value, dict[int, Tile]]]:
+        """Yield the partitions of every piece of a stacked loop, and where in DRAM it is."""
+        loop, count = self.nest.stack
+        if count == 1:
+            yield buffer, position
+            return
+        shape = list(ir.MemRefType(buffer.type).shape)
+        size = self.nest.extents[0]
+        for i in range(count):
+            offsets = [i * size, *([0] * (len(shape) - 1))]
+            part = self.builder.subview(buffer, offsets, [size, *shape[1:]])
+            tile = position[loop]
+            moved = Tile(tile.start + i * self.nest.extents[loop], tile.size)
+            yield part, {**position, loop: moved}
+
     def _write_compute(
         self, step: Compute, buffers: dict[Slot, ir.Value], tiles: Sequence[int]
     ) -> None:
@@ -219,7 +240,7 @@ class _Writer:
             [buffers[s] for s in step.inputs],
             [buffers[s] for s in step.outputs],
             step.function,
-            [tiles[0], *(tiles[d] for d in box)],
+            [self.partitions, *(tiles[d] for d in box)],
             [self._map(slot, box, tiles) for slot in slots],
             step.engine,
         )

@@ -8,7 +8,7 @@ _STEPS = (
     "math-expand-ops{ops=powf,fpowi,clampf}",
     # Weights: what depends on them alone, and the scales of batch norms. Before fusion, which hides
     # them in larger bodies; biases first, since a batch norm folds into what starts from zero.
-    "fold-constants,canonicalize,cse,absorb-scalars,canonicalize",
+    "fold-constants,canonicalize,cse",
     "separate-biases,separate-fills,fold-batch-norm",
     # Elementwise chains, without touching contractions.
     "protect-contractions,linalg-fuse-elementwise-ops,drop-copies,canonicalize,cse",
