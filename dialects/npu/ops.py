@@ -11,7 +11,7 @@ the operation.
 from collections.abc import Sequence
 from typing import Any
 
-from polystage.dialects.npu import rules
+from polystage.dialects.npu import rules, target_rules
 from polystage.dialects.npu.attributes import EngineAttr, NpuDialect
 from polystage.dialects.npu.target import target_of
 from polystage.mlir import ext, ir
@@ -62,7 +62,7 @@ class AllocOp(NpuOp, name="alloc"):
     buffer: ext.Result[ir.MemRefType]
 
     RULES = (rules.alloc_is_on_chip,)
-    TARGET_RULES = (rules.alloc_fits,)
+    TARGET_RULES = (target_rules.alloc_fits,)
 
 
 class DmaOp(NpuOp, name="dma"):
@@ -98,7 +98,7 @@ class MemsetOp(NpuOp, name="memset"):
         rules.operands_in({0: ("sbuf", "psum")}),
         rules.partition_comes_first,
     )
-    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+    TARGET_RULES = (target_rules.partition_start_is_legal, target_rules.pattern_fits)
 
 
 class MatmulOp(NpuOp, name="matmul"):
@@ -122,7 +122,11 @@ class MatmulOp(NpuOp, name="matmul"):
         rules.matmul_shapes,
         rules.partition_comes_first,
     )
-    TARGET_RULES = (rules.matmul_fits, rules.partition_start_is_legal, rules.pattern_fits)
+    TARGET_RULES = (
+        target_rules.matmul_fits,
+        target_rules.partition_start_is_legal,
+        target_rules.pattern_fits,
+    )
 
 
 class TransposeOp(NpuOp, name="transpose"):
@@ -139,7 +143,11 @@ class TransposeOp(NpuOp, name="transpose"):
         rules.transpose_shapes,
         rules.partition_comes_first,
     )
-    TARGET_RULES = (rules.transpose_fits, rules.partition_start_is_legal, rules.pattern_fits)
+    TARGET_RULES = (
+        target_rules.transpose_fits,
+        target_rules.partition_start_is_legal,
+        target_rules.pattern_fits,
+    )
 
 
 class BoxOp(NpuOp):
@@ -173,7 +181,7 @@ class BoxOp(NpuOp):
         rules.linear_maps,
         rules.partition_comes_first,
     )
-    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+    TARGET_RULES = (target_rules.partition_start_is_legal, target_rules.pattern_fits)
 
 
 class ElementwiseOp(BoxOp, name="elementwise"):
@@ -217,7 +225,7 @@ class ActivateOp(NpuOp, name="activate"):
         rules.same_shape,
         rules.partition_comes_first,
     )
-    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+    TARGET_RULES = (target_rules.partition_start_is_legal, target_rules.pattern_fits)
 
 
 class IotaOp(NpuOp, name="iota"):
@@ -231,7 +239,7 @@ class IotaOp(NpuOp, name="iota"):
     dimension: ir.IntegerAttr
 
     RULES = (rules.operands_in({0: ("sbuf",)}), rules.iota_types, rules.partition_comes_first)
-    TARGET_RULES = (rules.partition_start_is_legal, rules.pattern_fits)
+    TARGET_RULES = (target_rules.partition_start_is_legal, target_rules.pattern_fits)
 
 
 class GatherOp(NpuOp, name="gather"):

@@ -1,62 +1,27 @@
-"""The legality rules of npu operations: one hardware rule is one function.
+"""The legality rules of npu operations that hold for every target: one rule is one function.
 
-A rule takes an operation (and the target, where the module names one) and returns None or a
-message that says what was
-found and what is allowed. Its docstring is the rule, as printed in the generated reference.
+A rule takes an operation and returns None, or a message that says what was found and what is
+allowed. Its docstring is the rule, as printed in the generated reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from polystage.dialects.npu.attributes import CAUSES, ENGINES, SPACES, attribute_name
 from polystage.dialects.npu.views import (
     DYNAMIC,
-    access_pattern,
     partition_start,
+    product,
     root_alloc,
+    shape_of,
     space_of,
     strides_of,
 )
 from polystage.linear import linear_form
 from polystage.mlir import ir
 
-if TYPE_CHECKING:
-    from polystage.machine import Target
-
 Rule = Callable[[ir.OpView], str | None]
-TargetRule = Callable[[ir.OpView, "Target"], str | None]
-
-
-def shape_of(value: ir.Value) -> list[int]:
-    """Return the shape of a memref value."""
-    return list(ir.MemRefType(value.type).shape)
-
-
-def _bytes(type_: ir.Type) -> int:
-    element = ir.MemRefType(type_).element_type
-    if isinstance(element, ir.IndexType):
-        return 8
-    return (element.width + 7) // 8
-
-
-def free_bytes(type_: ir.Type) -> int:
-    """Return the bytes that a contiguous on-chip memref takes in each partition."""
-    size = _bytes(type_)
-    for extent in list(ir.MemRefType(type_).shape)[1:]:
-        size *= extent
-    return size
-
-
-def _product(values: list[int]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
-
-
-# --- rules that need no target --------------------------------------------------------------------
 
 
 def alloc_is_on_chip(op: ir.OpView) -> str | None:
@@ -141,10 +106,10 @@ def operands_in(spaces: dict[int, tuple[str, ...]]) -> Rule:
 def matmul_shapes(op: ir.OpView) -> str | None:
     """stationary [K, M] x moving [K, N..] gives psum [M, N..]."""
     stationary, moving, psum = (shape_of(op.operands[i]) for i in range(3))
-    k, m, n = stationary[0], _product(stationary[1:]), moving[1:]
+    k, m, n = stationary[0], product(stationary[1:]), moving[1:]
     if moving[0] != k:
         return f"contracts {k} partitions of stationary with {moving[0]} of moving"
-    if psum[0] != m or _product(psum[1:]) != _product(n):
+    if psum[0] != m or product(psum[1:]) != product(n):
         return f"psum has shape {psum}, but [{m}] x {n} is computed"
     return None
 
@@ -273,7 +238,7 @@ def partition_comes_first(op: ir.OpView) -> str | None:
             return f"operand {i} is not a view of an npu.alloc in this kernel"
         if partition_start(value) is None:
             return f"operand {i} starts at a partition that is not constant"
-        row = _product(shape_of(alloc.results[0])[1:])
+        row = product(shape_of(alloc.results[0])[1:])
         stride = strides_of(value.type)[0]
         if shape_of(value)[0] > 1 and stride not in (row, DYNAMIC):
             return (
@@ -281,132 +246,3 @@ def partition_comes_first(op: ir.OpView) -> str | None:
                 f"but its partitions are {row} elements apart"
             )
     return None
-
-
-# --- rules of the target --------------------------------------------------------------------------
-
-
-def alloc_fits(op: ir.OpView, target: Target) -> str | None:
-    """A buffer has at most as many partitions and bytes as its memory; a psum buffer lies in one
-    bank."""
-    type_ = ir.MemRefType(op.results[0].type)
-    space = space_of(type_)
-    partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
-    memory = target.sbuf if space == "sbuf" else target.psum
-    capacity = (
-        target.sbuf.bytes_per_partition
-        if space == "sbuf"
-        else target.psum.banks * target.psum.bank_bytes
-    )
-    if partitions > memory.partitions:
-        return (
-            f"takes {partitions} partitions, but {space} of '{target.name}' has {memory.partitions}"
-        )
-    limit = capacity if space == "sbuf" else target.psum.bank_bytes
-    if size > limit:
-        what = "a partition of sbuf" if space == "sbuf" else "one psum bank"
-        return f"takes {size} bytes per partition, but {what} of '{target.name}' holds {limit}"
-    if "address" not in op.attributes:
-        return None
-    address = ir.IntegerAttr(op.attributes["address"]).value
-    if address < 0 or address + size > capacity:
-        return (
-            f"lies at bytes [{address}, {address + size}), "
-            f"but {space} of '{target.name}' ends at {capacity}"
-        )
-    if space == "psum" and address // limit != (address + size - 1) // limit:
-        return (
-            f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
-        )
-    return None
-
-
-def matmul_fits(op: ir.OpView, target: Target) -> str | None:
-    """K, M and the number of moving columns are at most what the array and a psum bank hold."""
-    k, m = shape_of(op.operands[0])[0], _product(shape_of(op.operands[0])[1:])
-    n = _product(shape_of(op.operands[1])[1:])
-    array = target.tensor
-    for size, limit, what in (
-        (k, array.rows, "rows contracts"),
-        (m, array.columns, "stationary columns holds"),
-        (n, array.moving_columns, "moving columns takes"),
-    ):
-        if size > limit:
-            name, verb = what.rsplit(" ", 1)
-            return f"has {size} {name}, but the tensor engine of '{target.name}' {verb} {limit}"
-    return None
-
-
-def transpose_fits(op: ir.OpView, target: Target) -> str | None:
-    """The transposed tile is at most as large as the array."""
-    rows, columns = shape_of(op.operands[0])
-    if rows > target.tensor.rows or columns > target.tensor.columns:
-        return (
-            f"transposes {rows} x {columns}, but the array of '{target.name}' is "
-            f"{target.tensor.rows} x {target.tensor.columns}"
-        )
-    return None
-
-
-def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
-    """An engine starts at partition 0, or at a quarter or half of the partitions where the access
-    fits there."""
-    for i, value in enumerate(op.operands):
-        if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
-            continue
-        start, count = partition_start(value), shape_of(value)[0]
-        legal = target.sbuf.legal_starts(count)
-        if start is not None and start not in legal:
-            return (
-                f"operand {i} takes {count} partitions from {start}, but such an access "
-                f"starts at {', '.join(map(str, legal)) or 'no partition'}"
-            )
-    return None
-
-
-def pattern_fits(op: ir.OpView, target: Target) -> str | None:
-    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with strides
-    of 16 bits."""
-    limit = target.access_pattern.max_free_dims
-    for i, (sizes, strides) in enumerate(operand_walks(op)):
-        pattern = access_pattern(sizes, strides)
-        if len(pattern) > limit:
-            return (
-                f"operand {i} needs {len(pattern)} free dimensions, "
-                f"but an access of '{target.name}' has {limit}"
-            )
-        for dim in pattern:
-            if abs(dim.stride) > target.access_pattern.max_stride:
-                return (
-                    f"operand {i} has a stride of {dim.stride} elements, "
-                    f"but an access of '{target.name}' reaches {target.access_pattern.max_stride}"
-                )
-    return None
-
-
-def operand_walks(op: ir.OpView) -> list[tuple[list[int], list[int]]]:
-    """Return (sizes, strides in elements) of the free dimensions of every on-chip operand, as the
-    engine walks it."""
-    if "indexing_maps" not in op.attributes:
-        return [
-            (shape_of(v)[1:], strides_of(v.type)[1:])
-            for v in op.operands
-            if isinstance(v.type, ir.MemRefType) and space_of(v.type) != "dram"
-        ]
-    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
-    sizes = list(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
-    return [
-        (sizes[1:], composed_strides(map_, strides_of(value.type), len(sizes))[1:])
-        for map_, value in zip(maps, op.operands, strict=True)
-    ]
-
-
-def composed_strides(map_: ir.AffineMap, strides: list[int], n_dims: int) -> list[int]:
-    """Return the stride in elements that each loop dimension has in a buffer accessed through a
-    linear map."""
-    total = [0] * n_dims
-    for expression, stride in zip(map_.results, strides, strict=True):
-        linear = linear_form(expression, n_dims)
-        assert linear is not None, "linear_maps comes first"
-        total = [t + c * stride for t, c in zip(total, linear[1], strict=True)]
-    return total

@@ -88,3 +88,31 @@ def partition_start(value: ir.Value) -> int | None:
             start += offset // row
         op = defining_op(op.operands[0])
     return start
+
+
+def shape_of(value: ir.Value) -> list[int]:
+    """Return the shape of a memref value."""
+    return list(ir.MemRefType(value.type).shape)
+
+
+def _element_bytes(type_: ir.Type) -> int:
+    element = ir.MemRefType(type_).element_type
+    if isinstance(element, ir.IndexType):
+        return 8
+    return (element.width + 7) // 8
+
+
+def free_bytes(type_: ir.Type) -> int:
+    """Return the bytes that a contiguous on-chip memref takes in each partition."""
+    size = _element_bytes(type_)
+    for extent in list(ir.MemRefType(type_).shape)[1:]:
+        size *= extent
+    return size
+
+
+def product(values: list[int]) -> int:
+    """Return the product of extents."""
+    result = 1
+    for value in values:
+        result *= value
+    return result

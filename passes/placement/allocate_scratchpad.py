@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from polystage.allocation import Buffer, DoesNotFitError, first_fit_decreasing
 from polystage.dialects.npu import space_of
-from polystage.dialects.npu.rules import free_bytes
 from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.views import free_bytes
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir

@@ -1,0 +1,149 @@
+"""The legality rules of npu operations that depend on the limits of a target.
+
+As in `rules`, one hardware rule is one function whose docstring is the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from polystage.dialects.npu.views import (
+    access_pattern,
+    free_bytes,
+    partition_start,
+    product,
+    shape_of,
+    space_of,
+    strides_of,
+)
+from polystage.linear import linear_form
+from polystage.machine.target import Target
+from polystage.mlir import ir
+
+TargetRule = Callable[[ir.OpView, Target], str | None]
+
+
+def alloc_fits(op: ir.OpView, target: Target) -> str | None:
+    """A buffer has at most as many partitions and bytes as its memory; a psum buffer lies in one
+    bank."""
+    type_ = ir.MemRefType(op.results[0].type)
+    space = space_of(type_)
+    partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
+    memory = target.sbuf if space == "sbuf" else target.psum
+    capacity = (
+        target.sbuf.bytes_per_partition
+        if space == "sbuf"
+        else target.psum.banks * target.psum.bank_bytes
+    )
+    if partitions > memory.partitions:
+        return (
+            f"takes {partitions} partitions, but {space} of '{target.name}' has {memory.partitions}"
+        )
+    limit = capacity if space == "sbuf" else target.psum.bank_bytes
+    if size > limit:
+        what = "a partition of sbuf" if space == "sbuf" else "one psum bank"
+        return f"takes {size} bytes per partition, but {what} of '{target.name}' holds {limit}"
+    if "address" not in op.attributes:
+        return None
+    address = ir.IntegerAttr(op.attributes["address"]).value
+    if address < 0 or address + size > capacity:
+        return (
+            f"lies at bytes [{address}, {address + size}), "
+            f"but {space} of '{target.name}' ends at {capacity}"
+        )
+    if space == "psum" and address // limit != (address + size - 1) // limit:
+        return (
+            f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
+        )
+    return None
+
+
+def matmul_fits(op: ir.OpView, target: Target) -> str | None:
+    """K, M and the number of moving columns are at most what the array and a psum bank hold."""
+    k, m = shape_of(op.operands[0])[0], product(shape_of(op.operands[0])[1:])
+    n = product(shape_of(op.operands[1])[1:])
+    array = target.tensor
+    for size, limit, what in (
+        (k, array.rows, "rows contracts"),
+        (m, array.columns, "stationary columns holds"),
+        (n, array.moving_columns, "moving columns takes"),
+    ):
+        if size > limit:
+            name, verb = what.rsplit(" ", 1)
+            return f"has {size} {name}, but the tensor engine of '{target.name}' {verb} {limit}"
+    return None
+
+
+def transpose_fits(op: ir.OpView, target: Target) -> str | None:
+    """The transposed tile is at most as large as the array."""
+    rows, columns = shape_of(op.operands[0])
+    if rows > target.tensor.rows or columns > target.tensor.columns:
+        return (
+            f"transposes {rows} x {columns}, but the array of '{target.name}' is "
+            f"{target.tensor.rows} x {target.tensor.columns}"
+        )
+    return None
+
+
+def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
+    """An engine starts at partition 0, or at a quarter or half of the partitions where the access
+    fits there."""
+    for i, value in enumerate(op.operands):
+        if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
+            continue
+        start, count = partition_start(value), shape_of(value)[0]
+        legal = target.sbuf.legal_starts(count)
+        if start is not None and start not in legal:
+            return (
+                f"operand {i} takes {count} partitions from {start}, but such an access "
+                f"starts at {', '.join(map(str, legal)) or 'no partition'}"
+            )
+    return None
+
+
+def pattern_fits(op: ir.OpView, target: Target) -> str | None:
+    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with strides
+    of 16 bits."""
+    limit = target.access_pattern.max_free_dims
+    for i, (sizes, strides) in enumerate(operand_walks(op)):
+        pattern = access_pattern(sizes, strides)
+        if len(pattern) > limit:
+            return (
+                f"operand {i} needs {len(pattern)} free dimensions, "
+                f"but an access of '{target.name}' has {limit}"
+            )
+        for dim in pattern:
+            if abs(dim.stride) > target.access_pattern.max_stride:
+                return (
+                    f"operand {i} has a stride of {dim.stride} elements, "
+                    f"but an access of '{target.name}' reaches {target.access_pattern.max_stride}"
+                )
+    return None
+
+
+def operand_walks(op: ir.OpView) -> list[tuple[list[int], list[int]]]:
+    """Return (sizes, strides in elements) of the free dimensions of every on-chip operand, as the
+    engine walks it."""
+    if "indexing_maps" not in op.attributes:
+        return [
+            (shape_of(v)[1:], strides_of(v.type)[1:])
+            for v in op.operands
+            if isinstance(v.type, ir.MemRefType) and space_of(v.type) != "dram"
+        ]
+    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
+    sizes = list(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
+    return [
+        (sizes[1:], composed_strides(map_, strides_of(value.type), len(sizes))[1:])
+        for map_, value in zip(maps, op.operands, strict=True)
+    ]
+
+
+def composed_strides(map_: ir.AffineMap, strides: list[int], n_dims: int) -> list[int]:
+    """Return the stride in elements that each loop dimension has in a buffer accessed through a
+    linear map."""
+    total = [0] * n_dims
+    for expression, stride in zip(map_.results, strides, strict=True):
+        linear = linear_form(expression, n_dims)
+        assert linear is not None, "linear_maps comes first"
+        total = [t + c * stride for t, c in zip(total, linear[1], strict=True)]
+    return total
