@@ -208,22 +208,22 @@ class LoopNest:
             nest = replace(self, extents=(1, *self.extents), n_parallel=self.n_parallel + 1)
             return nest._renumbered({d: ((d + 1, 1),) for d in range(len(self.extents))})
         rest = self.extents[loop] // partitions
-        others = [d for d in range(len(self.extents)) if d != loop]
-        first = 2 if rest > 1 else 1
-        place: dict[int, tuple[tuple[int, int], ...]]
-        place = {d: ((i + first, 1),) for i, d in enumerate(others)}
+        kept = [d for d in range(len(self.extents)) if d != loop or rest > 1]
+        place = {d: ((i + 1, 1),) for i, d in enumerate(kept)}
         if rest == 1:
             place[loop] = ((0, 1),)
         else:
-            place[loop] = ((0, rest), (1, 1)) if outer else ((0, 1), (1, partitions))
-        extents = [partitions, rest][:first] + [self.extents[d] for d in others]
+            inner = place[loop][0][0]
+            place[loop] = ((0, rest), (inner, 1)) if outer else ((0, 1), (inner, partitions))
+        extents = [partitions, *(rest if d == loop else self.extents[d] for d in kept)]
         split = self
         if rest > 1:
             shape = [partitions, rest] if outer else [rest, partitions]
             split = self.map_operands(lambda o: _expanded(builder, o, loop, shape))
-        return replace(
-            split, extents=tuple(extents), n_parallel=self.n_parallel + first - 1
-        )._renumbered(place, loop if rest > 1 else None, outer)
+        n_parallel = self.n_parallel + (1 if rest > 1 else 0)
+        return replace(split, extents=tuple(extents), n_parallel=n_parallel)._renumbered(
+            place, loop if rest > 1 else None, outer
+        )
 
     def _renumbered(
         self,

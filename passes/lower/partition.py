@@ -112,31 +112,31 @@ def best_stacking(
     return best
 
 
-def partition_count(extent: int, partitions: int) -> int:
-    """Return how many partitions a loop takes: all of it, a divisor that nearly fills them, or all
-    partitions.
+def partition_counts(extent: int, partitions: int) -> list[int]:
+    """Return how many partitions a loop may take: all its iterations, or the largest divisor that
+    fits, or all partitions with a rest.
 
-    >>> [partition_count(n, 128) for n in (100, 1000, 997)]
-    [100, 125, 128]
+    >>> [partition_counts(n, 128) for n in (100, 1000, 997)]
+    [[100], [125, 128], [128]]
     """
     if extent <= partitions:
-        return extent
-    for count in range(partitions, partitions * 3 // 4, -1):
-        if extent % count == 0:
-            return count
-    return partitions
+        return [extent]
+    divisor = next(n for n in range(partitions, 0, -1) if extent % n == 0)
+    return [divisor, partitions] if partitions // 4 < divisor < partitions else [partitions]
 
 
 def choose_partitioning(nest: LoopNest, target: Target, work: Work) -> Partitioning:
     """Return the partitioning with the least estimated time; the first of equals."""
+    partitions = target.sbuf.partitions
     candidates = [Partitioning(None, 1, True)]
     for loop in range(nest.n_parallel):
-        if loop in work.rows or target.sbuf.partitions == 1 or not _may_partition(nest, loop):
+        if loop in work.rows or partitions == 1 or not _may_partition(nest, loop):
             continue
-        count = partition_count(nest.extents[loop], target.sbuf.partitions)
-        candidates.append(Partitioning(loop, count, True))
-        if nest.extents[loop] > count:
-            candidates.append(Partitioning(loop, count, False))
+        extent = nest.extents[loop]
+        for count in partition_counts(extent, partitions):
+            candidates.append(Partitioning(loop, count, True))
+            if extent > count:
+                candidates.append(Partitioning(loop, count, False))
     return min(candidates, key=lambda c: _estimated_ns(nest, c, work, target))
 
 
@@ -151,7 +151,13 @@ def _estimated_ns(nest: LoopNest, choice: Partitioning, work: Work, target: Targ
     computing = prod(nest.extents) / choice.partitions * work.passes / target.vector.clock_ghz
     stacking = best_stacking(nest, choice.loop, choice.partitions, work, target)
     moving = sum(_transfer_ns(o, choice, target) for o in nest.operands)
-    return computing - stacking.saved_ns + moving
+    extent = 0 if choice.loop is None else nest.extents[choice.loop]
+    rest, rest_ns = extent % choice.partitions, 0.0
+    if rest:  # takes a round of its own, with its own transfers
+        stacked = 1 if nest.coordinates else min(MAX_STACK, target.sbuf.partitions // rest)
+        rest_ns = computing * choice.partitions / extent / stacked
+        rest_ns += len(nest.operands) * target.dma.startup_ns
+    return computing - stacking.saved_ns + moving + rest_ns
 
 
 def _transfer_ns(operand: Operand, choice: Partitioning, target: Target) -> float:
@@ -163,18 +169,22 @@ def _transfer_ns(operand: Operand, choice: Partitioning, target: Target) -> floa
     run = _run_elements(operand, dim, choice)
     moved = elements * width / min(target.dma.bytes_per_ns, target.dram.bytes_per_ns)
     if run == 1 and dim is not None and can_transpose(operand, dim, choice.partitions, target):
-        return moved + _transpose_ns(operand, elements, choice, target)
+        return moved + _transpose_ns(operand, dim, choice, target)
     descriptors = elements / run * target.dma.descriptor_overhead_ns / target.dma.engines
     return moved + descriptors
 
 
-def _transpose_ns(operand: Operand, elements: int, choice: Partitioning, target: Target) -> float:
+def _transpose_ns(operand: Operand, dim: int, choice: Partitioning, target: Target) -> float:
     """Estimate the time in the array, to psum and from there to sbuf, one tile after the other."""
-    rows = min(target.tensor.rows, elements // choice.partitions)
-    tiles = elements / (rows * choice.partitions)
-    array = max(rows, target.tensor.min_issue_cycles) * 4 / target.tensor.clock_ghz
-    evict = (rows + target.scalar.startup_cycles) / target.scalar.clock_ghz
-    return tiles * (array + evict)
+    tensor, scalar = target.tensor, target.scalar
+    sizes = [
+        operand.shape[i] for i, x in enumerate(operand.index) if i != dim and x.single is not None
+    ]
+    rows = min(tensor.rows, max(sizes))
+    tiles = prod(operand.shape) / (rows * choice.partitions)
+    cycles = max(rows, tensor.min_issue_cycles) * tensor.cycles_per_row.f32 + tensor.startup_cycles
+    evict = rows + scalar.startup_cycles + scalar.issue_cycles
+    return tiles * (cycles / tensor.clock_ghz + evict / scalar.clock_ghz)
 
 
 def _run_elements(operand: Operand, dim: int | None, choice: Partitioning) -> int:
