@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 from polystage.dialects import npu
 from polystage.dialects.npu.views import DYNAMIC
 from polystage.machine.target import Target
 from polystage.mlir import arith, func, ir, memref, scf
+from polystage.passes.lower.memref_types import (
+    collapsed_type,
+    expanded_type,
+    reassociation,
+    transposed_type,
+    window_type,
+)
 
 
 @dataclass(frozen=True)
@@ -189,16 +195,9 @@ class KernelBuilder:
         whole = list(sizes) == list(type_.shape) and all(s == Offset() for s in starts)
         if whole and not drop and all(s == 1 for s in pace):
             return value
-        strides, base = type_.get_strides_and_offset()
-        static = base != DYNAMIC and all(s.is_constant for s in starts)
-        linear = sum(s.constant * d for s, d in zip(starts, strides, strict=True))
+        static_starts = [s.constant if s.is_constant else DYNAMIC for s in starts]
         kept = [d for d in range(type_.rank) if d not in drop]
-        result = self._memref(
-            [sizes[d] for d in kept],
-            [strides[d] * pace[d] for d in kept],
-            base + linear if static else DYNAMIC,
-            type_,
-        )
+        result = window_type(type_, static_starts, sizes, pace, kept)
         dynamic = [self.materialise(s) for s in starts if not s.is_constant]
         with self.insertion_point, self._location():
             return memref.SubViewOp(
@@ -207,43 +206,17 @@ class KernelBuilder:
                 dynamic,
                 [],
                 [],
-                [s.constant if s.is_constant else DYNAMIC for s in starts],
+                static_starts,
                 list(sizes),
                 pace,
             ).result
-
-    def _memref(
-        self,
-        shape: Sequence[int],
-        strides: Sequence[int],
-        offset: int,
-        like: ir.MemRefType,
-        reshaped: bool = False,
-    ) -> ir.MemRefType:
-        """Return the type of a reshaped view; a contiguous source stays without explicit layout,
-        as MLIR infers it."""
-        with self.module.context:
-            layout = ir.StridedLayoutAttr.get(offset, list(strides))
-            if reshaped and _is_contiguous(like):
-                layout = None
-            return ir.MemRefType.get(
-                list(shape),
-                like.element_type,
-                layout,
-                like.memory_space,
-                loc=self._location(),
-            )
 
     def transpose(self, value: ir.Value, permutation: Sequence[int]) -> ir.Value:
         """Return `value` with its dimensions reordered: result dimension i is `permutation[i]` of
         `value`."""
         if list(permutation) == list(range(len(permutation))):
             return value
-        type_ = ir.MemRefType(value.type)
-        strides, offset = type_.get_strides_and_offset()
-        result = self._memref(
-            [type_.shape[d] for d in permutation], [strides[d] for d in permutation], offset, type_
-        )
+        result = transposed_type(ir.MemRefType(value.type), permutation)
         with self.insertion_point, self._location():
             map_ = ir.AffineMap.get_permutation(list(permutation))
             return memref.TransposeOp(result, value, ir.AffineMapAttr.get(map_)).result
@@ -254,47 +227,22 @@ class KernelBuilder:
 
         expand(memref<6x4>, [[2, 3], [1, 4]]) is memref<2x3x1x4>.
         """
-        type_ = ir.MemRefType(value.type)
         if all(len(s) == 1 for s in shapes):
             return value
-        strides, offset = type_.get_strides_and_offset()
-        new_strides: list[int] = []
-        for stride, shape in zip(strides, shapes, strict=True):
-            new_strides += [stride * prod(shape[i + 1 :]) for i in range(len(shape))]
+        result = expanded_type(ir.MemRefType(value.type), shapes)
         flat = [s for shape in shapes for s in shape]
-        result = self._memref(flat, new_strides, offset, type_, reshaped=True)
         with self.insertion_point, self._location():
-            return memref.ExpandShapeOp(result, value, self._reassociation(shapes), [], flat).result
+            groups = reassociation([len(s) for s in shapes])
+            return memref.ExpandShapeOp(result, value, groups, [], flat).result
 
     def collapse(self, value: ir.Value, groups: Sequence[int]) -> ir.Value:
         """Return `value` with runs of `groups[i]` adjacent dimensions merged; they must be
         contiguous."""
-        type_ = ir.MemRefType(value.type)
         if all(g == 1 for g in groups):
             return value
-        strides, offset = type_.get_strides_and_offset()
-        shape, new_strides, first = [], [], 0
-        for count in groups:
-            shape.append(prod(list(type_.shape)[first : first + count]))
-            new_strides.append(_merged_stride(list(type_.shape), strides, first, count))
-            first += count
-        result = self._memref(shape, new_strides, offset, type_, reshaped=True)
+        result = collapsed_type(ir.MemRefType(value.type), groups)
         with self.insertion_point, self._location():
-            reassociation = self._reassociation([[0] * g for g in groups])
-            return memref.CollapseShapeOp(result, value, reassociation).result
-
-    def _reassociation(self, groups: Sequence[Sequence[int]]) -> ir.ArrayAttr:
-        position, rows = 0, []
-        i64 = ir.IntegerType.get_signless(64, self.module.context)
-        for group in groups:
-            rows.append(
-                ir.ArrayAttr.get(
-                    [ir.IntegerAttr.get(i64, position + i) for i in range(len(group))],
-                    self.module.context,
-                )
-            )
-            position += len(group)
-        return ir.ArrayAttr.get(rows, self.module.context)
+            return memref.CollapseShapeOp(result, value, reassociation(groups)).result
 
     # --- scalar functions ---------------------------------------------------------------------
 
@@ -404,18 +352,3 @@ class KernelBuilder:
         """destination = table[indices[0], ..]."""
         with self.insertion_point, self._location():
             npu.ops.GatherOp(table, destination, list(indices))
-
-
-def _merged_stride(shape: Sequence[int], strides: Sequence[int], first: int, count: int) -> int:
-    """Return the stride of dimensions first..first+count merged; unit dimensions do not matter."""
-    for d in range(first + count - 1, first - 1, -1):
-        if shape[d] != 1:
-            return strides[d]
-    return strides[first] if count else 1
-
-
-def _is_contiguous(type_: ir.MemRefType) -> bool:
-    """Whether MLIR takes the layout for the identity: none, or `strided<[1]>` of rank 1."""
-    if not isinstance(type_.layout, ir.StridedLayoutAttr):
-        return True
-    return type_.rank == 1 and type_.get_strides_and_offset() == ([1], 0)
