@@ -4,7 +4,8 @@ _STEPS = (
     # What the machine cannot do: stop, compute in f64, scan one by one, take powers.
     "canonicalize,cse,drop-assertions,demote-doubles,expand-scans,decompose-softmax,"
     "canonicalize,cse",
-    "convert-tensor-to-linalg,linalg-generalize-named-ops,expand-powers",
+    "convert-elementwise-to-linalg,convert-tensor-to-linalg,linalg-generalize-named-ops,"
+    "expand-powers",
     "math-expand-ops{ops=powf,fpowi,clampf}",
     # Weights: what depends on them alone, and the scales of batch norms. Before fusion, which hides
     # them in larger bodies; biases first, since a batch norm folds into what starts from zero.

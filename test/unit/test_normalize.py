@@ -113,6 +113,10 @@ class Program:
         self.transpose()
         self.elementwise("arith.addf %a0, %a1", "d0, d1", (kept, self.type))
 
+    def arithmetic_on_tensors(self) -> None:
+        operand = self.value
+        self.value = self.add(f"arith.addf {operand}, {operand} : {self.type}")
+
     def text(self) -> str:
         body = "\n".join(self.lines)
         return (
@@ -135,6 +139,7 @@ STEPS = {
     "transpose": Program.transpose,
     "pad": Program.pad,
     "double": Program.double,
+    "arithmetic on tensors": Program.arithmetic_on_tensors,
     "add itself": Program.add_itself_reversed,
 }
 

@@ -151,3 +151,12 @@ def test_onnxruntime() -> None:
     bad = onnx.ModelProto()
     with pytest.raises(PolystageError, match="onnxruntime: "):
         onnxruntime_run(bad, {})
+
+
+def test_arithmetic_on_tensors() -> None:
+    text = """func.func @main(%x: tensor<3xf32>) -> tensor<3xf32> {
+      %y = arith.addf %x, %x : tensor<3xf32>
+      return %y : tensor<3xf32>
+    }"""
+    (found,) = jit_run(text, [np.float32([1, 2, 3])])
+    assert found.tolist() == [2, 4, 6]
