@@ -136,7 +136,7 @@ class ScalarBody:
         is no constant, at most two for each operation; a copy costs next to nothing."""
         total = 0.25
         for node in self.walk():
-            if node.kind in ("arith", "math"):
+            if node.kind in ("arith", "math") and not is_cast(node):
                 total += max(1, min(2, sum(o.kind != "constant" for o in node.operands)))
         return total
 
@@ -486,6 +486,14 @@ def cone(roots: Sequence[Node], known: Collection[Node] = ()) -> tuple[list[Node
     order = topological(roots, lambda node: () if is_leaf(node) else node.operands)
     leaves = [node for node in order if is_leaf(node) and node.kind != "constant"]
     return leaves, [node for node in order if not is_leaf(node)]
+
+
+def is_cast(node: Node) -> bool:
+    """Whether a node only converts, which engines do as they read and write."""
+    return node.name in (
+        *("arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"),
+        *("arith.sitofp", "arith.uitofp", "arith.fptosi", "arith.fptoui", "arith.bitcast"),
+    )
 
 
 def engine_of(nodes: Sequence[Node]) -> str:

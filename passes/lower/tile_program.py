@@ -27,6 +27,7 @@ from polystage.passes.lower.scalar_code import (
     body_function,
     cone,
     engine_of,
+    is_cast,
     peel_affine,
     substitute,
 )
@@ -280,6 +281,39 @@ def _with_iotas(body: ScalarBody, nest: LoopNest) -> ScalarBody:
     return replace(body, results=tuple(substitute(graph, body.results, replace_index)))
 
 
+def shared_nodes(body: ScalarBody) -> list[Node]:
+    """Return the values that several instructions would each compute: t = x + b in t * tanh(t * t).
+
+    Of values that the same instructions share, only the last are returned; casts are free.
+    """
+    needed: dict[Node, set[int]] = {}
+    instructions = _instructions(body)
+    for number, roots in enumerate(instructions):
+        for node in cone(roots)[1]:
+            needed.setdefault(node, set()).add(number)
+    ends = {root for roots in instructions for root in roots}
+    for node in needed:
+        ends |= {o for o in node.operands if needed.get(o, needed[node]) != needed[node]}
+    return [
+        node
+        for node, numbers in needed.items()
+        if len(numbers) > 1 and node in ends and not all(is_cast(n) for n in cone([node])[1])
+    ]
+
+
+def _instructions(body: ScalarBody) -> list[list[Node]]:
+    """Return the arith nodes that instructions leave in buffers, those of one instruction
+    together."""
+    found = [[node for node in body.results if node.kind == "arith"]]
+    for node in body.walk():
+        if node.kind == "math":
+            found.append([peel_affine(node.operands[0]).source])
+        elif node.kind == "load":
+            found += [[operand] for operand in node.operands]
+    kept = [tuple(n for n in roots if n.kind == "arith") for roots in found]
+    return [list(roots) for roots in dict.fromkeys(kept) if roots]
+
+
 class _Planner:
     def __init__(
         self, builder: KernelBuilder, nest: LoopNest, body: ScalarBody, initial: Initial | None
@@ -292,6 +326,7 @@ class _Planner:
         self.program = TileProgram(nest)
         self.slots: dict[Node, Slot] = {}
         self.depends: dict[Node, set[int]] = {}
+        self.shared = {n for n in shared_nodes(body) if not self.accumulates(n)}
 
     # --- buffers ----------------------------------------------------------------------------------
 
@@ -435,10 +470,11 @@ class _Planner:
         parts are computed before and become leaves."""
         limit = npu.ops.BoxOp.MAX_OPERANDS - len(results)
         while True:
-            leaves, nodes = cone(results, self.slots)
+            known = {*self.slots, *(n for n in self.shared if n not in results)}
+            leaves, nodes = cone(results, known)
             if len(leaves) <= limit:
                 return leaves, nodes
-            parts = {n: cone([n], self.slots)[0] for n in nodes if n not in results}
+            parts = {n: cone([n], known)[0] for n in nodes if n not in results}
             sizes = {
                 n: len(part)
                 for n, part in parts.items()

@@ -489,6 +489,18 @@ func.func @main(%a: memref<5x7xf32> {npu.name = "a"}, %b: memref<5x30xf32> {npu.
         check(text, target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_shared_values_are_computed_once(target):
+    t = memref([9, 40], F)
+    body = (
+        "%t = arith.addf %i0, %i1 : f32\n%q = arith.mulf %t, %t : f32\n"
+        "%c = arith.mulf %q, %t : f32\n%d = arith.addf %c, %t : f32\n%h = math.tanh %d : f32\n"
+        "%r = arith.mulf %h, %t : f32\nlinalg.yield %r : f32"
+    )
+    text = one("a, b", {"x": ("a, b", t), "b": ("b", memref([40], F))}, ("a, b", t), body)
+    check(text, target, expect=["@add(", "@mul_add(", "@mul("])
+
+
 @pytest.mark.parametrize("reduced", ["", "b"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_many_operands(target, reduced):
