@@ -209,6 +209,7 @@ class LoopNest:
             return nest._renumbered({d: ((d + 1, 1),) for d in range(len(self.extents))})
         rest = self.extents[loop] // partitions
         kept = [d for d in range(len(self.extents)) if d != loop or rest > 1]
+        place: dict[int, tuple[tuple[int, int], ...]]
         place = {d: ((i + 1, 1),) for i, d in enumerate(kept)}
         if rest == 1:
             place[loop] = ((0, 1),)
