@@ -57,7 +57,8 @@ def jit_run(module: ir.Module | str, inputs: Inputs) -> list[np.ndarray]:
         scans = any(op.name.startswith("tm_tensor.") for op in walk(clone.operation))
         before, after = ("tm-tensor-bufferize", "tm-tensor-to-loops") if scans else ("cse", "cse")
         free = "" if _returns_views(function) else _FREE
-        _run_pipeline(clone, f"builtin.module(func.func({_ELEMENTWISE},{before}),{_TO_BUFFERS}{free})")
+        prepare = f"func.func({_ELEMENTWISE},{before})"
+        _run_pipeline(clone, f"builtin.module({prepare},{_TO_BUFFERS}{free})")
         _copies_to_linalg(clone)
         results = main_function(clone).type.results
         _run_pipeline(clone, f"builtin.module(func.func({after}),{_TO_LLVM})")
