@@ -11,9 +11,9 @@
 // CHECK-DAG: polystage-opt-load.mlir:[[# @LINE + 11]]:8: remark: count-ops: found one
 // CHECK-DAG: module attributes {npu.marked}
 
-// HELP: --mark-module {{ *}}Put the attribute `npu.marked` on the module.
-// HELP: --count-ops {{ *}}Count the operations of one name.
-// HELP: op= {{ *}}Which operation is counted. (default arith.constant)
+// HELP-DAG: --mark-module {{ *}}Put the attribute `npu.marked` on the module.
+// HELP-DAG: --count-ops {{ *}}Count the operations of one name.
+// HELP-DAG: op= {{ *}}Which operation is counted. (default arith.constant)
 
 // ERROR: polystage-opt-load.mlir:[[# @LINE + 5]]:8: error: count-ops: more than 1 'arith.constant'
 // ERROR-NEXT: help: fold

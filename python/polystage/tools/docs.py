@@ -68,7 +68,8 @@ def _first_line(item: object) -> str:
 
 def passes_page(root: Path) -> str:
     """Return the reference of our passes, each with the first case of its lit test."""
-    sections = "".join(_pass(pass_class, root) for pass_class in passes_in_order())
+    ours = [p for p in passes_in_order() if p.__module__.startswith("polystage.")]
+    sections = "".join(_pass(pass_class, root) for pass_class in ours)
     lead = "Any upstream pass may stand beside these in a pipeline.\n"
     return f"# Passes\n\n{_GENERATED}{lead}{sections}"
 
