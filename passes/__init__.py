@@ -12,6 +12,7 @@ from polystage.passes.tensors import separate_biases
 from polystage.passes.tensors import fold_batch_norm
 from polystage.passes.tensors import protect_contractions
 from polystage.passes.tensors import separate_fills
+from polystage.passes.tensors import carry_in_place
 from polystage.passes.tensors import keep_arguments
 from polystage.passes.tensors import set_float_type
 from polystage.passes.polyhedral import raise_affine_to_linalg
@@ -23,6 +24,7 @@ from polystage.passes.placement import allocate_scratchpad
 __all__ = [
     "allocate_scratchpad",
     "attach_target",
+    "carry_in_place",
     "convert_linalg_to_npu",
     "decompose_softmax",
     "demote_doubles",

@@ -15,7 +15,7 @@ _STEPS = (
     "protect-contractions,linalg-fuse-elementwise-ops,drop-copies,canonicalize,cse",
     # Buffers. One fill per user and no empty tensors between a producer and the slice that it
     # goes to, else bufferization copies.
-    "separate-fills,eliminate-empty-tensors,keep-arguments",
+    "separate-fills,eliminate-empty-tensors,carry-in-place,keep-arguments",
     "one-shot-bufferize{bufferize-function-boundaries "
     "function-boundary-type-conversion=identity-layout-map}",
     "linalg-generalize-named-ops,canonicalize,cse,canonicalize",

@@ -60,6 +60,33 @@ def test_invalid_peepholes():
     )
 
 
+def test_invalid_aligned_corners():
+    node = helper.make_node(
+        "Resize",
+        ["x", "", "scales"],
+        ["y"],
+        name="resize",
+        mode="linear",
+        coordinate_transformation_mode="align_corners",
+    )
+    inputs = {"x": (TensorProto.FLOAT, (1, 1, 2, 4)), "scales": (TensorProto.FLOAT, (4,))}
+    assert refusal(model_of(node, inputs, {"y": (TensorProto.FLOAT, (1, 1, 1, 2))})) == (
+        "model: at 'resize': operator 'Resize' is not supported here: with align_corners the "
+        "importer takes the ratio of the extents for the scales"
+    )
+
+
+def test_invalid_scan_with_batch():
+    x = helper.make_tensor_value_info("in", TensorProto.FLOAT, (2,))
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, (2,))
+    body = helper.make_graph([helper.make_node("Relu", ["in"], ["out"])], "body", [x], [out])
+    node = helper.make_node("Scan", ["", "x"], ["y"], body=body, num_scan_inputs=1)
+    spec = (TensorProto.FLOAT, (1, 3, 2))
+    assert refusal(model_of(node, {"x": spec}, {"y": spec}, opset=8)) == (
+        "model: the Scan of opset 8 has a batch dimension, which the conversion to opset 17 loses"
+    )
+
+
 def test_invalid_empty_operand():
     node = helper.make_node("ReduceSum", ["x"], ["y"], name="sum", keepdims=0)
     shapes = {"x": (TensorProto.FLOAT, (2, 0))}
@@ -101,6 +128,24 @@ def test_unsigned_zero_points_along_an_axis():
     }
     (actual,) = jit_run(ps.load(model).module, arrays)
     np.testing.assert_array_equal(actual, onnxruntime_run(model, arrays)["y"])
+
+
+def test_quantised_product_of_batches():
+    random = np.random.default_rng(0)
+    arrays = {
+        "a": random.integers(0, 256, (2, 3, 4)).astype(np.uint8),
+        "b": random.integers(0, 256, (2, 4, 5)).astype(np.uint8),
+    }
+    for name, scale, zero in (("a", 0.01, 120), ("b", 0.02, 130), ("y", 0.03, 110)):
+        arrays |= {f"{name}_scale": np.float32(scale), f"{name}_zero": np.uint8(zero)}
+    names = ["a", "a_scale", "a_zero", "b", "b_scale", "b_zero", "y_scale", "y_zero"]
+    node = helper.make_node("QLinearMatMul", names, ["y"])
+    types = {np.uint8: TensorProto.UINT8, np.float32: TensorProto.FLOAT}
+    inputs = {n: (types[arrays[n].dtype.type], arrays[n].shape) for n in names}
+    model = model_of(node, inputs, {"y": (TensorProto.UINT8, (2, 3, 5))}, opset=21)
+    arrays = {n: np.asarray(a) for n, a in arrays.items()}
+    (actual,) = jit_run(ps.load(model).module, arrays)
+    np.testing.assert_array_equal(actual.view(np.uint8), onnxruntime_run(model, arrays)["y"])
 
 
 def test_unsigned_outputs_stay_unsigned():

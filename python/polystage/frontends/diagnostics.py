@@ -45,7 +45,7 @@ def _unsupported_operator(diagnostic: Any, first_message: str, source: str) -> F
     assert found is not None
     name = found.group(1)
     if name.startswith("torch.constant."):
-        name = location_text(diagnostic.location).rpartition("/")[2]
+        name = location_text(diagnostic.location).rpartition("/")[2] or "unknown"
     reason = ""
     if first_message != text:
         reason = f": {_first_line(first_message)}"

@@ -22,6 +22,7 @@ from polystage.mlir import ir
 from polystage.reference import onnxruntime_run
 
 OLDEST_OPSET = 17
+_SCAN_WITHOUT_BATCH = 9
 _DOMAINS = ("", "ai.onnx")
 _IR_VERSION = 8
 """From 4 on, weights need not be inputs too, which the converter insists on before."""
@@ -210,6 +211,12 @@ def _convert_opset(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     version = max((o.version for o in model.opset_import if o.domain in _DOMAINS), default=1)
     if version >= OLDEST_OPSET:
         return model
+    if version < _SCAN_WITHOUT_BATCH and any(n.op_type == "Scan" for n in model.graph.node):
+        raise FrontendError(
+            f"{name}: the Scan of opset {version} has a batch dimension, which the conversion to "
+            f"opset {OLDEST_OPSET} loses",
+            help=f"export the model with opset {OLDEST_OPSET} or newer",
+        )
     model.ir_version = max(model.ir_version, _IR_VERSION)
     try:
         return version_converter.convert_version(model, OLDEST_OPSET)
@@ -225,7 +232,8 @@ def _check_limits(model: onnx.ModelProto, name: str) -> None:
     if found:
         node, reason = found
         raise FrontendError(
-            f"{name}: at '{node.name}': operator '{node.op_type}' is not supported here: {reason}",
+            f"{name}: at '{node.name or node.output[-1]}': operator '{node.op_type}' is not "
+            f"supported here: {reason}",
             help="replace the operator in the model, or cut the model before it",
         )
 

@@ -32,6 +32,20 @@ def determinant(node: onnx.NodeProto, types: Types) -> str:
     return "the importer computes it without exchanging rows, so that a pivot of 0 gives NaN"
 
 
+def aligned_corners(node: onnx.NodeProto, types: Types) -> str:
+    """Scales that give no whole extent are replaced by the ratio of the rounded extents."""
+    modes = [a.s for a in node.attribute if a.name == "coordinate_transformation_mode"]
+    if node.op_type != "Resize" or modes != [b"align_corners"] or not "".join(node.input[2:3]):
+        return ""
+    before, after = (
+        [d.dim_value for d in types[name].tensor_type.shape.dim]
+        for name in (node.input[0], node.output[0])
+    )
+    if all(out % extent == 0 for extent, out in zip(before, after, strict=True)):
+        return ""
+    return "with align_corners the importer takes the ratio of the extents for the scales"
+
+
 def no_elements(node: onnx.NodeProto, types: Types) -> str:
     """A tensor without elements has no place in memory; to a concatenation it adds nothing."""
     if node.op_type in ("Concat", "Shape", "Size"):
@@ -48,6 +62,7 @@ RULES: tuple[Callable[[onnx.NodeProto, Types], str], ...] = (
     grid_sample,
     peepholes,
     determinant,
+    aligned_corners,
     no_elements,
 )
 

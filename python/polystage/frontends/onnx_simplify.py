@@ -73,6 +73,8 @@ def _define_operators(model: onnx.ModelProto) -> bool:
         body = _body(node, [types.get(name, onnx.TypeProto()) for name in node.input], model)
         if body is not None:
             body.domain, body.name = _DOMAIN, f"{node.op_type}_{position}"
+            del body.opset_import[:]  # else a body older than the model is not inlined
+            body.opset_import.extend(model.opset_import)
             model.functions.append(body)
             node.domain, node.op_type = _DOMAIN, body.name
     if model.functions and not any(o.domain == _DOMAIN for o in model.opset_import):
