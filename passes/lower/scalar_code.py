@@ -133,12 +133,12 @@ class ScalarBody:
     @property
     def passes(self) -> float:
         """Estimate how many elements the engines stream per iteration: one for every operand that
-        is no constant, at most two for each operation; a copy costs next to nothing."""
-        total = 0.25
+        is no constant, at most two for each operation; a copy may have to be rearranged."""
+        total = 0.0
         for node in self.walk():
             if node.kind in ("arith", "math") and not is_cast(node):
                 total += max(1, min(2, sum(o.kind != "constant" for o in node.operands)))
-        return total
+        return max(total, 1.0)
 
     def reads(self, kind: Kind) -> set[int]:
         """Return the numbers of all nodes of a kind: operands that are used, dimensions that are
