@@ -10,8 +10,8 @@ import numpy as np
 from polystage.constants import constant_attr
 from polystage.dtypes import numpy_dtype
 from polystage.errors import PolystageError
+from polystage.evaluator.module_evaluator import Evaluator
 from polystage.mlir import arith, func, ir
-from polystage.numpy_evaluator import Evaluator
 from polystage.passes.registry import Pass, register_pass
 from polystage.passes.tensors.generic import captured_values, is_broadcast, is_fill
 

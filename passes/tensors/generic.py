@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from polystage.evaluator.module_evaluator import indexing_maps
 from polystage.forms import walk
 from polystage.mlir import arith, ir, linalg
-from polystage.numpy_evaluator import indexing_maps
 
 _PARALLEL = "#linalg.iterator_type<parallel>"
 _REDUCTION = "#linalg.iterator_type<reduction>"

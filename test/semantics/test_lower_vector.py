@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_attribute
 from polystage.dtypes import numpy_dtype
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.numpy_evaluator import evaluate
 from polystage.passes.lower.convert_linalg_to_npu import ConvertLinalgToNpuPass
 from polystage.passes.placement.allocate_scratchpad import AllocateScratchpadPass
 from polystage.simulator import simulate

@@ -21,10 +21,9 @@ FOLDERS = {
 
 # A module imports from its own layer and those above it in this list.
 LAYERS = (
-    "errors mlir linear dtypes constants scalar_body scalar_ops loop_nest slices interface machine "
-    "allocation",
+    "errors mlir linear dtypes constants slices interface threads evaluator machine allocation",
     "dialects polyhedral forms",
-    "planner simulator numpy_evaluator reference",
+    "planner simulator reference",
     "passes",
     "pipeline_syntax pipeline",
     "frontends report explore",

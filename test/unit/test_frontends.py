@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from polystage.errors import FrontendError
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.frontends import ImportedModel, load
 from polystage.mlir import ir
-from polystage.numpy_evaluator import evaluate
 from polystage.passes.tensors.normalize import NORMALIZE_PIPELINE
 from polystage.pipeline import run_pipeline
 

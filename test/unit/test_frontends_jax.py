@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from polystage.errors import FrontendError
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.frontends import load
-from polystage.numpy_evaluator import evaluate
 from polystage.passes.tensors.normalize import NORMALIZE_PIPELINE
 from polystage.pipeline import run_pipeline
 

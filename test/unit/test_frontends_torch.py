@@ -7,9 +7,9 @@ import pytest
 
 from polystage.constants import constant_array
 from polystage.errors import FrontendError
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.forms import walk
 from polystage.frontends import ImportedModel, load
-from polystage.numpy_evaluator import evaluate
 from polystage.passes.tensors.normalize import NORMALIZE_PIPELINE
 from polystage.pipeline import run_pipeline
 

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.forms import check_form, walk
 from polystage.mlir import ir
-from polystage.numpy_evaluator import evaluate
 from polystage.passes.tensors.generic import is_contraction
 from polystage.passes.tensors.normalize import NORMALIZE_PIPELINE
 from polystage.pipeline import run_pipeline

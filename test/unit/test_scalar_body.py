@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from polystage.errors import PolystageError
+from polystage.evaluator.scalar_body import Hooks, compile_body, compile_function
 from polystage.mlir import ir
-from polystage.scalar_body import Hooks, compile_body, compile_function
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

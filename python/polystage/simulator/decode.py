@@ -15,8 +15,8 @@ from typing import Any
 from polystage.dialects.npu import space_of, strides_of
 from polystage.dtypes import numpy_dtype
 from polystage.errors import SimulationError
+from polystage.evaluator.scalar_body import ScalarBody, compile_function
 from polystage.mlir import ir
-from polystage.scalar_body import ScalarBody, compile_function
 from polystage.simulator.access import DramRef, Frame, View
 from polystage.simulator.engines import Machine
 from polystage.simulator.index import COMPARISONS, NONLINEAR, TRUTH_RANGE, Linear, Range

@@ -9,15 +9,15 @@ from typing import Any, Literal, cast
 import numpy as np
 from scipy import special
 
-from polystage import loop_nest
 from polystage.dialects.npu import attribute_name
 from polystage.dtypes import compute_dtype, is_float
 from polystage.errors import SimulationError
+from polystage.evaluator import iteration_box
+from polystage.evaluator.scalar_body import ScalarBody
+from polystage.evaluator.scalar_ops import constant_scalar
 from polystage.machine import access as shapes
 from polystage.machine import cost
 from polystage.mlir import ir
-from polystage.scalar_body import ScalarBody
-from polystage.scalar_ops import constant_scalar
 from polystage.simulator.access import ChipAccess, DramAccess, View, Walk, plain_walk
 from polystage.simulator.decode import HANDLERS, Decoder
 from polystage.simulator.instructions import (
@@ -281,7 +281,7 @@ def _box(
 
 
 def _walk(op: ir.Operation, view: View, map_: ir.AffineMap, sizes: tuple[int, ...]) -> Walk:
-    linear = loop_nest.linear_access(map_)
+    linear = iteration_box.linear_access(map_)
     if linear is None:
         raise SimulationError(f"indexing map {map_} of '{op.name}' is not linear", op=op)
     strides = tuple(
@@ -339,7 +339,7 @@ def _reduce(decoder: Decoder, op: ir.Operation) -> None:
     ins, outs, sizes, body = _box(decoder, op)
 
     def numerics(reads: list[Array], writes: list[Array]) -> None:
-        loop_nest.run(body, reads[: len(ins)], writes, sizes)
+        iteration_box.run(body, reads[: len(ins)], writes, sizes)
 
     lane_instruction(
         decoder, op, _engine(op), [*ins, *outs], outs, sizes, body.reduction_passes, numerics

@@ -6,9 +6,9 @@ import numpy as np
 
 from polystage.dtypes import numpy_dtype
 from polystage.errors import PassError, PolystageError
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.forms import walk
 from polystage.mlir import func, ir
-from polystage.numpy_evaluator import evaluate
 from polystage.reference import jit_run
 from polystage.report.check import compare
 from polystage.report.inputs import random_inputs

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from polystage import loop_nest
 from polystage.constants import constant_array
 from polystage.dtypes import is_float, numpy_dtype
 from polystage.errors import PolystageError
+from polystage.evaluator import iteration_box
+from polystage.evaluator.scalar_body import Hooks, ScalarBody, affine_function, compile_body
+from polystage.evaluator.scalar_ops import constant_scalar, is_scalar_op, scalar_function
 from polystage.interface import value_names
 from polystage.mlir import ir, linalg
-from polystage.scalar_body import Hooks, ScalarBody, affine_function, compile_body
-from polystage.scalar_ops import constant_scalar, is_scalar_op, scalar_function
 from polystage.slices import kept_dims, segments, slice_parameters, static_or_dynamic
 from polystage.threads import one_blas_thread
 
@@ -99,12 +99,12 @@ def run_generic(
         for i, (m, a) in enumerate(zip(maps, arrays, strict=True))
     ]
     hooks = Hooks(
-        index=loop_nest.index_hook(extents),
+        index=iteration_box.index_hook(extents),
         load=lambda memref, indices: np.asarray(lookup(memref))[tuple(indices)] if lookup else None,
         outside=lookup,
     )
     body = body or compile_body(op.regions[0].blocks[0])
-    loop_nest.run(body, views[: len(ins)], views[len(ins) :], extents, hooks)
+    iteration_box.run(body, views[: len(ins)], views[len(ins) :], extents, hooks)
 
 
 def indexing_maps(op: ir.Operation) -> list[ir.AffineMap]:
@@ -132,12 +132,12 @@ def loop_extents(maps: Sequence[ir.AffineMap], shapes: Sequence[Sequence[int]]) 
 
 
 def _view(map_: ir.AffineMap, array: Array, extents: Sequence[int], writes: bool) -> Array:
-    access = loop_nest.linear_access(map_)
+    access = iteration_box.linear_access(map_)
     if access is not None:
-        return loop_nest.loop_view(array, access, extents)
+        return iteration_box.loop_view(array, access, extents)
     if writes:
         raise PolystageError(f"an output cannot be indexed by {map_}")
-    index = loop_nest.index_hook(extents)
+    index = iteration_box.index_hook(extents)
     grid = [index(d) for d in range(len(extents))]
     rows = [affine_function(map_, r)(*grid) for r in range(len(map_.results))]
     return np.asarray(array[tuple(rows)]).reshape(

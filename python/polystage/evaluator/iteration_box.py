@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from polystage.evaluator.scalar_body import Combiner, Hooks, ScalarBody, held
 from polystage.linear import linear_form
 from polystage.mlir import ir
-from polystage.scalar_body import Combiner, Hooks, ScalarBody, held
 
 Array = np.ndarray
 

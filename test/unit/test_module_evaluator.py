@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polystage.errors import PolystageError
+from polystage.evaluator.module_evaluator import evaluate, evaluate_generic
 from polystage.mlir import ir
-from polystage.numpy_evaluator import evaluate, evaluate_generic
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from polystage.dtypes import compute_dtype, numpy_dtype
 from polystage.errors import PolystageError
-from polystage.mlir import ir
-from polystage.scalar_ops import (
+from polystage.evaluator.scalar_ops import (
     CASTS,
     constant_scalar,
     is_scalar_op,
     rounding,
     scalar_function,
 )
+from polystage.mlir import ir
 
 Array = np.ndarray
 _TERMINATORS = ("linalg.yield", "func.return", "npu.yield", "scf.yield")
