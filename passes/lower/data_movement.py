@@ -3,7 +3,7 @@ DRAM's side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from polystage.dtypes import byte_width
@@ -12,6 +12,7 @@ from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
 from polystage.passes.lower.loop_nest import LoopNest, Operand
 from polystage.passes.lower.tile_program import Slot, tile_base, tile_extent
+from polystage.passes.lower.tiling import staged_rows
 
 Position = Mapping[int, Tile]
 """The tile of every loop."""
@@ -80,11 +81,10 @@ def load(
         builder.dma(view, buffer, operand.cause)
         return
     row = order.index(staged) + 1
-    for chunk in builder.tiles(_shape(buffer)[row], _chunk(builder, buffer)):
-        rows = _slice(builder, view, row, chunk)
-        stage = _stage(builder, buffer, row, chunk)
-        builder.dma(_rows_first(builder, rows, row), stage, operand.cause)
-        _transpose(builder, stage, _slice(builder, buffer, row, chunk), row, to_rows=False)
+    for rows, part in _row_blocks(builder, view, buffer, row):
+        stage = _stage(builder, part, row + 1)
+        builder.dma(_rows_first(builder, rows, row + 1), stage, operand.cause)
+        _transpose(builder, stage, part, row + 1, to_rows=False)
 
 
 def store(
@@ -103,22 +103,36 @@ def store(
         builder.dma(buffer, view, operand.cause)
         return
     row = order.index(staged) + 1
-    for chunk in builder.tiles(_shape(buffer)[row], _chunk(builder, buffer)):
-        stage = _stage(builder, buffer, row, chunk)
-        _transpose(builder, stage, _slice(builder, buffer, row, chunk), row, to_rows=True)
-        rows = _slice(builder, view, row, chunk)
-        builder.dma(stage, _rows_first(builder, rows, row), operand.cause)
+    for rows, part in _row_blocks(builder, view, buffer, row):
+        stage = _stage(builder, part, row + 1)
+        _transpose(builder, stage, part, row + 1, to_rows=True)
+        builder.dma(stage, _rows_first(builder, rows, row + 1), operand.cause)
 
 
 def _shape(value: ir.Value) -> list[int]:
     return list(ir.MemRefType(value.type).shape)
 
 
-def _chunk(builder: KernelBuilder, buffer: ir.Value) -> int:
-    """Return how many rows go through the array at once."""
-    target = builder.target
-    width = byte_width(ir.MemRefType(buffer.type).element_type)
-    return min(target.tensor.rows, target.tensor.columns, target.psum.bank_bytes // width)
+def _row_blocks(
+    builder: KernelBuilder, view: ir.Value, buffer: ir.Value, row: int
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yield parts of a DRAM view and of its buffer with dimension `row` split into [chunks, rows],
+    rows being as many as go through the array at once; what is left over comes as a last part."""
+    extent = _shape(buffer)[row]
+    rows = staged_rows(extent, ir.MemRefType(buffer.type).element_type, builder.target)
+    main = extent // rows * rows
+    for start, size, chunk in ((0, main, rows), (main, extent - main, extent - main)):
+        if size:
+            tile = Tile(Offset(start), size)
+            parts = (_slice(builder, value, row, tile) for value in (view, buffer))
+            first, second = (_split(builder, part, row, [size // chunk, chunk]) for part in parts)
+            yield first, second
+
+
+def _split(builder: KernelBuilder, value: ir.Value, dim: int, shape: Sequence[int]) -> ir.Value:
+    shapes = [[n] for n in _shape(value)]
+    shapes[dim] = list(shape)
+    return builder.expand(value, shapes)
 
 
 def _slice(builder: KernelBuilder, value: ir.Value, dim: int, tile: Tile) -> ir.Value:
@@ -134,37 +148,56 @@ def _rows_first(builder: KernelBuilder, value: ir.Value, row: int) -> ir.Value:
     return builder.transpose(value, [row, *others, 0])
 
 
-def _stage(builder: KernelBuilder, buffer: ir.Value, row: int, chunk: Tile) -> ir.Value:
-    """Return a new buffer for the rows of a chunk: rows on the partitions, the buffer's partition
-    innermost."""
+def _stage(builder: KernelBuilder, buffer: ir.Value, row: int) -> ir.Value:
+    """Return a new buffer with the rows on the partitions, the buffer's partition innermost."""
     shape = _shape(buffer)
     others = [n for i, n in enumerate(shape) if i not in (0, row)]
-    return builder.alloc([chunk.size, *others, shape[0]], ir.MemRefType(buffer.type).element_type)
+    return builder.alloc([shape[row], *others, shape[0]], ir.MemRefType(buffer.type).element_type)
 
 
 def _transpose(
     builder: KernelBuilder, stage: ir.Value, buffer: ir.Value, row: int, to_rows: bool
 ) -> None:
-    """Move all planes between `stage` [rows, .., partition] and `buffer` [partition, .., rows,
-    ..]."""
+    """Move all planes between `stage` [rows, .., partition] and `buffer` [partition, .., rows, ..].
+
+    As many neighbouring planes as a psum bank holds are evicted at once.
+    """
     shape = _shape(stage)
-    others = shape[1:-1]
+    rows, others, partitions = shape[0], shape[1:-1], shape[-1]
     type_ = ir.MemRefType(stage.type).element_type
-    for place in builder.tiles_nd(others, [1] * len(others)):
-        starts: list[Offset | int] = [t.start for t in place]
-        middle = list(range(1, len(shape) - 1))
-        plane = builder.subview(
-            stage, [0, *starts, 0], [shape[0], *([1] * len(others)), shape[-1]], drop=middle
-        )
-        offsets, sizes = [0, *starts], [shape[-1], *([1] * len(others))]
-        offsets.insert(row, 0)
-        sizes.insert(row, shape[0])
-        drop = [i for i in range(1, len(sizes)) if i != row]
-        part = builder.subview(buffer, offsets, sizes, drop=drop)
-        source, target = (part, plane) if to_rows else (plane, part)
-        psum = builder.alloc(_shape(source)[::-1], type_, "psum")
-        builder.transpose_tile(source, psum)
+    free = partitions if to_rows else rows
+    bank = builder.target.psum.bank_bytes // byte_width(type_) // free
+    steps = [1] * (len(others) - 1) + [max(bank, 1)] * bool(others)
+    for place in builder.tiles_nd(others, steps):
+        planes = _planes(builder, stage, place, len(shape) - 1)
+        parts = _planes(builder, buffer, place, row)
+        source, target = (parts, planes) if to_rows else (planes, parts)
+        count = place[-1].size if place else 1
+        psum = builder.alloc([rows if to_rows else partitions, count, free], type_, "psum")
+        for plane in builder.tiles(count, 1):
+            builder.transpose_tile(_plane(builder, source, plane), _plane(builder, psum, plane))
         builder.activate(psum, target)
+
+
+def _planes(builder: KernelBuilder, value: ir.Value, place: Sequence[Tile], last: int) -> ir.Value:
+    """Return neighbouring planes as [partition, plane, last]; `place` says which, along the
+    dimensions that are neither the partition nor `last`."""
+    shape = _shape(value)
+    others = [i for i in range(1, len(shape)) if i != last]
+    offsets: list[Offset | int] = [0] * len(shape)
+    sizes = list(shape)
+    for i, tile in zip(others, place, strict=True):
+        offsets[i], sizes[i] = tile.start, tile.size
+    view = builder.subview(value, offsets, sizes, drop=others[:-1])
+    if not others:
+        return builder.expand(view, [[shape[0]], [1, shape[last]]])
+    return view if others[-1] < last else builder.transpose(view, [0, 2, 1])
+
+
+def _plane(builder: KernelBuilder, value: ir.Value, tile: Tile) -> ir.Value:
+    """Return plane `tile` of [partition, plane, last] as a matrix."""
+    shape = _shape(value)
+    return builder.subview(value, [0, tile.start, 0], [shape[0], 1, shape[2]], drop=[1])
 
 
 # --- DRAM to DRAM ---------------------------------------------------------------------------------

@@ -11,7 +11,16 @@ from polystage.dialects.npu.views import access_pattern
 from polystage.dtypes import byte_width
 from polystage.errors import PassError
 from polystage.machine.target import Target
-from polystage.passes.lower.tile_program import Compute, Load, Slot, Step, Store, TileProgram
+from polystage.mlir import ir
+from polystage.passes.lower.tile_program import (
+    Compute,
+    Load,
+    Slot,
+    Step,
+    Store,
+    TileProgram,
+    tile_extent,
+)
 
 BUFFER_ALIGNMENT = 64
 """Bytes that a buffer's address may be rounded up to."""
@@ -131,7 +140,15 @@ def staging_bytes(step: Step, tiles: Sequence[int], target: Target) -> int:
     operand = step.operand
     others = [linear for i, linear in enumerate(operand.index) if i != step.staged and linear.dims]
     shape = Slot(operand.element_type, tuple(others)).free_shape(tiles)
-    return prod(shape) * byte_width(operand.element_type)
+    extent = tile_extent(operand.index[step.staged], tiles)
+    chunks = ceil(extent / staged_rows(extent, operand.element_type, target))
+    return chunks * prod(shape) * byte_width(operand.element_type)
+
+
+def staged_rows(extent: int, type_: ir.Type, target: Target) -> int:
+    """Return how many of `extent` rows go through the array at once, a divisor if one is near."""
+    elements = target.psum.bank_bytes // byte_width(type_)
+    return balanced(extent, min(extent, target.tensor.rows, target.tensor.columns, elements))
 
 
 def _patterns_fit(step: Step, tiles: Sequence[int], target: Target) -> bool:

@@ -449,8 +449,29 @@ def test_transpose_types(dtype):
     check(permuted([40, 50], (1, 0), dtype), "tiny")
 
 
-def test_transpose_runs_in_the_array():
-    check(permuted([200, 300], (1, 0)), "neuroncore_v2", expect=["npu.transpose"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i8"])
+@pytest.mark.parametrize(
+    "shape, order",
+    [
+        ([200, 300], (1, 0)),
+        ([3, 131, 150], (0, 2, 1)),
+        ([2, 3, 257, 40], (0, 3, 1, 2)),
+        ([140, 6, 129], (2, 1, 0)),
+    ],
+)
+def test_transpose_runs_in_the_array(shape, order, dtype):
+    check(permuted(shape, order, dtype), "neuroncore_v2", expect=["npu.transpose"])
+
+
+def test_operands_go_through_the_array():
+    """One operand and the result lie the other way round."""
+    text = one(
+        "a, b, c",
+        {"x": ("a, b, c", memref([3, 70, 140], F)), "y": ("c", memref([140], F))},
+        ("a, c, b", memref([3, 140, 70], F)),
+        "%s = arith.addf %i0, %i1 : f32\n%e = math.exp %s : f32\nlinalg.yield %e : f32",
+    )
+    check(text, "neuroncore_v2", expect=["npu.transpose"])
 
 
 def test_pad():
