@@ -48,7 +48,10 @@ def _target_attribute_around(op: ir.Operation | None) -> ir.Attribute | None:
     while op is not None:
         if ATTRIBUTE in op.attributes:
             return op.attributes[ATTRIBUTE]
-        op = op.parent
+        try:
+            op = op.parent
+        except ValueError:  # a clone that is in no block yet
+            return None
     return None
 
 

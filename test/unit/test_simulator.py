@@ -980,6 +980,14 @@ def test_invalid_operation():
     )
 
 
+def test_invalid_program_on_tensors():
+    refuse(
+        module_of("func.func @main(%a: tensor<2xf32>) { return }"),
+        r"the program takes 'arg0' as tensor<2xf32>, not as a memref\nhelp: lower the module",
+        {"arg0": random(2)},
+    )
+
+
 def test_invalid_loop_bounds():
     k = Kernel(x=dram(8, 8), y=dram(8, 8))
     k.loop(0, 4, 0, lambda i: None)

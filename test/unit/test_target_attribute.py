@@ -40,6 +40,7 @@ def test_no_target() -> None:
         module = ir.Module.parse(MODULE)
         assert target_of(module) is None
         assert target_of(module.body.operations[0]) is None
+        assert target_of(module.operation.clone(ip=False)) is None
 
 
 def test_same_attribute_same_object() -> None:

@@ -232,6 +232,11 @@ class Decoder:
 
     def argument(self, value: ir.Value, name: str) -> View:
         """Give a DRAM memref that comes from outside a slot of the frame."""
+        if not isinstance(value.type, ir.MemRefType):
+            raise SimulationError(
+                f"the program takes '{name}' as {value.type}, not as a memref",
+                help="lower the module with convert-linalg-to-npu first",
+            )
         type_ = ir.MemRefType(value.type)
         shape, strides = tuple(type_.shape), tuple(strides_of(type_))
         if not type_.has_static_shape or DYNAMIC in strides:
