@@ -7,6 +7,18 @@ from pathlib import Path
 from polystage.errors import PolystageError
 
 
+def check_writable(*paths: str) -> None:
+    """Refuse, before long work, files that could not be written after it; empty ones are skipped.
+
+    Raises: PolystageError where the folder of a file is missing or read-only.
+    """
+    for path in filter(None, paths):
+        folder = Path(path).parent
+        if path != "-" and not os.access(folder, os.W_OK):
+            reason = "Permission denied" if folder.is_dir() else "No such file or directory"
+            raise PolystageError(f"cannot write '{path}': {reason}")
+
+
 def write_atomically(path: str, content: str | bytes) -> None:
     """Write a file through a temporary one beside it, so that no reader sees half of it.
 

@@ -8,7 +8,7 @@ import click
 
 from polystage.errors import PolystageError
 from polystage.tools import run as runs
-from polystage.tools.output import write_atomically
+from polystage.tools.output import check_writable, write_atomically
 from polystage.tools.phases import Phases
 from polystage.tools.targets import describe_target, target_table
 
@@ -89,6 +89,7 @@ def import_command(model: str, bindings: Sequence[str], output: str) -> None:
 @click.option("-o", "output", default="-", help="File to write; - is standard output.")
 def compile_command(model: str, bindings: Sequence[str], output: str, **options: Any) -> None:
     """Compile MODEL to an npu program and print it as MLIR."""
+    check_writable(output)
     phases = Phases()
     with runs.located(model):
         imported = runs.load_model(model, bindings, phases)
@@ -118,6 +119,7 @@ def run_command(
 
     Exit code 2: the outputs differ from the reference.
     """
+    check_writable(outputs, json_file)
     done = runs.run_model(
         model,
         bindings,
