@@ -22,7 +22,7 @@ from polystage.passes.lower.tile_program import (
     tile_extent,
 )
 
-BUFFER_ALIGNMENT = 64
+BUFFER_ALIGNMENT = 16
 """Bytes that a buffer's address may be rounded up to."""
 
 CHUNK_BYTES = 4096

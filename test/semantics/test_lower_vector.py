@@ -511,6 +511,27 @@ func.func @main(%a: memref<5x7xf32> {npu.name = "a"}, %b: memref<5x30xf32> {npu.
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_narrow_sums_are_rounded_once(target):
+    """1 + 4096 * 2 ** -8 is 17; rounded to bf16 after every step it would stay 1."""
+    text = one(
+        "s, c",
+        {"x": ("s, c", memref([3, 4096], "bf16"))},
+        ("s", memref([3], "bf16")),
+        "%f = arith.extf %i0 : bf16 to f32\n%g = arith.extf %o0 : bf16 to f32\n"
+        "%s = arith.addf %g, %f : f32\n%t = arith.truncf %s : f32 to bf16\nlinalg.yield %t : bf16",
+        "c",
+    )
+    context = ir.Context()
+    npu.load(context)
+    with context, ir.Location.unknown():
+        module = lowered(text, target)
+        bf16 = numpy_dtype(ir.BF16Type.get())
+        inputs = {"x": np.full((3, 4096), 2.0**-8, bf16), "y0": np.ones(3, bf16)}
+        got = simulate(module, inputs).outputs["y0_out"]
+    np.testing.assert_array_equal(got.astype(np.float32), [17, 17, 17])
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_shared_values_are_computed_once(target):
     t = memref([9, 40], F)
     body = (
