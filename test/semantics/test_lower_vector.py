@@ -386,6 +386,19 @@ def test_one(case, target):
     check(CASES[case], target)
 
 
+FLAT = {
+    "sbuf.partitions": 1,
+    "sbuf.partition_start_granule": 1,
+    "sbuf.bytes_per_partition": 32768,
+    "psum.partitions": 1,
+}
+
+
+@pytest.mark.parametrize("case", ["bias", "sum_columns", "max_pool", "argmax", "causal", "gelu"])
+def test_flat_scratchpad(case):
+    check(CASES[case], "tiny", overrides=FLAT)
+
+
 def gather(table, indices, out, dtype="f32"):
     """Return out[i.., e] = table[x[i..], e]."""
     dims = [f"d{i}" for i in range(len(out))]
