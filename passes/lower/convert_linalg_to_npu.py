@@ -12,13 +12,11 @@ from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.collapse import collapse_dims
-from polystage.passes.lower.contraction import Contraction
-from polystage.passes.lower.contraction_plan import ContractionPlanner
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.lane_engines.lowering import lower_copy, lower_generic
 from polystage.passes.lower.provenance import (
     captured_memrefs,
     causes_of,
@@ -26,8 +24,10 @@ from polystage.passes.lower.provenance import (
     kernel_kind,
     layer_name,
 )
-from polystage.passes.lower.tensor_engine import lower_contraction
-from polystage.passes.lower.vector import lower_copy, lower_generic
+from polystage.passes.lower.tensor_engine.collapse import collapse_dims
+from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.lowering import lower_contraction
+from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
 from polystage.passes.registry import Pass, register_pass
 
 _LOWERED = ("linalg.generic", "memref.copy")

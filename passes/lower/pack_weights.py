@@ -14,8 +14,8 @@ from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import ir, memref
-from polystage.passes.lower.contraction import Contraction
 from polystage.passes.lower.generic_op import Access, GenericOp, inline_scalar_operands
+from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.registry import Pass, register_pass
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from polystage.mlir import ir
-from polystage.passes.lower import data_movement
 from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
-from polystage.passes.lower.tile_program import (
+from polystage.passes.lower.lane_engines import data_movement
+from polystage.passes.lower.lane_engines.tile_program import (
     Activate,
     Compute,
     Fill,
@@ -21,7 +21,7 @@ from polystage.passes.lower.tile_program import (
     TileProgram,
     tile_base,
 )
-from polystage.passes.lower.tiling import choose_tiling
+from polystage.passes.lower.lane_engines.tiling import choose_tiling
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from polystage.mlir import ir
-from polystage.passes.lower.contraction import Contraction
-from polystage.passes.lower.contraction_plan import ContractionPlanner
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
-from polystage.passes.lower.operand_window import Box, OperandLoader, Resident
-from polystage.passes.lower.output_tile import OutputTiles
+from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.operand_window import Box, OperandLoader, Resident
+from polystage.passes.lower.tensor_engine.output_tile import OutputTiles
+from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
 
 
 def lower_contraction(

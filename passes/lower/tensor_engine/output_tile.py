@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polystage.mlir import ir
-from polystage.passes.lower.contraction import Contraction
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder, Offset
-from polystage.passes.lower.operand_window import Box
+from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.operand_window import Box
 
 
 class OutputTiles:

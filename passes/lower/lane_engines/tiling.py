@@ -12,7 +12,7 @@ from polystage.dtypes import byte_width
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.tile_program import (
+from polystage.passes.lower.lane_engines.tile_program import (
     Compute,
     Load,
     Slot,

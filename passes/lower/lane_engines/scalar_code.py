@@ -12,7 +12,13 @@ from polystage.dialects.npu.rules import ACTIVATIONS
 from polystage.errors import PassError
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
-from polystage.passes.lower.scalar_graph import Graph, Kind, Node, ScalarBody, substitute
+from polystage.passes.lower.lane_engines.scalar_graph import (
+    Graph,
+    Kind,
+    Node,
+    ScalarBody,
+    substitute,
+)
 
 _DEFAULTS = ("#arith.fastmath<none>", "#arith.overflow<none>")
 _ACTIVATION_NAMES = {f"math.{name}": name for name in ACTIVATIONS}

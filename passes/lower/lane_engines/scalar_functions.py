@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from polystage.mlir import arith, func, ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.scalar_graph import Node, cone, topological
+from polystage.passes.lower.lane_engines.scalar_graph import Node, cone, topological
 
 _INTEGER_ARITHMETIC = frozenset(
     f"arith.{name}"

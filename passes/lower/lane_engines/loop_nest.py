@@ -18,7 +18,7 @@ from polystage.errors import PassError
 from polystage.mlir import ir, memref
 from polystage.passes.lower.generic_op import GenericOp, Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.scalar_graph import ScalarBody
+from polystage.passes.lower.lane_engines.scalar_graph import ScalarBody
 
 
 @dataclass(frozen=True)

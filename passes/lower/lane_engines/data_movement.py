@@ -10,9 +10,9 @@ from polystage.dtypes import byte_width
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
-from polystage.passes.lower.loop_nest import LoopNest, Operand
-from polystage.passes.lower.tile_program import Slot, tile_base, tile_extent
-from polystage.passes.lower.tiling import staged_rows
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
+from polystage.passes.lower.lane_engines.tile_program import Slot, tile_base, tile_extent
+from polystage.passes.lower.lane_engines.tiling import staged_rows
 
 Position = Mapping[int, Tile]
 """The tile of every loop."""

@@ -12,12 +12,18 @@ from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.loop_nest import LoopNest, Operand
-from polystage.passes.lower.partition import can_transpose
-from polystage.passes.lower.scalar_code import peel_affine
-from polystage.passes.lower.scalar_functions import body_function, engine_of
-from polystage.passes.lower.scalar_graph import Node, ScalarBody, cone, is_cast, substitute
-from polystage.passes.lower.tile_program import (
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
+from polystage.passes.lower.lane_engines.partition import can_transpose
+from polystage.passes.lower.lane_engines.scalar_code import peel_affine
+from polystage.passes.lower.lane_engines.scalar_functions import body_function, engine_of
+from polystage.passes.lower.lane_engines.scalar_graph import (
+    Node,
+    ScalarBody,
+    cone,
+    is_cast,
+    substitute,
+)
+from polystage.passes.lower.lane_engines.tile_program import (
     Activate,
     Compute,
     Fill,

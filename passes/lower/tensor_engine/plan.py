@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from polystage.machine.target import Target
-from polystage.passes.lower.contraction import Contraction
 from polystage.passes.lower.generic_op import Access, Linear
+from polystage.passes.lower.tensor_engine.contraction import Contraction
 
 _ACCUMULATOR_BYTES = 4
 

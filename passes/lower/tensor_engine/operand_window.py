@@ -9,15 +9,15 @@ from itertools import product
 from math import prod
 
 from polystage.mlir import ir
-from polystage.passes.lower.contraction import Contraction
-from polystage.passes.lower.contraction_plan import (
+from polystage.passes.lower.generic_op import Access
+from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.plan import (
     ContractionPlan,
     element_bytes,
     footprint,
     stage_bytes,
 )
-from polystage.passes.lower.generic_op import Access
-from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
 
 Box = dict[int, Tile]
 """A tile of some loop dimensions; a dimension that is missing is not walked."""

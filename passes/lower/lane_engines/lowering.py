@@ -18,17 +18,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polystage.mlir import ir
-from polystage.passes.lower import data_movement
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.loop_nest import LoopNest, expand_scalar
-from polystage.passes.lower.partition import Work, pieces
-from polystage.passes.lower.scalar_code import read_body, widen_accumulators
-from polystage.passes.lower.scalar_graph import Graph, ScalarBody
-from polystage.passes.lower.tile_planner import make_program
-from polystage.passes.lower.tile_program import reuse_buffers
-from polystage.passes.lower.tile_writer import TileWriter
+from polystage.passes.lower.lane_engines import data_movement
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest, expand_scalar
+from polystage.passes.lower.lane_engines.partition import Work, pieces
+from polystage.passes.lower.lane_engines.scalar_code import read_body, widen_accumulators
+from polystage.passes.lower.lane_engines.scalar_graph import Graph, ScalarBody
+from polystage.passes.lower.lane_engines.tile_planner import make_program
+from polystage.passes.lower.lane_engines.tile_program import reuse_buffers
+from polystage.passes.lower.lane_engines.tile_writer import TileWriter
 
 
 def lower_generic(

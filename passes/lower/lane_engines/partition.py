@@ -10,7 +10,7 @@ from math import prod
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.loop_nest import LoopNest, Operand
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
 
 MAX_STACK = 8
 """Most pieces of a loop beside each other on the partitions."""

@@ -1,0 +1,1 @@
+"""Everything else on the vector, scalar and gpsimd engines, which work lane by lane."""

@@ -1,0 +1,1 @@
+"""Contractions on the tensor engine: recognise, plan, load, multiply, store."""
