@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polystage.allocation import Buffer, DoesNotFitError, first_fit_decreasing
+from polystage.allocation import (
+    BUFFER_ALIGNMENT_BYTES,
+    Buffer,
+    DoesNotFitError,
+    aligned,
+    first_fit_decreasing,
+)
 from polystage.dialects.npu import space_of
 from polystage.dialects.npu.target import target_of
 from polystage.dialects.npu.views import free_bytes
@@ -12,8 +18,6 @@ from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.registry import Pass, register_pass
-
-ALIGNMENT_BYTES = 16
 
 
 @register_pass
@@ -49,9 +53,9 @@ class AllocateScratchpadPass(Pass):
         sbuf = [(op, b) for op, b in allocs if space_of(op.results[0].type) == "sbuf"]
         psum = [(op, b) for op, b in allocs if space_of(op.results[0].type) == "psum"]
         bank = target.psum.bank_bytes
-        psum = [(op, Buffer(b.name, b.start, b.end, -(-b.size // bank) * bank)) for op, b in psum]
+        psum = [(op, Buffer(b.name, b.start, b.end, aligned(b.size, bank))) for op, b in psum]
         capacity = target.sbuf.bytes_per_partition
-        self._assign(kernel, sbuf, capacity, ALIGNMENT_BYTES, f"sbuf of '{target.name}'")
+        self._assign(kernel, sbuf, capacity, BUFFER_ALIGNMENT_BYTES, f"sbuf of '{target.name}'")
         self._assign(kernel, psum, bank * target.psum.banks, bank, f"psum of '{target.name}'")
 
     def _assign(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
+from polystage.allocation import aligned
 from polystage.dialects.npu.views import access_pattern
 from polystage.dtypes import byte_width
 from polystage.errors import PassError
@@ -21,9 +22,6 @@ from polystage.passes.lower.lane_engines.tile_program import (
     TileProgram,
     tile_extent,
 )
-
-BUFFER_ALIGNMENT = 16
-"""Bytes that a buffer's address may be rounded up to."""
 
 CHUNK_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
@@ -130,7 +128,7 @@ def tile_bytes(program: TileProgram, tiles: Sequence[int], target: Target) -> in
     """Return the bytes per partition of all buffers of a tile."""
     sizes = [slot.bytes(tiles) for slot in program.slots]
     sizes += [staging_bytes(step, tiles, target) for step in (*program.steps, *program.stores)]
-    return sum(-(-size // BUFFER_ALIGNMENT) * BUFFER_ALIGNMENT for size in sizes)
+    return sum(aligned(size) for size in sizes)
 
 
 def staging_bytes(step: Step, tiles: Sequence[int], target: Target) -> int:

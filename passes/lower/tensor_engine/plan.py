@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 
+from polystage.allocation import aligned
+from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.passes.lower.generic_op import Access, Linear
 from polystage.passes.lower.tensor_engine.contraction import Contraction
@@ -72,8 +74,7 @@ class ContractionPlanner:
         """Return the plan with the least DRAM traffic that fits.
 
         Raises:
-            PassError: through the caller, where not even one tile fits (`streamed` plans need a
-            few hundred bytes).
+            PassError: not even a matmul of one row and one column fits.
         """
         packed = self._packed_taps()
         loose = tuple(d for d in self.contraction.taps if d not in packed)
@@ -83,17 +84,50 @@ class ContractionPlanner:
         row_tile = min(self._row_extent, array.columns)
         column_tile = self._column_tile()
         best = self._best_blocks(packed, loose, channel_tile, row_tile, column_tile)
+        streamed = best is None
+        if best is None:
+            row_tile, column_tile = self._streamed_tiles(row_tile, column_tile)
+            best = _Candidate(row_tile, column_tile, traffic=0, rows_outermost=False)
         return ContractionPlan(
             packed,
             loose,
             channel_tile,
             row_tile,
             column_tile,
-            best.rows if best else row_tile,
-            best.columns if best else column_tile,
-            best.rows_outermost if best else False,
-            best is None,
+            best.rows,
+            best.columns,
+            best.rows_outermost,
+            streamed,
         )
+
+    def _streamed_tiles(
+        self, row_tile: int, column_tile: tuple[int, ...]
+    ) -> tuple[int, tuple[int, ...]]:
+        """Return tiles of one matmul, halved until the operands of one matmul fit."""
+        tiles = [row_tile, *column_tile]
+        while (needed := self._streamed_bytes(tiles)) > self.target.sbuf.bytes_per_partition:
+            widest = max(range(len(tiles)), key=lambda i: tiles[i])
+            if tiles[widest] == 1:
+                raise PassError(
+                    f"the smallest tile takes {needed} bytes per partition, but "
+                    f"'{self.target.name}' has {self.target.sbuf.bytes_per_partition}",
+                    help="use a target with more bytes per partition "
+                    "(--set sbuf.bytes_per_partition=..)",
+                )
+            tiles[widest] = ceil(tiles[widest] / 2)
+        return tiles[0], tuple(tiles[1:])
+
+    def _streamed_bytes(self, tiles: list[int]) -> int:
+        """Return the bytes per partition of one matmul's operands, output and staging."""
+        sizes = dict(zip(self.contraction.columns, tiles[1:], strict=True))
+        window = prod(footprint(linear, sizes) for linear in self.contraction.moving.index)
+        buffers = (
+            tiles[0] * self.element_bytes,
+            window * self.element_bytes,
+            prod(tiles[1:]) * self.output_bytes,
+            stage_bytes(self.target, self.element_bytes),
+        )
+        return sum(aligned(size) for size in buffers)
 
     def tensor_ns(self) -> float:
         """Estimate the time of the tensor engine with packed taps."""

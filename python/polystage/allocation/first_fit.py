@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+BUFFER_ALIGNMENT_BYTES = 16
+"""Where on-chip buffers may start: any element type is aligned there."""
+
+
+def aligned(size: int, alignment: int = BUFFER_ALIGNMENT_BYTES) -> int:
+    """Return `size` rounded up to the next place where a buffer may start.
+
+    >>> aligned(17)
+    32
+    """
+    return -(-size // alignment) * alignment
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -65,7 +77,7 @@ def _lowest_gap(buffer: Buffer, placed: list[tuple[int, Buffer]], alignment: int
         if start >= address + buffer.size:
             break
         end = start + other.size
-        address = max(address, -(-end // alignment) * alignment)
+        address = max(address, aligned(end, alignment))
     return address
 
 
