@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any, ClassVar
 
 from polystage.errors import PassError
+from polystage.forms import walk
 from polystage.mlir import ir, memref, passmanager
 from polystage.passes.polyhedral.box_emission import emit, stored_value, top_level
 from polystage.passes.registry import Form, Pass, register_pass
@@ -39,6 +40,8 @@ class RaiseAffineToLinalgPass(Pass):
 
     def run(self, module: ir.Module) -> None:
         """Raise all loop nests of the model."""
+        if not any(_may_be_of_a_nest(op) for op in walk(module.operation)):
+            return  # a model without loops of its own needs no polyhedral model
         with module.context, ir.Location.unknown():
             pipeline = "builtin.module(func.func(linalg-generalize-named-ops))"
             passmanager.PassManager.parse(pipeline).run(module.operation)
@@ -102,6 +105,13 @@ def _is_of_a_nest(statement: Statement) -> bool:
     if op.name.startswith("linalg.") or op.name == "memref.copy":
         return False
     return op.name.startswith(("affine.", "scf.")) or op.name in _STORES | {"memref.load"}
+
+
+def _may_be_of_a_nest(op: ir.Operation) -> bool:
+    """Return whether `op` is a loop, or an access to an element outside of a linalg body."""
+    if op.name in _STORES | {"memref.load"}:
+        return not op.parent.operation.name.startswith("linalg.")
+    return op.name.startswith(("affine.", "scf."))
 
 
 def _check_whole_nests(program: TensorProgram, raised: list[Statement]) -> None:
