@@ -16,15 +16,18 @@ from polystage.dialects.npu.target import target_of
 from polystage.errors import SimulationError
 from polystage.interface import unsigned_results, value_names
 from polystage.mlir import ir
+from polystage.simulator import lane_ops, tensor_ops, transfer_ops, views
 from polystage.simulator.access import DramRef, Frame, View
-from polystage.simulator.decode import Decoded, Decoder, Program
+from polystage.simulator.decode import HANDLERS, Decoded, Decoder, Program
 from polystage.simulator.engines import COMPUTE_ENGINES, Machine
 from polystage.simulator.memory import Array, ChipMemory, DramBuffer
-from polystage.simulator.npu_ops import add_transfer
 from polystage.simulator.result import Account, Counts, LayerResult, Result
 from polystage.threads import one_blas_thread
 
 Progress = Callable[[int, int, str], None]
+
+for _part in (views, tensor_ops, lane_ops, transfer_ops):
+    HANDLERS.update(_part.HANDLERS)
 
 ENTRY = "main"
 
@@ -333,7 +336,7 @@ def _copy(main: _Main, op: ir.Operation) -> None:
     total = main.counts
     main.counts = Counter()
     trips, main.trips = main.trips, 1
-    add_transfer(main, op, source, destination, "copy")
+    transfer_ops.add_transfer(main, op, source, destination, "copy")
     counts, main.counts, main.trips = main.counts, total, trips
     if not counts:
         return

@@ -12,7 +12,7 @@ from polystage.dtypes import numpy_dtype
 from polystage.errors import SimulationError
 from polystage.mlir import ir
 from polystage.simulator.access import View
-from polystage.simulator.decode import HANDLERS, Decoder
+from polystage.simulator.decode import Decoder, Handler
 from polystage.simulator.index import Linear
 from polystage.simulator.memory import ChipBuffer
 from polystage.slices import kept_dims, slice_parameters
@@ -213,14 +213,12 @@ def _same_view(decoder: Decoder, op: ir.Operation) -> None:
     decoder.views[op.results[0]] = decoder.view(op.operands[0])
 
 
-HANDLERS.update(
-    {
-        "npu.alloc": _alloc,
-        "memref.subview": _subview,
-        "memref.expand_shape": _expand,
-        "memref.collapse_shape": _collapse,
-        "memref.transpose": _transpose,
-        "memref.reinterpret_cast": _reinterpret,
-        "memref.cast": _same_view,
-    }
-)
+HANDLERS: dict[str, Handler] = {
+    "npu.alloc": _alloc,
+    "memref.subview": _subview,
+    "memref.expand_shape": _expand,
+    "memref.collapse_shape": _collapse,
+    "memref.transpose": _transpose,
+    "memref.reinterpret_cast": _reinterpret,
+    "memref.cast": _same_view,
+}

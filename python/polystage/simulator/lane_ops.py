@@ -1,0 +1,222 @@
+"""The instructions of the vector, scalar and gpsimd engines: operands, cost, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from polystage.dtypes import compute_dtype, is_float
+from polystage.errors import SimulationError
+from polystage.evaluator import iteration_box
+from polystage.evaluator.scalar_body import ScalarBody
+from polystage.evaluator.scalar_ops import constant_scalar
+from polystage.mlir import ir
+from polystage.simulator.access import ChipAccess, View, Walk
+from polystage.simulator.decode import Decoder, Handler
+from polystage.simulator.memory import Array
+from polystage.simulator.operands import (
+    chip,
+    engine_of,
+    lane_instruction,
+)
+from polystage.simulator.views import where
+
+
+def _memset(decoder: Decoder, op: ir.Operation) -> None:
+    destination = chip(decoder, op, decoder.view(op.operands[0]))
+    type_ = ir.MemRefType(op.operands[0].type).element_type
+    value = constant_scalar(op.attributes["value"], type_)
+
+    def numerics(_: list[Array], writes: list[Array]) -> None:
+        writes[0][...] = value
+
+    shape = destination.view.shape
+    lane_instruction(decoder, op, engine_of(op), [], [destination], shape, (0,), numerics)
+
+
+def _box(
+    decoder: Decoder, op: ir.Operation
+) -> tuple[list[ChipAccess], list[ChipAccess], tuple[int, ...], ScalarBody]:
+    """Return inputs, outputs, extents and body of an elementwise operation or reduction."""
+    sizes = tuple(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
+    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
+    views = [decoder.view(v) for v in op.operands]
+    name = ir.FlatSymbolRefAttr(op.attributes["function"]).value
+    body = decoder.program.body(name, op)
+    n_ins = len(views) - len(body.result_dtypes)
+    if len(body.argument_dtypes) != len(views) or n_ins < 0:
+        raise SimulationError(
+            f"'{op.name}' has {len(views)} operands, but @{name} takes "
+            f"{len(body.argument_dtypes)} values and returns {len(body.result_dtypes)}",
+            help="a scalar function takes one value per operand and returns one per output",
+            op=op,
+        )
+    accesses = [
+        chip(decoder, op, view, _walk(op, view, map_, sizes))
+        for view, map_ in zip(views, maps, strict=True)
+    ]
+    return accesses[:n_ins], accesses[n_ins:], sizes, body
+
+
+def _walk(op: ir.Operation, view: View, map_: ir.AffineMap, sizes: tuple[int, ...]) -> Walk:
+    linear = iteration_box.linear_access(map_)
+    if linear is None:
+        raise SimulationError(f"indexing map {map_} of '{op.name}' is not linear", op=op)
+    strides = tuple(
+        sum(row[d] * s for row, s in zip(linear.coefficients, view.strides, strict=True))
+        for d in range(len(sizes))
+    )
+    offset = sum(c * s for c, s in zip(linear.constants, view.strides, strict=True))
+    for row, constant, extent in zip(
+        linear.coefficients, linear.constants, view.shape, strict=True
+    ):
+        reach = [c * (n - 1) for c, n in zip(row, sizes, strict=True)]
+        low, high = (
+            constant + sum(min(0, r) for r in reach),
+            constant + sum(max(0, r) for r in reach),
+        )
+        if low < 0 or high >= extent:
+            raise SimulationError(
+                f"indexing map {map_} of '{op.name}' reaches [{low}, {high}] of extent {extent} "
+                f"of {where(view)}",
+                op=op,
+            )
+    return Walk(sizes, strides, offset)
+
+
+def _elementwise(decoder: Decoder, op: ir.Operation) -> None:
+    ins, outs, sizes, body = _box(decoder, op)
+    for access in outs:
+        if any(n > 1 and s == 0 for n, s in zip(sizes, access.walk.strides, strict=True)):
+            raise SimulationError(
+                "an output of 'npu.elementwise' does not depend on every dimension of the box",
+                help="use npu.reduce to fold over a dimension",
+                op=op,
+            )
+    used = body.used_arguments
+    kept = [i for i in range(len(ins)) if used[i]]
+    present = [i for i in range(len(outs)) if used[len(ins) + i]]
+    count = len(used)
+
+    def numerics(reads: list[Array], writes: list[Array]) -> None:
+        arguments: list[Array | None] = [None] * count
+        for position, i in enumerate(kept):
+            arguments[i] = reads[position]
+        for i in present:
+            arguments[len(ins) + i] = writes[i]
+        for out, result in zip(writes, body.run(arguments), strict=True):
+            out[...] = result
+
+    reads = [ins[i] for i in kept] + [outs[i] for i in present]
+    lane_instruction(
+        decoder, op, engine_of(op), reads, outs, sizes, body.passes, numerics, operands=[*ins]
+    )
+
+
+def _reduce(decoder: Decoder, op: ir.Operation) -> None:
+    ins, outs, sizes, body = _box(decoder, op)
+
+    def numerics(reads: list[Array], writes: list[Array]) -> None:
+        iteration_box.run(body, reads[: len(ins)], writes, sizes)
+
+    lane_instruction(
+        decoder, op, engine_of(op), [*ins, *outs], outs, sizes, body.reduction_passes, numerics
+    )
+
+
+def _round_half_away(x: Array) -> Array:
+    whole = np.trunc(x)
+    return np.copysign(whole + np.copysign(np.abs(x - whole) >= 0.5, x), x)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda x: x,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: x.dtype.type(1) / np.sqrt(x),
+    "cbrt": np.cbrt,
+    "tanh": np.tanh,
+    "erf": special.erf,
+    "erfc": special.erfc,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "abs": np.abs,
+    "ceil": np.ceil,
+    "floor": np.floor,
+    "round": _round_half_away,
+    "roundeven": np.rint,
+    "trunc": np.trunc,
+}
+
+
+def _activate(decoder: Decoder, op: ir.Operation) -> None:
+    source, destination = (chip(decoder, op, decoder.view(v)) for v in op.operands)
+    name = ir.StringAttr(op.attributes["function"]).value
+    scale, bias = (ir.FloatAttr(op.attributes[key]).value for key in ("scale", "bias"))
+    numerics = _activation(name, scale, bias, source.dtype)
+    shape = source.view.shape
+    lane_instruction(decoder, op, "scalar", [source], [destination], shape, (1,), numerics)
+
+
+def _activation(
+    name: str, scale: float, bias: float, dtype: np.dtype
+) -> Callable[[list[Array], list[Array]], None]:
+    function = ACTIVATIONS[name]
+    held = compute_dtype(dtype) if is_float(dtype) else np.dtype(np.float32)
+    plain = scale == 1.0 and bias == 0.0
+    factor, shift = held.type(scale), held.type(bias)
+
+    def numerics(reads: list[Array], writes: list[Array]) -> None:
+        if plain and name == "identity":
+            writes[0][...] = reads[0]
+            return
+        value = reads[0].astype(held, copy=False)
+        if not plain:
+            value = value * factor
+            value += shift
+        writes[0][...] = function(value)
+
+    return numerics
+
+
+def _iota(decoder: Decoder, op: ir.Operation) -> None:
+    destination = chip(decoder, op, decoder.view(op.operands[0]))
+    dimension = ir.IntegerAttr(op.attributes["dimension"]).value
+    offset = decoder.index(op.operands[1]).evaluator()
+    shape = destination.view.shape
+    ramp = np.arange(shape[dimension], dtype=np.int64)
+    ramp = ramp.reshape([n if d == dimension else 1 for d, n in enumerate(shape)])
+    start = [0]
+    decoder.out.append(lambda frame: start.__setitem__(0, offset(frame.values)))
+
+    def numerics(_: list[Array], writes: list[Array]) -> None:
+        writes[0][...] = ramp + start[0]
+
+    lane_instruction(decoder, op, "gpsimd", [], [destination], shape, (0,), numerics)
+
+
+HANDLERS: dict[str, Handler] = {
+    "npu.memset": _memset,
+    "npu.elementwise": _elementwise,
+    "npu.reduce": _reduce,
+    "npu.activate": _activate,
+    "npu.iota": _iota,
+}

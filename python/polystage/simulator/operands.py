@@ -1,0 +1,137 @@
+"""What the npu instructions share: operands, bytes counted, engine and cost of a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Literal, cast
+
+import numpy as np
+
+from polystage.dialects.npu import attribute_name
+from polystage.errors import SimulationError
+from polystage.machine import access as shapes
+from polystage.machine import cost
+from polystage.mlir import ir
+from polystage.simulator.access import ChipAccess, DramAccess, View, Walk, plain_walk
+from polystage.simulator.decode import Decoder
+from polystage.simulator.instructions import (
+    Instruction,
+)
+from polystage.simulator.memory import Array, ChipBuffer
+from polystage.simulator.views import where
+
+LaneName = Literal["vector", "scalar", "gpsimd"]
+
+_COST_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "i8"}
+
+
+def cost_dtype(dtype: np.dtype) -> str:
+    """Return the name by which the machine knows an operand type: f32, bf16, f16, f8, i8."""
+    name = dtype.name
+    return "f8" if name.startswith("float8") else _COST_DTYPES.get(name, name)
+
+
+def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = None) -> ChipAccess:
+    """Return the access to an on-chip operand, whose bounds are checked.
+
+    Raises: SimulationError where the operand lies in DRAM or leaves its partitions.
+    """
+    if not isinstance(view.root, ChipBuffer):
+        raise SimulationError(f"'{op.name}' needs an operand on chip, not {where(view)}", op=op)
+    access = ChipAccess(view, walk or plain_walk(view), decoder.ranges)
+    row = max(1, view.root.row)
+    reach = access.layout.high - (access.partitions - 1) * row
+
+    def message(low: int, high: int) -> str:
+        return (
+            f"{op.name} in @{decoder.name} walks elements [{low}, {high}] of a partition of "
+            f"{where(view)}, which has {row}"
+        )
+
+    start = view.offset + ((walk.offset if walk else 0) - access.partition * row)
+    decoder.check(start + access.layout.low, reach - access.layout.low, row, message, op)
+    return access
+
+
+def operand(decoder: Decoder, op: ir.Operation, view: View) -> ChipAccess | DramAccess:
+    """Return the access to all of a view, wherever it lies."""
+    if isinstance(view.root, ChipBuffer):
+        return chip(decoder, op, view)
+    return DramAccess(view, plain_walk(view))
+
+
+def raw(view: View) -> View:
+    """Return the same window as plain bits, which numpy copies fastest."""
+    if view.dtype.kind in "iufb":
+        return view
+    dtype = np.dtype(f"u{view.dtype.itemsize}")
+    return View(view.root, view.offset, view.shape, view.strides, dtype)
+
+
+def free_run(view: View) -> int:
+    """Return the elements that follow each other in one partition, or in DRAM."""
+    first = 1 if isinstance(view.root, ChipBuffer) else 0
+    return shapes.contiguous_run(view.shape[first:], view.strides[first:])
+
+
+def innermost_bytes(accesses: Sequence[ChipAccess]) -> int:
+    """Return the largest innermost stride of any operand."""
+    return max(
+        (
+            shapes.innermost_stride(a.walk.extents[1:], a.walk.strides[1:]) * a.dtype.itemsize
+            for a in accesses
+        ),
+        default=0,
+    )
+
+
+def count_bytes(decoder: Decoder, *accesses: ChipAccess) -> None:
+    """Count the bytes that an instruction moves over the interfaces of the on-chip memories."""
+    for access in accesses:
+        moved = prod(access.numpy_shape) * access.dtype.itemsize
+        decoder.count(access.buffer.memory.name, by=moved)
+
+
+def engine_of(op: ir.Operation) -> LaneName:
+    """Return the lane engine that an instruction names."""
+    return cast(LaneName, attribute_name(op.attributes["engine"]))
+
+
+def lane_instruction(
+    decoder: Decoder,
+    op: ir.Operation,
+    engine: LaneName,
+    reads: Sequence[ChipAccess],
+    writes: Sequence[ChipAccess],
+    extents: Sequence[int],
+    passes: Sequence[int],
+    numerics: Callable[[list[Array], list[Array]], None],
+    operands: Sequence[ChipAccess] | None = None,
+) -> None:
+    """Add an instruction of the vector, scalar or gpsimd engine."""
+    accesses = [*(operands if operands is not None else reads), *writes]
+    machine = decoder.program.machine
+    time = cost.lanes(
+        machine.target,
+        engine,
+        prod(extents[1:]),
+        partitions=extents[0],
+        passes=passes,
+        stride_bytes=innermost_bytes(accesses),
+        uses_psum=any(a.buffer.memory.name == "psum" for a in accesses),
+    )
+    decoder.count("instructions", op.name)
+    decoder.count("operations", engine, by=prod(extents) * len(passes))
+    count_bytes(decoder, *reads, *writes)
+    decoder.out.append(
+        Instruction(
+            machine,
+            machine.engines[engine],
+            time,
+            reads,
+            writes,
+            decoder.place(op),
+            numerics if decoder.program.numerics else None,
+        )
+    )
