@@ -94,3 +94,26 @@ func.func @stem(%x: memref<1x1x34x34xf32>, %w: memref<8x1x3x3xf32>, %y: memref<1
 
 // CHECK: func.func private @matmul_0
 // CHECK: "npu.matmul"(%{{.*}}, %{{.*}}, %{{.*}}, %{{.*}}) : (memref<3x8xf32,
+
+// -----
+
+/// A kernel takes a name that nothing else in the module has.
+
+func.func private @matmul_0(%x: f32) -> f32 {
+  return %x : f32
+}
+
+// CHECK-LABEL: func.func @taken
+func.func @taken(%a: memref<16x16xf32>, %b: memref<16x16xf32>, %c: memref<16x16xf32>) {
+  // CHECK: call @matmul_1
+  linalg.generic {
+    indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+    iterator_types = ["parallel", "parallel", "reduction"]
+  } ins(%a, %b : memref<16x16xf32>, memref<16x16xf32>) outs(%c : memref<16x16xf32>) {
+  ^bb0(%x: f32, %y: f32, %out: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}
