@@ -141,18 +141,15 @@ class KernelBuilder:
 
     # --- loops ------------------------------------------------------------------------------------
 
-    def tiles(self, extent: int, tile: int, keep_loop: bool = True) -> Iterator[Tile]:
+    def tiles(self, extent: int, tile: int) -> Iterator[Tile]:
         """Yield the pieces of `range(extent)`: a loop over the full tiles, then the remainder.
 
-        While the caller handles a piece, instructions go into that piece's loop. With `keep_loop`
-        false every tile is
-        yielded on its own, without a loop.
+        While the caller handles a piece, instructions go into that piece's loop.
         """
         tile = min(tile, extent)
         full = extent // tile
-        if full == 1 or not keep_loop:
-            for i in range(full):
-                yield Tile(Offset(i * tile), tile)
+        if full == 1:
+            yield Tile(Offset(), tile)
         else:
             yield from self._loop(full * tile, tile)
         if extent % tile:

@@ -23,11 +23,6 @@ def captured_values(op: ir.Operation) -> Iterator[ir.Value]:
                 yield value
 
 
-def is_structured(op: ir.Operation) -> bool:
-    """Return whether `op` is a linalg operation with a body."""
-    return op.name.startswith("linalg.") and len(op.regions) == 1
-
-
 def is_fill(op: ir.Operation) -> bool:
     """Return whether `op` writes one scalar everywhere."""
     if op.name == "linalg.fill":
