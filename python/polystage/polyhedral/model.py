@@ -65,6 +65,15 @@ class Array:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """`low <= expr <= high`, over the dims of a statement."""
+
+    expr: ir.AffineExpr
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
 class Access:
     """The elements of one array that each instance of a statement reads, or writes."""
 
