@@ -32,6 +32,16 @@ def test_invalid_grid_sample():
     )
 
 
+def test_invalid_number_of_inputs():
+    """The importer dies of it."""
+    node = helper.make_node("NonMaxSuppression", ["x"], ["y"], name="boxes")
+    shapes = {"x": (TensorProto.FLOAT, (4,))}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.INT64, None)})) == (
+        "model: at 'boxes': operator 'NonMaxSuppression' is not valid: it has input size 1 not in "
+        "range [min=2, max=5]"
+    )
+
+
 def test_invalid_determinant():
     node = helper.make_node("Det", ["x"], ["y"], name="det")
     shapes = {"x": (TensorProto.FLOAT, (2, 2))}

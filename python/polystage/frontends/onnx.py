@@ -1,5 +1,6 @@
 """ONNX files."""
 
+import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +111,7 @@ def prepare_model(model: onnx.ModelProto, name: str, bind: Mapping[str, int]) ->
             raise FrontendError(f"{name}: {_last_line(error)}") from None
         _refuse_empty_outputs(light, name)
         _name_nodes(light.graph.node, names)
+        _check_nodes(light, name)
         _check_limits(light, name)
         _restore_weights(light, model)
     return light
@@ -225,6 +227,25 @@ def _convert_opset(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
             f"{name}: opset {version} cannot be converted to {OLDEST_OPSET}: {_last_line(error)}",
             help=f"export the model with opset {OLDEST_OPSET} or newer",
         ) from None
+
+
+def _check_nodes(model: onnx.ModelProto, name: str) -> None:
+    """Refuse a node that its operator's schema does not allow; the importer would crash on some."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {o.domain: o.version for o in model.opset_import}
+    for node in model.graph.node:
+        try:
+            onnx.checker.check_node(node, context)
+        except onnx.checker.ValidationError as error:
+            found = str(error).splitlines()[0].rstrip(".")
+            if "with schema" not in found:
+                continue  # an operator without a schema: the importer names it
+            found = re.sub(r"^Node(\(.*?\))? with schema\(.*?\) ", "it ", found)
+            raise FrontendError(
+                f"{name}: at '{node.name or node.output[-1]}': operator '{node.op_type}' is not "
+                f"valid: {found}"
+            ) from None
 
 
 def _check_limits(model: onnx.ModelProto, name: str) -> None:
