@@ -65,6 +65,32 @@ class AllocOp(NpuOp, name="alloc"):
     TARGET_RULES = (target_rules.alloc_fits,)
 
 
+class OverlayOp(NpuOp, name="overlay"):
+    """See one array laid over another: where `source` does not reach lies `base`, or a constant.
+
+    Element `x` of the result is `source[x - offsets]` where that lies inside of the source, else
+    `base[x]`, or the attribute `fill`, or nothing defined if there is neither, and then nobody may
+    read it. The result is a view: it has no storage, and shows what its operands hold when it is
+    read. A concatenation is a chain of overlays, the one at the end on top; a padded array is one
+    overlay with a fill. Only `linalg.generic` reads it, as an input.
+
+    Cost: none; loading a tile of the result is a transfer for each operand in the tile, and a
+    memset where the fill shows.
+    """
+
+    source: MemRef
+    base: MemRef | None
+    result: ext.Result[ir.MemRefType]
+    offsets: Any  # DenseI64ArrayAttr, which IRDL has no name for
+
+    RULES = (
+        rules.overlay_is_an_identity_view,
+        rules.overlay_types,
+        rules.overlay_window,
+        rules.overlay_is_read_by_linalg,
+    )
+
+
 class DmaOp(NpuOp, name="dma"):
     """Copy a strided window: `destination := source`; a source extent of 1 is repeated.
 

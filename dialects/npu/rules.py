@@ -44,6 +44,80 @@ def _row_major(shape: list[int]) -> list[int]:
     return strides
 
 
+def overlay_is_an_identity_view(op: ir.OpView) -> str | None:
+    """An overlay and what it shows lie in DRAM; its result is static, without a layout."""
+    result = ir.MemRefType(op.results[0].type)
+    for value in (*op.operands, op.results[0]):
+        space = space_of(value.type)
+        if space != "dram":
+            return f"touches {space}, but overlays are views of arrays in dram"
+    if not result.has_static_shape:
+        return f"makes {result}, but the shape of an overlay is static"
+    if result.affine_map != ir.AffineMap.get_identity(result.rank):
+        return f"makes {result}, but an overlay has no storage, hence no layout"
+    return None
+
+
+def overlay_types(op: ir.OpView) -> str | None:
+    """Source, base and result have one rank and element type; the base has the result's shape,
+    and there is a base or a fill, not both."""
+    result = ir.MemRefType(op.results[0].type)
+    for value, side in zip(op.operands, ("source", "base"), strict=False):
+        type_ = ir.MemRefType(value.type)
+        if type_.rank != result.rank or type_.element_type != result.element_type:
+            return (
+                f"has a {side} of {type_.element_type} {list(type_.shape)}, but rank and "
+                f"element type must be those of the result, {result.element_type} "
+                f"{list(result.shape)}"
+            )
+    if len(op.operands) == 2 and shape_of(op.operands[1]) != list(result.shape):
+        return (
+            f"has a base of shape {shape_of(op.operands[1])}, but the base lies under all of the "
+            f"result, {list(result.shape)}"
+        )
+    if "fill" not in op.attributes:
+        return None
+    if len(op.operands) == 2:
+        return "has a base and a fill, but the base leaves no element to fill"
+    fill = op.attributes["fill"]
+    if not isinstance(fill, ir.FloatAttr | ir.IntegerAttr) or fill.type != result.element_type:
+        return f"has the fill {fill}, but its elements are {result.element_type}"
+    return None
+
+
+def overlay_window(op: ir.OpView) -> str | None:
+    """The source lies inside of the result, from `offsets` on."""
+    offsets = op.attributes["offsets"]
+    source, result = shape_of(op.operands[0]), shape_of(op.results[0])
+    if not isinstance(offsets, ir.DenseI64ArrayAttr) or len(offsets) != len(result):
+        return f"has the offsets {offsets}, but needs array<i64: ..> with one per dimension"
+    for dim, (offset, size, extent) in enumerate(zip(offsets, source, result, strict=True)):
+        if offset < 0 or offset + size > extent:
+            return (
+                f"lays its source over [{offset}, {offset + size}) of dimension {dim}, "
+                f"which leaves the result of extent {extent}"
+            )
+    return None
+
+
+def overlay_is_read_by_linalg(op: ir.OpView) -> str | None:
+    """The result is an input of `linalg.generic`, or the base of another overlay: it has no
+    storage that anything else could read or write."""
+    for use in op.results[0].uses:
+        user, number = use.owner.operation, use.operand_number
+        if user.name == "npu.overlay" and number == 1:
+            continue
+        if user.name != "linalg.generic":
+            role = " as its source" * (user.name == "npu.overlay")
+            return (
+                f"is used by '{user.name}'{role}, but an overlay has no storage: only "
+                f"'linalg.generic' may read it, or another overlay as its base"
+            )
+        if number >= ir.DenseI32ArrayAttr(user.attributes["operandSegmentSizes"])[0]:
+            return "is an output of 'linalg.generic', but an overlay has no storage to write"
+    return None
+
+
 def dma_spaces(op: ir.OpView) -> str | None:
     """A transfer goes between DRAM and sbuf, or within one of them; it never touches psum."""
     for value, side in zip(op.operands, ("source", "destination"), strict=True):

@@ -1,7 +1,7 @@
 """The form of the IR at each stage boundary, checkable.
 
-`tensors`: linalg on static tensors. `buffers`: linalg.generic on memrefs. `npu`: loops around npu
-operations. `placed`: the same, every on-chip buffer at an address.
+`tensors`: linalg on static tensors. `buffers`: linalg.generic on memrefs and on overlays of them.
+`npu`: loops around npu operations. `placed`: the same, every on-chip buffer at an address.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,6 +42,11 @@ def has_no_tensors(op: ir.Operation) -> str:
     return ""
 
 
+def has_no_overlay(op: ir.Operation) -> str:
+    """No array is laid over another any more: instructions read storage."""
+    return "'npu.overlay' still stands for storage" if op.name == "npu.overlay" else ""
+
+
 def has_address(op: ir.Operation) -> str:
     """Every on-chip buffer has an address."""
     if op.name == "npu.alloc" and "address" not in op.attributes:
@@ -63,7 +68,7 @@ _VIEWS = {
 _BUFFER_OPERATIONS = frozenset(
     _VIEWS
     | {"linalg.generic", "linalg.yield", "linalg.index", "memref.copy", "memref.load"}
-    | {"memref.store", "scf.for", "scf.yield"}
+    | {"memref.store", "scf.for", "scf.yield", "npu.overlay"}
 )
 _NPU_OPERATIONS = frozenset(_VIEWS | {"scf.for", "scf.yield"})
 
@@ -78,8 +83,12 @@ FORMS: dict[str, Form] = {
         _BUFFER_OPERATIONS,
         (has_no_tensors,),
     ),
-    "npu": Form(frozenset({"builtin", "func", "arith", "npu"}), _NPU_OPERATIONS),
-    "placed": Form(frozenset({"builtin", "func", "arith", "npu"}), _NPU_OPERATIONS, (has_address,)),
+    "npu": Form(frozenset({"builtin", "func", "arith", "npu"}), _NPU_OPERATIONS, (has_no_overlay,)),
+    "placed": Form(
+        frozenset({"builtin", "func", "arith", "npu"}),
+        _NPU_OPERATIONS,
+        (has_no_overlay, has_address),
+    ),
 }
 
 

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from polystage.dialects import npu
 from polystage.errors import FormError, PassError, PolystageError
 from polystage.forms import check_form
 from polystage.mlir import ir
@@ -29,7 +30,9 @@ def own_passes(monkeypatch):
 
 
 def parse(text):
-    return ir.Module.parse(text, ir.Context())
+    context = ir.Context()
+    npu.load(context)
+    return ir.Module.parse(text, context)
 
 
 def test_records_tell_what_every_pass_did():
@@ -130,12 +133,24 @@ def test_a_stray_operation_is_reported_where_it_arose():
     )
 
 
+OVERLAY = (
+    '%0 = "npu.overlay"(%a) {offsets = array<i64: 1>, fill = 0.0 : f32} '
+    ": (memref<4xf32>) -> memref<6xf32>"
+)
+
+
+def test_overlays_belong_to_buffers_form():
+    check_form(parse(f"func.func @f(%a: memref<4xf32>) {{ {OVERLAY}\n return }}"), "buffers")
+
+
 @pytest.mark.parametrize(
     ("form", "text", "message"),
     [
         ("tensors", "%0 = tensor.empty(%n) : tensor<?xf32>", "has the dynamic type tensor<?xf32>"),
         ("buffers", "%0 = tensor.empty() : tensor<4xf32>", "'tensor.empty' must not appear"),
         ("npu", "%0 = memref.load %a[%n] : memref<4xf32>", "'memref.load' must not appear in npu"),
+        ("npu", OVERLAY, "'npu.overlay' still stands for storage, which must not appear in npu"),
+        ("placed", OVERLAY, "'npu.overlay' still stands for storage, which must not appear in"),
     ],
 )
 def test_forms(form, text, message):

@@ -261,3 +261,114 @@ func.func private @invalid_gather_result(%t: memref<9x3xf32>) {
   "npu.gather"(%t, %o, %i) : (memref<9x3xf32>, memref<4xf32, #npu.space<"sbuf">>, memref<4xi32, #npu.space<"sbuf">>) -> ()
   return
 }
+
+// -----
+
+func.func private @invalid_overlay_in_sbuf(%b: memref<4x4xf32>) {
+  %a = "npu.alloc"() : () -> memref<2x4xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.overlay' op touches sbuf, but overlays are views of arrays in dram}}
+  %0 = "npu.overlay"(%a, %b) {offsets = array<i64: 0, 0>} : (memref<2x4xf32, #npu.space<"sbuf">>, memref<4x4xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_dynamic(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op makes memref<?x4xf32>, but the shape of an overlay is static}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<?x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_layout(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op makes memref<4x4xf32, strided<[8, 1]>>, but an overlay has no storage, hence no layout}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<4x4xf32, strided<[8, 1]>>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_rank(%a: memref<8xf32>) {
+  // expected-error@+1 {{'npu.overlay' op has a source of f32 [8], but rank and element type must be those of the result, f32 [4, 4]}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<8xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_element_type(%a: memref<2x4xf32>, %b: memref<4x4xi32>) {
+  // expected-error@+1 {{'npu.overlay' op has a base of i32 [4, 4], but rank and element type must be those of the result, f32 [4, 4]}}
+  %0 = "npu.overlay"(%a, %b) {offsets = array<i64: 0, 0>} : (memref<2x4xf32>, memref<4x4xi32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_base(%a: memref<2x4xf32>, %b: memref<4x5xf32>) {
+  // expected-error@+1 {{'npu.overlay' op has a base of shape [4, 5], but the base lies under all of the result, [4, 4]}}
+  %0 = "npu.overlay"(%a, %b) {offsets = array<i64: 0, 0>} : (memref<2x4xf32>, memref<4x5xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_base_and_fill(%a: memref<2x4xf32>, %b: memref<4x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op has a base and a fill, but the base leaves no element to fill}}
+  %0 = "npu.overlay"(%a, %b) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<2x4xf32>, memref<4x4xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_fill(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op has the fill 0 : i64, but its elements are f32}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0 : i64} : (memref<2x4xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_offsets(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op has the offsets array<i64: 0>, but needs array<i64: ..> with one per dimension}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_window(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op lays its source over [3, 5) of dimension 0, which leaves the result of extent 4}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 3, 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_copied(%a: memref<2x4xf32>, %o: memref<4x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op is used by 'memref.copy', but an overlay has no storage: only 'linalg.generic' may read it, or another overlay as its base}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<4x4xf32>
+  memref.copy %0, %o : memref<4x4xf32> to memref<4x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_as_source(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op is used by 'npu.overlay' as its source, but an overlay has no storage: only 'linalg.generic' may read it, or another overlay as its base}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<4x4xf32>
+  %1 = "npu.overlay"(%0) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<4x4xf32>) -> memref<5x4xf32>
+  return
+}
+
+// -----
+
+func.func private @invalid_overlay_written(%a: memref<2x4xf32>) {
+  // expected-error@+1 {{'npu.overlay' op is an output of 'linalg.generic', but an overlay has no storage to write}}
+  %0 = "npu.overlay"(%a) {offsets = array<i64: 0, 0>, fill = 0.0 : f32} : (memref<2x4xf32>) -> memref<4x4xf32>
+  linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]} outs(%0 : memref<4x4xf32>) {
+  ^bb0(%x: f32):
+    linalg.yield %x : f32
+  }
+  return
+}

@@ -26,6 +26,21 @@ func.func private @alloc_and_dma(%x: memref<8x64xf32>) attributes {npu.kernel} {
   return
 }
 
+// CHECK-LABEL: func.func private @overlay
+func.func private @overlay(%a: memref<2x3xf32>, %b: memref<4x2xf32, strided<[8, 1], offset: 6>>, %o: memref<4x6xf32>) {
+  // CHECK: %[[P:.*]] = "npu.overlay"(%{{.*}}) {fill = 0.000000e+00 : f32, offsets = array<i64: 1, 0>} : (memref<2x3xf32>) -> memref<4x6xf32>
+  %p = "npu.overlay"(%a) {fill = 0.0 : f32, offsets = array<i64: 1, 0>} : (memref<2x3xf32>) -> memref<4x6xf32>
+  // CHECK: %[[Q:.*]] = "npu.overlay"(%{{.*}}, %[[P]]) {offsets = array<i64: 0, 4>}
+  %q = "npu.overlay"(%b, %p) {offsets = array<i64: 0, 4>} : (memref<4x2xf32, strided<[8, 1], offset: 6>>, memref<4x6xf32>) -> memref<4x6xf32>
+  // CHECK: linalg.generic {{.*}} ins(%[[Q]] :
+  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel", "parallel"]} ins(%q : memref<4x6xf32>) outs(%o : memref<4x6xf32>) {
+  ^bb0(%x: f32, %y: f32):
+    %s = math.sqrt %x : f32
+    linalg.yield %s : f32
+  }
+  return
+}
+
 // CHECK-LABEL: func.func private @matmul
 func.func private @matmul() attributes {npu.kernel} {
   %false = arith.constant false
