@@ -53,7 +53,7 @@ def overlay_is_an_identity_view(op: ir.OpView) -> str | None:
             return f"touches {space}, but overlays are views of arrays in dram"
     if not result.has_static_shape:
         return f"makes {result}, but the shape of an overlay is static"
-    if result.affine_map != ir.AffineMap.get_identity(result.rank):
+    if result.affine_map != ir.AffineMap.get_identity(result.rank, result.context):
         return f"makes {result}, but an overlay has no storage, hence no layout"
     return None
 
