@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polystage.dialects import npu
+from polystage.dialects.npu.overlay import materialize_overlays
 from polystage.dialects.npu.target import target_of
 from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
@@ -65,6 +66,7 @@ class ConvertLinalgToNpuPass(Pass):
             )
         with module.context, ir.Location.unknown():
             for function in _programs(module):
+                materialize_overlays(function)
                 ProgramLowering(self, module, function, target).run()
 
 
