@@ -65,7 +65,7 @@ class AllocOp(NpuOp, name="alloc"):
     TARGET_RULES = (target_rules.alloc_fits,)
 
 
-class OverlayOp(NpuOp, name="overlay"):
+class OverlayOp(NpuOp, name="overlay", traits=[ext.Pure]):
     """See one array laid over another: where `source` does not reach lies `base`, or a constant.
 
     Element `x` of the result is `source[x - offsets]` where that lies inside of the source, else

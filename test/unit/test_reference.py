@@ -6,7 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from polystage.dialects import npu
 from polystage.errors import PolystageError
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.mlir import ir
 from polystage.reference import jit_run, onnxruntime_run
 
@@ -117,6 +119,87 @@ def test_strided_result() -> None:
     }"""
     x = RNG.normal(size=(4, 6)).astype(np.float32)
     np.testing.assert_array_equal(jit_run(text, [x])[0], x[1:3, 2:5])
+
+
+OVERLAYS = """
+#id = affine_map<(i, j) -> (i, j)>
+memref.global "private" constant @table : memref<4x6xf32> = dense<7.0>
+func.func @main(%a: memref<2x3xf32>, %b: memref<2x2xf32>, %padded: memref<4x6xf32>,
+                %sum: memref<4x6xf32>) {
+  %table = memref.get_global @table : memref<4x6xf32>
+  %p = "npu.overlay"(%a) {offsets = array<i64: 1, 1>, fill = -0.5 : f32}
+    : (memref<2x3xf32>) -> memref<4x6xf32>
+  %q = "npu.overlay"(%b, %p) {offsets = array<i64: 0, 3>}
+    : (memref<2x2xf32>, memref<4x6xf32>) -> memref<4x6xf32>
+  %t = "npu.overlay"(%a, %table) {offsets = array<i64: 2, 0>}
+    : (memref<2x3xf32>, memref<4x6xf32>) -> memref<4x6xf32>
+  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel", "parallel"]}
+    ins(%p : memref<4x6xf32>) outs(%padded : memref<4x6xf32>) {
+  ^bb0(%x: f32, %y: f32):
+    linalg.yield %x : f32
+  }
+  %corner = memref.subview %padded[0, 0] [2, 2] [1, 1]
+    : memref<4x6xf32> to memref<2x2xf32, strided<[6, 1]>>
+  memref.copy %corner, %b : memref<2x2xf32, strided<[6, 1]>> to memref<2x2xf32>
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c3 = arith.constant 3 : index
+  scf.for %k = %c0 to %c3 step %c1 {
+    linalg.generic {indexing_maps = [#id, #id, #id, #id], iterator_types = ["parallel", "parallel"]}
+      ins(%q, %q, %t : memref<4x6xf32>, memref<4x6xf32>, memref<4x6xf32>)
+      outs(%sum : memref<4x6xf32>) {
+    ^bb0(%x: f32, %y: f32, %z: f32, %old: f32):
+      %s = arith.addf %x, %z : f32
+      %u = arith.addf %s, %old : f32
+      linalg.yield %u : f32
+    }
+    memref.copy %corner, %b : memref<2x2xf32, strided<[6, 1]>> to memref<2x2xf32>
+  }
+  return
+}"""
+
+
+def test_overlays_show_what_their_operands_hold_when_they_are_read() -> None:
+    a, b = (RNG.normal(size=shape).astype(np.float32) for shape in ((2, 3), (2, 2)))
+    padded, total = np.zeros((4, 6), np.float32), np.zeros((4, 6), np.float32)
+    with ir.Context() as context, ir.Location.unknown():
+        npu.load(context)
+        module = ir.Module.parse(OVERLAYS)
+        before = str(module)
+        jitted = jit_run(module, [a, b, padded, total])
+        evaluated = evaluate(module, [a, b, padded, total]).values()
+        assert str(module) == before
+    padded[...] = -0.5
+    padded[1:3, 1:4] = a
+    laid = np.array(padded)
+    laid[:2, 3:5] = padded[:2, :2]
+    table = np.full((4, 6), 7.0, np.float32)
+    table[2:, :3] = a
+    for _ in range(3):
+        total += laid + table
+    for results in (jitted, list(evaluated)):
+        np.testing.assert_array_equal(results[2], padded)
+        np.testing.assert_allclose(results[3], total, rtol=1e-6)
+
+
+def test_elements_under_no_overlay_are_undefined() -> None:
+    text = """
+    #id = affine_map<(i) -> (i)>
+    func.func @main(%a: memref<2xf32>, %o: memref<3xf32>) {
+      %p = "npu.overlay"(%a) {offsets = array<i64: 1>} : (memref<2xf32>) -> memref<3xf32>
+      linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]}
+        ins(%p : memref<3xf32>) outs(%o : memref<3xf32>) {
+      ^bb0(%x: f32, %y: f32):
+        linalg.yield %x : f32
+      }
+      return
+    }"""
+    a, o = np.ones(2, np.float32), np.zeros(3, np.float32)
+    np.testing.assert_array_equal(jit_run(text, [a, o])[1][1:], a)
+    with ir.Context() as context:
+        npu.load(context)
+        shown = evaluate(ir.Module.parse(text), [a, o])["arg1"]
+    np.testing.assert_array_equal(shown, [np.nan, 1, 1])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from polystage.constants import constant_array
 from polystage.dtypes import is_float, numpy_dtype
 from polystage.errors import PolystageError
 from polystage.evaluator import iteration_box
+from polystage.evaluator.overlay import Overlay, elements_of
 from polystage.evaluator.scalar_body import Hooks, ScalarBody, affine_function, compile_body
 from polystage.evaluator.scalar_ops import constant_scalar, is_scalar_op, scalar_function
 from polystage.interface import value_names
@@ -236,7 +237,7 @@ class Evaluator:
 
     def linalg(self, op: ir.Operation, environment: Environment) -> list[Any]:
         """Execute a linalg operation on memrefs in place, on tensors on copies."""
-        values = [environment[v] for v in op.operands]
+        values = [elements_of(environment[v]) for v in op.operands]
         n_ins = _input_count(op, len(values))
         outs = [np.array(v) for v in values[n_ins:]] if len(op.results) else values[n_ins:]
         if op not in self.bodies:
@@ -395,6 +396,15 @@ def _transpose(_: Evaluator, op: ir.Operation, environment: Environment) -> list
     return [environment[op.operands[0]].transpose(_permutation(op))]
 
 
+def _overlay(_: Evaluator, op: ir.Operation, environment: Environment) -> list[Any]:
+    source, *under = (environment[v] for v in op.operands)
+    type_ = ir.MemRefType(op.results[0].type)
+    base = under[0] if under else _fresh(type_)
+    if "fill" in op.attributes:
+        base[...] = constant_scalar(op.attributes["fill"], type_.element_type)
+    return [Overlay(source, tuple(ir.DenseI64ArrayAttr(op.attributes["offsets"])), base)]
+
+
 # --- tensors ---
 
 
@@ -506,6 +516,7 @@ _HANDLERS: dict[str, Handler] = {
     "memref.reinterpret_cast": _reinterpret,
     "memref.transpose": _transpose,
     "memref.cast": _same,
+    "npu.overlay": _overlay,
     "tensor.cast": _same,
     "tensor.empty": _alloc,
     "tensor.extract": _load,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from polystage.constants import constant_array
+from polystage.dialects import npu
+from polystage.dialects.npu.overlay import materialize_overlays
 from polystage.dtypes import numpy_dtype
 from polystage.errors import PolystageError
 from polystage.forms import walk
@@ -39,17 +41,19 @@ _free.argtypes = [ctypes.c_void_p]
 def jit_run(module: ir.Module | str, inputs: Inputs) -> list[np.ndarray]:
     """Return what `@main` computes, as upstream's lowering to LLVM executes it.
 
-    The module may be in tensors or buffers form or hold affine loops; it is not changed. `inputs`
-    are in the order of the arguments, or by their `npu.name`. A function without results returns
-    its memref arguments as they are afterwards.
+    The module may be in tensors or buffers form or hold affine loops; it is not changed. Overlays
+    are copied before upstream sees them. `inputs` are in the order of the arguments, or by their
+    `npu.name`. A function without results returns its memref arguments as they are afterwards.
 
     Raises: PolystageError where upstream cannot lower the module.
     """
     if isinstance(module, str):
-        with ir.Context():
+        with ir.Context() as context:
+            npu.load(context)
             return jit_run(ir.Module.parse(module), inputs)
     with module.context, ir.Location.unknown():
         clone = _clone(module)
+        materialize_overlays(clone)
         arguments = [np.array(a, order="C") for a in ordered_inputs(main_function(clone), inputs)]
         weights = _hoist_constants(clone)
         function = main_function(clone)
