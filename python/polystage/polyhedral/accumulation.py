@@ -26,7 +26,7 @@ def accumulation_of(statement: Statement, array: str) -> Accumulation | None:
         return None
     if statement.domain.is_empty():
         return None
-    if any(read.exprs != writes[0].exprs for read in reads):
+    if any(read.exprs != writes[0].exprs or _is_piece(read, statement) for read in reads):
         return None
     dims = range(len(statement.dims))
     extents = tuple(statement.domain.dim_max_val(dim).to_python() + 1 for dim in dims)
@@ -35,6 +35,12 @@ def accumulation_of(statement: Statement, array: str) -> Accumulation | None:
     if _is_injective(writes[0], {dim for dim in used if extents[dim] > 1}, reduction):
         return Accumulation(reduction, extents)
     return None
+
+
+def _is_piece(read: Access, statement: Statement) -> bool:
+    """Tell whether a read goes through an overlay, in a part of the instances only."""
+    same = (a for a in statement.reads if (a.op, a.operand) == (read.op, read.operand))
+    return bool(read.where) or (read.operand is not None and sum(1 for _ in same) > 1)
 
 
 def _is_injective(write: Access, dims: set[int], reduction: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import islpy as isl
 
+from polystage.dialects.npu.overlay import is_overlay
 from polystage.mlir import ir
 from polystage.polyhedral.domains import Scope, outermost
 from polystage.polyhedral.expressions import NotAffineError, Range, constant_value, value_range
@@ -28,7 +29,7 @@ from polystage.polyhedral.operations import (
     with_nested,
 )
 from polystage.polyhedral.scalar import LOADS
-from polystage.polyhedral.statements import Body, StatementBuilder, Touch
+from polystage.polyhedral.statements import Body, OverlayPiece, StatementBuilder, Touch
 from polystage.polyhedral.views import VIEW_OPS, View
 
 _STORES = frozenset({"affine.store", "memref.store"})
@@ -39,6 +40,7 @@ _IGNORED = frozenset(
         "memref.dealloc",
         "memref.dim",
         "memref.assume_alignment",
+        "npu.overlay",
         "affine.yield",
         "affine.apply",
         "scf.yield",
@@ -194,8 +196,11 @@ class _Reader:
             if not is_memref(operand):
                 self._read_value(operand, body)
                 continue
-            touch = Touch(self.values.view(operand), tuple(maps[number].results), op, number)
             argument = block.arguments[number]
+            if is_overlay(operand):
+                body.add_pieces(argument, self._pieces(operand, maps[number], op, number))
+                continue
+            touch = Touch(self.values.view(operand), tuple(maps[number].results), op, number)
             if number >= inputs:
                 body.writes.append(touch)
                 body.carries.append(body.add_read(argument, touch))
@@ -203,6 +208,15 @@ class _Reader:
                 body.add_read(argument, touch)
         self._read_body(block, body)
         self._add_statement(op, body, loop_extents(op, maps), iterators)
+
+    def _pieces(self, operand: ir.Value, map_: ir.AffineMap, op: Any, number: int) -> list[Touch]:
+        """Return how an operation touches the pieces of an overlay, the top one first."""
+        layers, fill = self.values.layers(operand)
+        touches: list[Touch] = []
+        for place, (offsets, view) in enumerate(layers):
+            indices = tuple(e - offset for e, offset in zip(map_.results, offsets, strict=True))
+            touches.append(Touch(view, indices, op, number, piece=OverlayPiece(place, fill)))
+        return touches
 
     def _read_body(self, block: ir.Block, body: Body) -> None:
         """Collect the loads in a linalg body, and those outside of it whose values it uses."""
@@ -280,7 +294,9 @@ class _Reader:
             if op.name in LOADS or op.name in _IGNORED:
                 continue
             for operand in op.operands:
-                if is_memref(operand) and self.values.root_array(operand) in (array, None):
+                if not is_memref(operand) or is_overlay(operand):
+                    continue
+                if self.values.root_array(operand) in (array, None):
                     return True
         return False
 
@@ -311,10 +327,12 @@ class _Reader:
             for operand in inner.operands:
                 if not is_memref(operand):
                     continue
-                array = self.values.view(operand).array
-                names = [array] if array is not None else list(self.values.arrays)
                 if inner.name in VIEW_OPS:
                     continue
+                behind = self.values.arrays_behind(operand)
+                names = [name for name in behind if name is not None]
+                if len(names) < len(behind):
+                    names = list(self.values.arrays)
                 reads.update(dict.fromkeys(names))
                 if inner.name not in LOADS:
                     writes.update(dict.fromkeys(names))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from polystage.dialects.npu.overlay import is_overlay, pieces
 from polystage.errors import PolystageError
 from polystage.mlir import ir
 from polystage.polyhedral.expressions import (
@@ -108,6 +109,19 @@ class Values:
         view = self._defined_view(op, value) if op is not None else _unknown(value)
         self._views[value] = view
         return view
+
+    def layers(self, value: ir.Value) -> tuple[list[tuple[tuple[int, ...], View]], Any]:
+        """Return what an overlay shows: offsets and view of each piece, the top one first, and
+        the constant elsewhere, if any."""
+        found, fill = pieces(value)
+        return [(offsets, self.view(piece)) for offsets, piece in found], fill
+
+    def arrays_behind(self, value: ir.Value) -> list[str | None]:
+        """Return the array that a memref value shows, all of them for an overlay; None stands for
+        one that is not known."""
+        if is_overlay(value):
+            return [view.array for _, view in self.layers(value)[0]]
+        return [self.view(value).array]
 
     def root_array(self, value: ir.Value) -> str | None:
         """Return the array behind `value` without reading views whose loops are not entered yet."""

@@ -75,17 +75,25 @@ class Bound:
 
 @dataclass(frozen=True)
 class Access:
-    """The elements of one array that each instance of a statement reads, or writes."""
+    """The elements of one array that each instance of a statement reads, or writes.
+
+    An operand that is an overlay makes several accesses, one for each array it shows, the one on
+    top first. Each happens in the instances where its bounds hold and none before it does.
+    """
 
     array: str
     map: isl.Map = field(repr=False)
-    """Statement instance to array element, restricted to the statement's domain."""
+    """Statement instance to array element, restricted to the instances that make the access."""
     exprs: tuple[ir.AffineExpr, ...] | None = field(default=None, repr=False)
     """The same as one quasi-affine expression per array dimension, over the statement's dims."""
     op: ir.Operation | None = field(default=None, repr=False, compare=False)
     """The load, store, copy or linalg op that makes the access."""
     operand: int | None = None
     """The operand of `op` through which it goes; None for a load in a scalar body."""
+    where: tuple[Bound, ...] = field(default=(), repr=False)
+    """What must hold for an access through an overlay; nothing for any other."""
+    fill: ir.Attribute | None = field(default=None, repr=False, compare=False)
+    """The value elsewhere, of the last access of an operand that shows one."""
 
     @property
     def is_exact(self) -> bool:

@@ -1,14 +1,14 @@
 """Tensor programs as text, for people: `polystage-opt --print-polyhedral-model`."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import islpy as isl
 
 from polystage.mlir import ir
 from polystage.polyhedral.dependences import DependenceKind
-from polystage.polyhedral.expressions import linear_terms
-from polystage.polyhedral.model import Access, Array, Statement
+from polystage.polyhedral.expressions import Range, linear_terms, value_range
+from polystage.polyhedral.model import Access, Array, Bound, Statement
 from polystage.polyhedral.program import TensorProgram
 
 
@@ -55,10 +55,48 @@ def _statement_lines(statement: Statement) -> Iterator[str]:
     if statement.location and statement.location != statement.name:
         yield f"    layer   {statement.location}"
     yield f"    domain  {domain_text(statement)}"
+    above: Access | None = None
     for access in statement.reads:
-        yield f"    read    {access_text(access, statement.dims)}"
+        is_below = above is not None and _is_same_operand(above, access)
+        conditions = "".join(_condition_texts(access, statement))
+        label = "else" if is_below else "read"
+        yield f"    {label}    {access_text(access, statement.dims)}{conditions}"
+        above = access
     for access in statement.writes:
         yield f"    write   {access_text(access, statement.dims)}"
+
+
+def _is_same_operand(left: Access, right: Access) -> bool:
+    """Tell whether two accesses belong to pieces of one overlay."""
+    return left.operand is not None and (left.op, left.operand) == (right.op, right.operand)
+
+
+def _condition_texts(access: Access, statement: Statement) -> Iterator[str]:
+    """Yield where an access through an overlay happens, and what is read elsewhere."""
+    if access.where:
+        ranges = _ranges(statement.domain)
+        bounds = [_bound_text(bound, statement.dims, ranges) for bound in access.where]
+        yield f"  where {', '.join(bounds)}"
+    if isinstance(access.fill, ir.FloatAttr | ir.IntegerAttr):
+        yield f", else {access.fill.value}"
+
+
+def _bound_text(bound: Bound, dims: tuple[str, ...], ranges: Sequence[Range]) -> str:
+    """Return `3 <= 2*h + kh < 227`, without a side that always holds."""
+    text = expr_text(bound.expr, dims)
+    if bound.low == bound.high:
+        return f"{text} = {bound.low}"
+    low, high = value_range(bound.expr, ranges) or (None, None)
+    left = "" if bound.low == low else f"{bound.low} <= "
+    right = "" if bound.high == high and left else f" < {bound.high + 1}"
+    return f"{left}{text}{right}"
+
+
+def _ranges(domain: isl.Set) -> list[Range]:
+    dims = range(domain.dim(isl.dim_type.set))
+    return [
+        (domain.dim_min_val(dim).to_python(), domain.dim_max_val(dim).to_python()) for dim in dims
+    ]
 
 
 def domain_text(statement: Statement) -> str:

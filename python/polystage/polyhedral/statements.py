@@ -1,7 +1,7 @@
 """Accesses, then statements: from what an operation touches through views to sets and maps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import islpy as isl
@@ -11,10 +11,21 @@ from polystage.polyhedral.domains import AccessMaps, Scope
 from polystage.polyhedral.expressions import NotAffineError, Range, substitute, used_dims
 from polystage.polyhedral.model import Access, Array, Kind, Statement
 from polystage.polyhedral.names import Names, dimension_names, location_name, loop_names
+from polystage.polyhedral.overlays import bounds_inside, shown_pieces
 from polystage.polyhedral.scalar import classify
 from polystage.polyhedral.views import View
 
 Exprs = tuple[ir.AffineExpr, ...] | None
+
+
+@dataclass(frozen=True)
+class OverlayPiece:
+    """What an access is that goes through an overlay."""
+
+    place: int
+    """How many pieces lie above it."""
+    fill: ir.Attribute | None
+    """What the overlay shows where it has no piece."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,13 @@ class Touch:
     op: Any
     operand: int | None
     reason: str = ""
+    piece: OverlayPiece | None = None
+    """Set where `view` shows through an overlay: only indices inside of it are accesses."""
+
+    @property
+    def is_below(self) -> bool:
+        """Whether other pieces of the same operand come first."""
+        return self.piece is not None and self.piece.place > 0
 
     @property
     def why(self) -> str:
@@ -57,6 +75,11 @@ class Body:
         self.reads.append(touch)
         return self.leaf_of[value]
 
+    def add_pieces(self, value: ir.Value, touches: Sequence[Touch]) -> None:
+        """Note that `value` comes from the first piece of an overlay that reaches it."""
+        if self.add_read(value, touches[0]) is not None:
+            self.reads += touches[1:]
+
 
 class StatementBuilder:
     """Makes statements of touches, with unique names."""
@@ -84,14 +107,14 @@ class StatementBuilder:
         dims = (*loop_names(scope.depth), *own[scope.depth :])
         name = self._name(op, kind)
         domain = scope.extended(extents)
-        key = tuple(extents) if scope.is_everything else None
+        place = _Instances(name, dims, domain, scope, extents)
         return Statement(
             name=name,
             kind=kind,
             domain=_named_domain(domain, name, dims),
             dims=dims,
-            reads=self._accesses(name, body.reads, reads, domain, key, dims),
-            writes=self._accesses(name, body.writes, writes, domain, key, dims),
+            reads=self._accesses(place, body.reads, reads),
+            writes=self._accesses(place, body.writes, writes),
             position=position,
             iterators=all_iterators,
             op=op,
@@ -106,27 +129,68 @@ class StatementBuilder:
         return self._names.unique(f"{layer}{suffix}" if layer else str(kind))
 
     def _accesses(
-        self,
-        statement: str,
-        touches: list[Touch],
-        exprs: list[Exprs],
-        domain: isl.Set,
-        key: object,
-        dims: tuple[str, ...],
+        self, instances: "_Instances", touches: list[Touch], exprs: list[Exprs]
     ) -> tuple[Access, ...]:
-        accesses: dict[tuple[Any, ...], Access] = {}
+        operands: list[list[tuple[Touch, Access]]] = []
         for touch, index in zip(touches, exprs, strict=True):
-            array = touch.view.array
-            assert array is not None
-            if index is None:
-                relation = self._maps.everything(domain, self._arrays[array].shape)
+            access = self._access(instances, touch, index)
+            if touch.is_below:
+                operands[-1].append((touch, access))
             else:
-                relation = self._maps.exact(domain, key, index, dims)
-            relation = relation.set_tuple_name(isl.dim_type.in_, statement)
-            relation = relation.set_tuple_name(isl.dim_type.out, array)
-            access = Access(array, relation, index, touch.op, touch.operand)
-            accesses.setdefault((array, index, touch.operand, touch.op), access)
+                operands.append([(touch, access)])
+        accesses: dict[tuple[Any, ...], Access] = {}
+        for operand in operands:
+            for access in _shown(instances, operand):
+                key = (access.array, access.exprs, access.where, access.operand, access.op)
+                accesses.setdefault(key, access)
         return tuple(accesses.values())
+
+    def _access(self, instances: "_Instances", touch: Touch, index: Exprs) -> Access:
+        """Return the access of all instances."""
+        array = touch.view.array
+        assert array is not None
+        if index is None:
+            relation = self._maps.everything(instances.domain, self._arrays[array].shape)
+        else:
+            relation = self._maps.exact(instances.domain, instances.key, index, instances.dims)
+        relation = relation.set_tuple_name(isl.dim_type.in_, instances.name)
+        relation = relation.set_tuple_name(isl.dim_type.out, array)
+        return Access(array, relation, index, touch.op, touch.operand)
+
+
+@dataclass(frozen=True)
+class _Instances:
+    """The instances of a statement."""
+
+    name: str
+    dims: tuple[str, ...]
+    domain: isl.Set
+    """An unnamed tuple."""
+    scope: Scope
+    extents: Sequence[int]
+
+    @property
+    def key(self) -> tuple[int, ...] | None:
+        """What tells equal domains."""
+        return tuple(self.extents) if self.scope.is_everything else None
+
+
+def _shown(instances: _Instances, operand: list[tuple[Touch, Access]]) -> list[Access]:
+    """Return the accesses of one operand: of an overlay, to the pieces that show."""
+    piece = operand[0][0].piece
+    if piece is None:
+        return [operand[0][1]]
+    ranges = _ranges(instances.scope, instances.extents)
+    pieces = [
+        replace(
+            access,
+            where=bounds_inside(
+                _own_indices(touch, instances.scope, ranges), touch.view.shape, ranges
+            ),
+        )
+        for touch, access in operand
+    ]
+    return shown_pieces(pieces, instances.domain, piece.fill)
 
 
 def _loop_indices(scope: Scope) -> tuple[ir.AffineExpr, ...]:
@@ -138,14 +202,25 @@ def _exprs(touch: Touch, scope: Scope, extents: Sequence[int]) -> Exprs:
     """Return the index into the array over the statement's dims, or None if not affine."""
     if touch.indices is None or touch.view.exprs is None:
         return None
-    depth = scope.depth
-    ranges: list[Range] = [*scope.ranges, *((0, extent - 1) for extent in extents)]
-    dims = [ir.AffineExpr.get_dim(dim) for dim in range(len(ranges))]
+    ranges = _ranges(scope, extents)
+    loops = [ir.AffineExpr.get_dim(level) for level in range(scope.depth)]
     try:
-        indices = [substitute(e, dims[depth:], dims[:depth], ranges) for e in touch.indices]
-        return tuple(substitute(e, indices, dims[:depth], ranges) for e in touch.view.exprs)
+        indices = _own_indices(touch, scope, ranges)
+        return tuple(substitute(e, indices, loops, ranges) for e in touch.view.exprs)
     except NotAffineError:
         return None
+
+
+def _ranges(scope: Scope, extents: Sequence[int]) -> list[Range]:
+    """Return the ranges of a statement's dims."""
+    return [*scope.ranges, *((0, extent - 1) for extent in extents)]
+
+
+def _own_indices(touch: Touch, scope: Scope, ranges: list[Range]) -> list[ir.AffineExpr]:
+    """Return the index into the view over the statement's dims."""
+    dims = [ir.AffineExpr.get_dim(dim) for dim in range(len(ranges))]
+    depth = scope.depth
+    return [substitute(e, dims[depth:], dims[:depth], ranges) for e in touch.indices or ()]
 
 
 def _kind(body: Body, reads: list[Exprs], writes: list[Exprs], iterators: tuple[str, ...]) -> Kind:
@@ -182,6 +257,7 @@ def _own_names(
     writes: list[Exprs],
 ) -> tuple[str, ...]:
     carried = {carry for carry in body.carries if carry is not None}
+    carried |= {index for index, touch in enumerate(body.reads) if touch.is_below}
     exact = [read for index, read in enumerate(reads) if read is not None and index not in carried]
     if not writes or writes[0] is None or len(exact) < len(reads) - len(carried):
         return tuple(f"d{dim}" for dim in range(len(iterators)))
