@@ -300,3 +300,13 @@ def test_any_contraction_against_einsum(sizes, order, left, right, out, seed):
     np.testing.assert_allclose(
         evaluate(module, [x, y, z])["result0"], expected, rtol=1e-3, atol=1e-4
     )
+
+
+def test_an_operand_passed_on_is_not_seen_as_another_output_overwrites_it():
+    memref = "memref<3xi32>"
+    body = "%s = arith.addi %b0, %b0 : i32 linalg.yield %s, %b0 : i32, i32"
+    lines = "%y = memref.alloc() : memref<3xi32> " + generic(
+        ["i", "i", "i"], "p", [("%x", memref)], [("%x", memref), ("%y", memref)], body, "i"
+    )
+    module = module_of(function([("%x", memref)], lines, [("%y", memref)]))
+    np.testing.assert_array_equal(evaluate(module, [np.arange(3)])["result0"], [0, 1, 2])

@@ -92,6 +92,10 @@ def run(
 
 
 def _store(outs: Sequence[Array], results: Sequence[Array]) -> None:
+    if len(outs) > 1:  # one may be an operand as it was, which another overwrites
+        results = [
+            np.array(r) if any(np.may_share_memory(r, out) for out in outs) else r for r in results
+        ]
     for out, result in zip(outs, results, strict=True):
         out[...] = result
 
