@@ -2,7 +2,8 @@
 
 * `pad_transpose_conv`: a padded convolution between the transposes of a model in NHWC;
 * `concat_channels`: three convolutions side by side, concatenated along channels (Inception);
-* `shufflenet_v2_unit`: split, a branch of three convolutions, concat, channel shuffle;
+* `shufflenet_v2_unit`: split, a branch of three convolutions, concat, channel shuffle, between the
+  convolutions around it in a network;
 * `permute_view_relu_view_permute`: an activation on a tensor in another order and shape;
 * `vit_attention`: the attention of ViT-tiny, whose query, key and value come of one product.
 
@@ -100,15 +101,33 @@ def concat_channels() -> onnx.ModelProto:
 
 
 def shufflenet_v2_unit() -> onnx.ModelProto:
-    half = 24
-    graph = Graph((1, 2 * half, 14, 14))
-    kept, branch = graph.add("Split", "x", outputs=2, axis=1)
+    channels = 48
+    graph = Graph((1, 16, 14, 14))
+    data = graph.add("Relu", graph.convolution("x", 16, channels))
+    data = shuffled_unit(graph, data, channels)
+    result = graph.add("Relu", graph.convolution(data, channels, 32))
+    return graph.model(result, (1, 32, 14, 14))
+
+
+def shufflenet_v2_unit_alone() -> onnx.ModelProto:
+    """Return the unit between the input and the output of a model.
+
+    Half of the input goes to the output as it is, which no rewrite can spare.
+    """
+    graph = Graph((1, 48, 14, 14))
+    return graph.model(shuffled_unit(graph, "x", 48), (1, 48, 14, 14))
+
+
+def shuffled_unit(graph: Graph, data: str, channels: int) -> str:
+    """Append the unit of stride 1: half of the channels pass by, then both halves interleave."""
+    half = channels // 2
+    kept, branch = graph.add("Split", data, outputs=2, axis=1)
     branch = graph.add("Relu", graph.convolution(branch, half, half))
     branch = graph.convolution(branch, half, half, 3, groups=half)
     branch = graph.add("Relu", graph.convolution(branch, half, half))
     both = graph.add("Concat", kept, branch, axis=1)
     pairs = graph.transpose(graph.reshape(both, 1, 2, half, 14, 14), 0, 2, 1, 3, 4)
-    return graph.model(graph.reshape(pairs, 1, 2 * half, 14, 14), (1, 2 * half, 14, 14))
+    return graph.reshape(pairs, 1, channels, 14, 14)
 
 
 def permute_view_relu_view_permute() -> onnx.ModelProto:
