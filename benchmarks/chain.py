@@ -7,9 +7,36 @@ import numpy as np
 
 import polystage as ps
 from polystage.frontends import ImportedModel
+from polystage.mlir import ir
+from polystage.pipeline import DEFAULT_PIPELINE, PassRecord, run_pipeline
+from polystage.pipeline_syntax import MODULE, PassCall, parse_pipeline
 from polystage.simulator import Result
 
 TARGET = "neuroncore_v2"
+
+ELIMINATE_COPIES = "poly-eliminate-copies"
+MAP_BANKS = "npu-map-banks"
+
+
+def clone(module: ir.Module) -> ir.Module:
+    """Return a copy of the module, which pipelines may change."""
+    with module.context, ir.Location.unknown():
+        return module.operation.clone()  # a ModuleOp, which does all that we ask
+
+
+def run_passes(module: ir.Module, passes: str) -> list[PassRecord]:
+    """Run passes, separated by commas, on the module itself."""
+    return run_pipeline(module, f"{MODULE}({passes})")
+
+
+def lowering(*, map_banks: bool, dtype: str = "f32") -> str:
+    """Return the passes of the default pipeline after normalisation and copy elimination."""
+    after_normalize = ",".join(stage.passes for stage in DEFAULT_PIPELINE[1:])
+    text = after_normalize.replace("@dtype", dtype).replace("@target", TARGET)
+    dropped = {ELIMINATE_COPIES} if map_banks else {ELIMINATE_COPIES, MAP_BANKS}
+    elements = parse_pipeline(f"{MODULE}({text})").children
+    kept = [e for e in elements if not (isinstance(e, PassCall) and e.name in dropped)]
+    return ",".join(map(str, kept))
 
 
 @dataclass(frozen=True)
