@@ -1,0 +1,1 @@
+"""Decisions about whole programs: facts of the polyhedral model and a target in, choices out."""

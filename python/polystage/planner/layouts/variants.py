@@ -1,0 +1,218 @@
+"""How a statement may be executed: which loop lies across the partitions, which operand of a
+contraction is stationary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+from polystage.linear import linear_form
+from polystage.machine.target import Target
+from polystage.mlir import ir
+from polystage.polyhedral.expressions import used_dims
+from polystage.polyhedral.model import Kind, Statement
+from polystage.polyhedral.operations import indexing_maps, input_count
+
+MAX_STACK = 8
+"""Most pieces of a loop that the lane engines put beside each other on the partitions."""
+
+_FREE = ("arith.ext", "arith.trunc", "arith.index_cast", "linalg.", "memref.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to execute a statement; loops are dims of the statement.
+
+    Results come out with `partition` across the partitions, and operands are wanted so, those of
+    a contraction on the tensor engine with `contracted` instead. None: nothing is asked for.
+    """
+
+    partition: int | None
+    engine_ns: float
+    contracted: int | None = None
+    stationary: int | None = None
+    """The operand that the array holds."""
+    stepped: frozenset[int] = frozenset()
+    """Loops that are walked one iteration at a time around the transfers."""
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """An operand of a contraction: the loop that each of its dimensions follows."""
+
+    index: tuple[dict[int, int], ...]
+
+    @property
+    def loops(self) -> set[int]:
+        return {loop for form in self.index for loop in form}
+
+    @property
+    def is_plain(self) -> bool:
+        singles = [loop for form in self.index for loop in form]
+        return len(set(singles)) == len(singles) and all(
+            len(form) <= 1 and all(c == 1 for c in form.values()) for form in self.index
+        )
+
+    def has_single(self, loop: int) -> bool:
+        return any(form == {loop: 1} for form in self.index)
+
+
+def variants_of(statement: Statement, extents: Sequence[int], target: Target) -> list[Variant]:
+    """Return the ways to execute a statement, the fastest first, of equals that of the outermost
+    loop; `extents` are those of its dims.
+
+    Fills, and statements that nothing is known about, have none.
+    """
+    if statement.kind in (Kind.FILL, Kind.OPAQUE):
+        return []
+    lanes = _lane_variants(statement, extents, target)
+    found = _array_variants(statement, extents, target)
+    if found and (not lanes or min(v.engine_ns for v in found) <= lanes[0].engine_ns):
+        return sorted(found, key=lambda v: v.engine_ns)
+    return lanes
+
+
+# --- lane engines -------------------------------------------------------------------------------
+
+
+def _lane_variants(statement: Statement, extents: Sequence[int], target: Target) -> list[Variant]:
+    own = range(statement.depth, len(extents))
+    loops = [loop for loop in own if statement.iterators[loop] == "parallel" and extents[loop] > 1]
+    loops = [loop for loop in loops if _may_lie_across(statement, loop)]
+    if statement.kind == Kind.GATHER:
+        loops = loops[:1]  # the others may be columns of the table, which stay whole
+    elements = prod(extents[loop] for loop in own)
+    stream = elements * _passes(statement) / target.vector.clock_ghz
+    if not loops:
+        return [Variant(None, stream)]
+    found = [Variant(loop, stream / filled_lanes(extents[loop], target)) for loop in loops]
+    return sorted(found, key=lambda v: v.engine_ns)
+
+
+def _may_lie_across(statement: Statement, loop: int) -> bool:
+    """Whether every operand follows the loop in one dimension, alone, or not at all, and every
+    result does."""
+    op = statement.op
+    if op.name != "linalg.generic":
+        return True
+    maps = indexing_maps(op)
+    inputs = input_count(op)
+    d = loop - statement.depth
+    for number, map_ in enumerate(maps):
+        users = [expr for expr in map_.results if d in used_dims(expr)]
+        if not users and number < inputs:
+            continue
+        if len(users) != 1 or linear_form(users[0], map_.n_dims) != _unit_form(d, map_.n_dims):
+            return False
+    return True
+
+
+def _unit_form(d: int, n_dims: int) -> tuple[int, list[int]]:
+    return 0, [int(e == d) for e in range(n_dims)]
+
+
+def filled_lanes(extent: int, target: Target) -> float:
+    """Return how many partitions a loop keeps busy on average; few iterations are stacked.
+
+    >>> target = Target.load("neuroncore_v2")
+    >>> filled_lanes(64, target), filled_lanes(112, target), filled_lanes(160, target)
+    (128, 112, 80.0)
+    """
+    partitions = target.sbuf.partitions
+    if extent > partitions:
+        return extent / ceil(extent / partitions)
+    return extent * min(MAX_STACK, partitions // extent)
+
+
+def _passes(statement: Statement) -> int:
+    """Return the operations of a body that take a pass of an engine each."""
+    if not len(statement.op.regions):
+        return 1
+    body = statement.op.regions[0].blocks[0].operations
+    return max(1, sum(not op.operation.name.startswith(_FREE) for op in body))
+
+
+# --- tensor engine ------------------------------------------------------------------------------
+
+
+def _array_variants(statement: Statement, extents: Sequence[int], target: Target) -> list[Variant]:
+    """Return the variants of a contraction of two operands on the tensor engine."""
+    if statement.kind != Kind.CONTRACTION or statement.op.name != "linalg.generic":
+        return []
+    maps = indexing_maps(statement.op)
+    if len(maps) != 3:
+        return []
+    operands = [_operand(map_, statement.depth, extents) for map_ in maps]
+    first, second, output = operands
+    if first is None or second is None or output is None or not output.is_plain:
+        return []
+    reduced = {d for d, kind in enumerate(statement.iterators) if kind == "reduction"}
+    found: list[Variant] = []
+    for number, (held, moving) in enumerate(((first, second), (second, first))):
+        roles = _roles(held, moving, output, {d for d in reduced if extents[d] > 1}, extents)
+        if roles is not None:
+            ns = _array_ns(statement, roles, extents, target)
+            stepped = frozenset((roles.batch | roles.rows) - {roles.row})
+            found.append(Variant(roles.row, ns, roles.channel, number, stepped))
+    return found
+
+
+@dataclass(frozen=True)
+class _Roles:
+    batch: set[int]
+    rows: set[int]
+    row: int | None
+    columns: set[int]
+    channel: int
+    taps: set[int]
+
+
+def _operand(map_: ir.AffineMap, depth: int, extents: Sequence[int]) -> _Operand | None:
+    """Return an operand's index over the statement's dims, without loops of extent 1."""
+    forms = [linear_form(expr, map_.n_dims) for expr in map_.results]
+    index: list[dict[int, int]] = []
+    for form in forms:
+        if form is None or any(c < 0 for c in form[1]):
+            return None
+        terms = {depth + d: c for d, c in enumerate(form[1]) if c and extents[depth + d] > 1}
+        index.append(terms)
+    return _Operand(tuple(index))
+
+
+def _roles(
+    held: _Operand, moving: _Operand, output: _Operand, reduced: set[int], extents: Sequence[int]
+) -> _Roles | None:
+    """Return the part of every loop with `held` stationary, or None where that is not possible."""
+    s, m, o = held.loops, moving.loops, output.loops
+    columns = (m & o) - s
+    if not reduced or not held.is_plain or not reduced <= (s & m) or not o <= (s | m):
+        return None
+    if any(len(columns & form.keys()) > 1 for form in moving.index):
+        return None
+    shared = [d for d in sorted(reduced) if held.has_single(d) and moving.has_single(d)]
+    if not shared:
+        return None
+    channel = max(shared, key=lambda d: (extents[d], -d))
+    rows = (s & o) - m
+    in_order = [loop for form in output.index for loop in form if loop in rows]
+    row = max(in_order, key=lambda d: extents[d], default=None)
+    return _Roles(s & m & o, rows, row, columns, channel, reduced - {channel})
+
+
+def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], target: Target) -> float:
+    """Return the time of the array: one pass of the columns per tile of channels and rows."""
+    array = target.tensor
+    dtype = str(ir.MemRefType(statement.op.operands[0].type).element_type)
+    if not array.supports(dtype):
+        return float("inf")
+    taps = prod(extents[d] for d in roles.taps)
+    depth = extents[roles.channel]
+    for tap in sorted(roles.taps):
+        if depth * extents[tap] <= array.rows:
+            depth, taps = depth * extents[tap], taps // extents[tap]
+    row = extents[roles.row] if roles.row is not None else 1
+    outer = prod(extents[d] for d in (roles.batch | roles.rows) - {roles.row})
+    passes = outer * taps * ceil(depth / array.rows) * ceil(row / array.columns)
+    columns = max(prod(extents[d] for d in roles.columns), array.min_issue_cycles)
+    return passes * columns * getattr(array.cycles_per_row, dtype) / array.clock_ghz
