@@ -29,14 +29,13 @@ def run_passes(module: ir.Module, passes: str) -> list[PassRecord]:
     return run_pipeline(module, f"{MODULE}({passes})")
 
 
-def lowering(*, map_banks: bool, dtype: str = "f32") -> str:
+def lowering(*, map_banks: bool, dtype: str = "f32") -> list[str]:
     """Return the passes of the default pipeline after normalisation and copy elimination."""
     after_normalize = ",".join(stage.passes for stage in DEFAULT_PIPELINE[1:])
     text = after_normalize.replace("@dtype", dtype).replace("@target", TARGET)
     dropped = {ELIMINATE_COPIES} if map_banks else {ELIMINATE_COPIES, MAP_BANKS}
     elements = parse_pipeline(f"{MODULE}({text})").children
-    kept = [e for e in elements if not (isinstance(e, PassCall) and e.name in dropped)]
-    return ",".join(map(str, kept))
+    return [str(e) for e in elements if not (isinstance(e, PassCall) and e.name in dropped)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ pairs (1 % of the WaveNet), where a small case keeps one, where the pass miscoun
     python benchmarks/data_movement.py [--model NAME].. [--static] [--check]
 """
 
-import argparse
 import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,9 +30,9 @@ from multiprocessing.connection import Connection
 import models
 import numpy as np
 from chain import ELIMINATE_COPIES, clone, lowering, run_passes
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from tables import megabytes, model_parser, new_table, selected
 
 import polystage as ps
 from polystage.evaluator.module_evaluator import evaluate
@@ -69,6 +68,17 @@ AFFINE_SECONDS = 120
 SURVIVORS = "survivors: "
 """How the statistics that count survivors by reason begin."""
 
+NUMBERS = (
+    "pairs",
+    "gone",
+    "%",
+    "fills",
+    "intermediate\nMB",
+    "copied\nMB",
+    "on chip\nMB",
+    "off chip\nMB",
+    "simulated\nus",
+)
 WIDTH = 132
 
 OTHERS: Mapping[str, tuple[str, str, str, str]] = {
@@ -232,7 +242,7 @@ def simulate(figures: Measured, form: str, module: ir.Module) -> None:
     """Add what the simulator says, where the form can be lowered."""
     program = clone(module)
     try:
-        run_passes(program, lowering(map_banks=False))
+        run_passes(program, ",".join(lowering(map_banks=False)))
         totals = ps.simulate(program, timing_only=True).totals
     except ps.PolystageError as error:
         figures.failures[f"simulation of {form}"] = error.message.splitlines()[0]
@@ -286,27 +296,9 @@ def measure_apart(name: str, simulated: bool, checked: bool) -> Measured:
 # --- printing ---
 
 
-def new_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-
-
 def movement_table(rows: Sequence[Measured]) -> Table:
     """Return a line for each form of each model."""
-    table = new_table("data movement")
-    for title in ("model", "form"):
-        table.add_column(title, no_wrap=True)
-    for title in (
-        "pairs",
-        "gone",
-        "%",
-        "fills",
-        "intermediate\nMB",
-        "copied\nMB",
-        "on chip\nMB",
-        "off chip\nMB",
-        "simulated\nus",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = new_table("data movement", ("model", "form"), NUMBERS)
     for row in rows:
         for form, movement in row.forms.items():
             first = form == next(iter(row.forms))
@@ -330,20 +322,15 @@ def cells(row: Measured, form: str, movement: Movement) -> list[str]:
     ]
 
 
-def megabytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:.3f}"
-
-
 def others_table(rows: Sequence[Measured]) -> Table | None:
     """Return what other compilers leave of the models that they were run on, beside ours."""
     known = [row for row in rows if row.name in OTHERS and "default" in row.forms]
     if not known:
         return None
-    table = new_table("left behind by other compilers")
-    for title in ("model", "IREE 3.13 -O3", "TVM 0.27", "upstream\ncopies", "Vela 5.2, int8"):
-        table.add_column(title)
-    for title in ("ours\npairs", "ours\nMB"):
-        table.add_column(title, justify="right")
+    texts = ("model", "IREE 3.13 -O3", "TVM 0.27", "upstream\ncopies", "Vela 5.2, int8")
+    table = new_table("left behind by other compilers", texts, ("ours\npairs", "ours\nMB"))
+    for column in table.columns:
+        column.no_wrap = False
     for row in known:
         ours = row.forms["default"]
         table.add_row(row.name, *OTHERS[row.name], str(ours.pairs), megabytes(ours.copied_bytes))
@@ -362,15 +349,13 @@ def remarks(row: Measured) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Load/store pairs and copied bytes of models.")
-    parser.add_argument("--model", action="append", default=[], help="only these; may be repeated")
+    parser = model_parser("Load/store pairs and copied bytes of models.")
     parser.add_argument("--static", action="store_true", help="do not simulate")
     parser.add_argument("--check", action="store_true", help="compare outputs bit by bit")
     options = parser.parse_args()
-    names = [n for wanted in options.model for n in models.matching(wanted)] or list(models.MODELS)
     rows: list[Measured] = []
     console = Console(width=WIDTH)
-    for name in names:
+    for name in selected(options.model):
         rows.append(measure_apart(name, not options.static, options.check))
         console.print(movement_table(rows[-1:]))
         for line in remarks(rows[-1]):

@@ -123,8 +123,12 @@ def wav2vec2(small: bool) -> Built:
     return Output(transformers.Wav2Vec2ForCTC(config), "logits"), samples
 
 
-def gpt2(small: bool) -> Built:
-    sizes = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 200} if small else {}
+def gpt2(small: bool, layers: int = 12) -> Built:
+    sizes = (
+        {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 200}
+        if small
+        else {"n_layer": layers}
+    )
     config = transformers.GPT2Config(use_cache=False, **sizes, **EAGER)
     tokens = torch.randint(0, config.vocab_size, (1, 12 if small else 64))
     return Output(transformers.GPT2LMHeadModel(config), "logits", use_cache=False), tokens
