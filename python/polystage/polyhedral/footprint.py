@@ -5,14 +5,17 @@ index), then evaluated with numpy for any number of tilings at once.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import islpy as isl
 import numpy as np
 
-from polystage.polyhedral.model import Access, Statement
+from polystage.mlir import ir
+from polystage.polyhedral.domains import variables
+from polystage.polyhedral.expressions import linear_terms, to_aff
+from polystage.polyhedral.model import Access, Bound, Statement, map_from_affs
 
 
 def footprint(domain: isl.Set, access: isl.Map) -> isl.Set:
@@ -36,6 +39,8 @@ class ClosedForm:
     function: Callable[..., Any] = field(repr=False, compare=False)
     arguments: tuple[int, ...] = field(repr=False)
     """The dims of the statement whose origin and size the function takes."""
+    parameters: tuple[str, ...] = field(repr=False)
+    """Their names in `text`, in the order that the function takes them: `h0`, `th`, ..."""
 
     def __call__(self, origin: np.ndarray, size: np.ndarray) -> np.ndarray:
         """Evaluate for `origin` and `size`, whose last axis runs over the statement's dims."""
@@ -90,6 +95,10 @@ class TileFootprint:
 def tile_footprint(statement: Statement, access: Access) -> TileFootprint:
     """Return the closed form of what `access` touches in a tile of `statement`.
 
+    Of an access with bounds it is the box that the tile would touch without, cut off at the bounds
+    of every index. This is exact where each index has its own loops, else an upper bound, as it is
+    where pieces above it hide some; it is empty where the tile reads none of it.
+
     A 3x3 convolution of stride 2 reads `2*th + 1` rows for `th` rows of its output:
 
     >>> relation = isl.Map("{ S[h, kh] -> A[2h + kh] : 0 <= h < 8 and 0 <= kh < 3 }")
@@ -99,7 +108,65 @@ def tile_footprint(statement: Statement, access: Access) -> TileFootprint:
     >>> int(form.extents([0, 0], [4, 3])[0]), int(form.elements([0, 0], [4, 3]))
     (9, 9)
     """
-    return access_footprint(access.map, statement.dims)
+    if not access.where or access.exprs is None:
+        return access_footprint(access.map, statement.dims)
+    return _clipped(access_footprint(_everywhere(statement, access), statement.dims), access)
+
+
+def _everywhere(statement: Statement, access: Access) -> isl.Map:
+    """Return the map of an access without its bounds."""
+    dims = variables(statement.domain.get_space())
+    affs = [to_aff(expr, dims) for expr in access.exprs or ()]
+    relation = map_from_affs(statement.domain.get_space(), affs, access.array)
+    return relation.intersect_domain(statement.domain)
+
+
+def _clipped(form: TileFootprint, access: Access) -> TileFootprint:
+    """Cut the box off at the bounds of the access."""
+    lower: list[ClosedForm] = []
+    extent: list[ClosedForm] = []
+    for place, expr in enumerate(access.exprs or ()):
+        low, size, step = form.lower[place], form.extent[place], form.steps[place]
+        for bound in access.where:
+            limits = _limits_of(expr, bound)
+            if limits is not None:
+                low, size = _cut(low, size, step, limits)
+        lower.append(low)
+        extent.append(size)
+    return replace(form, lower=tuple(lower), extent=tuple(extent))
+
+
+def _limits_of(expr: ir.AffineExpr, bound: Bound) -> tuple[int, int] | None:
+    """Return the limits of `expr` that follow from those of `bound.expr`, a part of it by a
+    factor, or None where it is no such."""
+    terms, constant = linear_terms(expr)
+    bounded, shift = linear_terms(bound.expr)
+    if not terms or terms.keys() != bounded.keys():
+        return None
+    atom = next(iter(terms))
+    factor, rest = divmod(terms[atom], bounded[atom])
+    if rest or any(terms[a] != factor * bounded[a] for a in terms):
+        return None
+    low, high = (constant + factor * (end - shift) for end in (bound.low, bound.high))
+    return (low, high) if factor > 0 else (high, low)
+
+
+def _cut(
+    lower: ClosedForm, extent: ClosedForm, step: int, limits: tuple[int, int]
+) -> tuple[ClosedForm, ClosedForm]:
+    """Return smallest index and extent of the touched indices between the limits."""
+    low, high = limits
+    first = f"maximum({lower.text}, {low})"
+    last = f"minimum({lower.text} + {extent.text} - 1, {high})"
+    if step != 1:
+        first = f"({lower.text} + {step}*maximum(0, ({low} - ({lower.text}) + {step - 1})//{step}))"
+        last = f"{first} + ({last} - {first})//{step}*{step}"
+    size = f"maximum({last} - {first} + 1, 0)"
+    names = lower.parameters
+    return (
+        replace(lower, text=first, function=_function(first, names)),
+        replace(extent, text=size, function=_function(size, names)),
+    )
 
 
 def access_footprint(relation: isl.Map, dims: tuple[str, ...]) -> TileFootprint:
@@ -110,9 +177,11 @@ def access_footprint(relation: isl.Map, dims: tuple[str, ...]) -> TileFootprint:
     for place in range(relation.dim(isl.dim_type.out)):
         index = _index_relation(relation, place)
         used = _used_dims(index)
-        low, size = _bounds(index, used, tuple(dims[dim] for dim in used))
-        lower.append(ClosedForm(*low, used))
-        extent.append(ClosedForm(*size, used))
+        names = tuple(dims[dim] for dim in used)
+        low, size = _bounds(index, used, names)
+        parameters = tuple(name for pair in _parameters(names) for name in pair)
+        lower.append(ClosedForm(*low, used, parameters))
+        extent.append(ClosedForm(*size, used, parameters))
         steps.append(max(1, index.range().get_stride(0).to_python()))
     return TileFootprint(
         relation.get_tuple_name(isl.dim_type.out) or "", tuple(lower), tuple(extent), tuple(steps)
@@ -172,18 +241,17 @@ def _compiled_bounds(
     """Derive the bounds of an index over a tile, once for all accesses that look the same."""
     index = isl.Map(text)
     count = index.dim(isl.dim_type.in_)
-    origins, sizes = [f"{name}0" for name in names], [f"t{name}" for name in names]
-    parameters = [name for pair in zip(origins, sizes, strict=True) for name in pair]
+    pairs = _parameters(names)
+    parameters = [name for pair in pairs for name in pair]
     header = f"[{', '.join(parameters)}] -> "
     tile = " and ".join(
-        f"{origin} <= dim_{dim} < {origin} + {size}"
-        for dim, (origin, size) in enumerate(zip(origins, sizes, strict=True))
+        f"{origin} <= dim_{dim} < {origin} + {size}" for dim, (origin, size) in enumerate(pairs)
     )
     dims = ", ".join(f"dim_{dim}" for dim in range(count))
-    valid = [f"{size} >= 1" for size in sizes]
+    valid = [f"{size} >= 1" for _, size in pairs]
     valid += [
         f"{origin} >= {low} and {origin} + {size} <= {high} + 1"
-        for origin, size, (low, high) in zip(origins, sizes, limits, strict=False)
+        for (origin, size), (low, high) in zip(pairs, limits, strict=False)
     ]
     context = isl.Set(f"{header}{{ : {' and '.join(valid) or 'true'} }}")
     box = isl.Set(f"{header}{{ [{dims}] : {tile or 'true'} }}")
@@ -193,6 +261,11 @@ def _compiled_bounds(
     size = high.sub(low)
     size = size.add(_one(size)).gist_params(context).coalesce()
     return _compile(low, context, parameters), _compile(size, context, parameters)
+
+
+def _parameters(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return what origin and size of a tile are called along each dim."""
+    return [(f"{name}0", f"t{name}") for name in names]
 
 
 def _one(like: isl.PwAff) -> isl.PwAff:
@@ -235,8 +308,12 @@ _NAMES = {"where": np.where, "minimum": np.minimum, "maximum": np.maximum}
 def _compile(value: isl.PwAff, context: isl.Set, parameters: list[str]) -> Compiled:
     """Return a piecewise quasi-affine expression as text and as a function of numpy arrays."""
     text = _python(isl.AstBuild.from_context(context).expr_from_pw_aff(value))
+    return text, _function(text, parameters)
+
+
+def _function(text: str, parameters: Sequence[str]) -> Callable[..., Any]:
     code = compile(f"lambda {', '.join(parameters)}: {text}", "<closed form>", "eval")
-    return text, eval(code, dict(_NAMES))
+    return eval(code, dict(_NAMES))
 
 
 def _python(expr: isl.AstExpr) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import islpy as isl
 
@@ -77,8 +78,9 @@ def _condition_texts(access: Access, statement: Statement) -> Iterator[str]:
         ranges = _ranges(statement.domain)
         bounds = [_bound_text(bound, statement.dims, ranges) for bound in access.where]
         yield f"  where {', '.join(bounds)}"
-    if isinstance(access.fill, ir.FloatAttr | ir.IntegerAttr):
-        yield f", else {access.fill.value}"
+    fill: Any = access.fill
+    if fill is not None:
+        yield f", else {fill.value}"
 
 
 def _bound_text(bound: Bound, dims: tuple[str, ...], ranges: Sequence[Range]) -> str:
