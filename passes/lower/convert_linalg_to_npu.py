@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polystage.dialects import npu
-from polystage.dialects.npu.overlay import materialize_overlays
 from polystage.dialects.npu.target import target_of
 from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
@@ -18,7 +17,9 @@ from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.lane_engines.lowering import lower_copy, lower_generic
+from polystage.passes.lower.overlays import bind_arguments
 from polystage.passes.lower.provenance import (
+    arguments_of,
     captured_memrefs,
     causes_of,
     kernel_key,
@@ -66,7 +67,6 @@ class ConvertLinalgToNpuPass(Pass):
             )
         with module.context, ir.Location.unknown():
             for function in _programs(module):
-                materialize_overlays(function)
                 ProgramLowering(self, module, function, target).run()
 
 
@@ -109,10 +109,13 @@ class ProgramLowering:
         """Lower every operation in program order."""
         scalars = inline_scalars(self._operations())
         operations = self._operations()
+        overlays = [op for op in _walk(self.function.entry_block) if op.name == "npu.overlay"]
         for op in operations:
             if not self._fold_into_consumer(op):
                 self._lower(op)
         for op in operations:
+            op.erase()
+        for op in reversed(overlays):  # a base comes before what lies on it
             op.erase()
         erase_unused(scalars)
 
@@ -152,14 +155,14 @@ class ProgramLowering:
     def _lower(self, op: ir.Operation) -> None:
         initial = self.initials.get(op)
         captured = captured_memrefs(op)
-        causes = causes_of(op, captured)
+        arguments = arguments_of(op, captured)
+        causes = causes_of(op, arguments)
         key = kernel_key(op, captured, causes, initial)
-        operands = [v for v in (*op.operands, *captured) if isinstance(v.type, ir.MemRefType)]
         if key not in self.kernels:
             self.kernels[key] = self._make_kernel(op, captured, causes, initial)
             self.pass_.count("kernels")
         with ir.InsertionPoint(op), op.location:
-            call = func.CallOp([], self.kernels[key], operands)
+            call = func.CallOp([], self.kernels[key], arguments)
             call.operation.attributes["layer"] = ir.StringAttr.get(self._layer(op))
         self.pass_.count("operations lowered")
 
@@ -177,20 +180,20 @@ class ProgramLowering:
         initial: Initial | None,
     ) -> str:
         if op.name == "memref.copy":
-            builder = self._builder("copy", op, captured)
+            builder, causes = self._builder("copy", op, captured, causes)
             lower_copy(builder, causes)
             return builder.name
         generic = GenericOp.from_op(op.opview).without_unit_dims()
         contraction = Contraction.match(generic, self.target)
         try:
             if contraction is not None and self._prefers_tensor_engine(contraction):
-                builder = self._builder("matmul", op, captured)
+                builder, causes = self._builder("matmul", op, captured, causes)
                 collapsed, values = collapse_dims(builder, generic, builder.arguments)
                 contraction = Contraction.match(collapsed, self.target)
                 assert contraction is not None
                 lower_contraction(builder, contraction, values, causes, initial)
             else:
-                builder = self._builder(kernel_kind(op), op, captured)
+                builder, causes = self._builder(kernel_kind(op), op, captured, causes)
                 lower_generic(builder, generic, causes, initial)
         except PassError as error:
             error.location = error.location or layer_name(op)
@@ -203,16 +206,18 @@ class ProgramLowering:
         planner = ContractionPlanner(contraction, self.target)
         return planner.tensor_ns() <= contraction.vector_ns(self.target)
 
-    def _builder(self, kind: str, op: ir.Operation, captured: list[ir.Value]) -> KernelBuilder:
+    def _builder(
+        self, kind: str, op: ir.Operation, captured: list[ir.Value], causes: list[str]
+    ) -> tuple[KernelBuilder, list[str]]:
+        """Return an empty kernel, and why the bytes of every operand move."""
         number = self.kinds.get(kind, 0)
         symbols = ir.SymbolTable(self.module.operation)
         while f"{kind}_{number}" in symbols:  # a scalar function may have that name
             number += 1
         self.kinds[kind] = number + 1
-        values = [*op.operands, *captured]
-        return KernelBuilder.for_operands(
-            self.module, f"{kind}_{number}", [v.type for v in values], self.target
-        )
+        types = [v.type for v in arguments_of(op, captured)]
+        builder = KernelBuilder(self.module, f"{kind}_{number}", types, self.target)
+        return builder, bind_arguments(builder, [*op.operands, *captured], causes)
 
 
 def _walk(block: ir.Block) -> Iterator[ir.Operation]:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from polystage.errors import PassError
 from polystage.linear import linear_form
 from polystage.mlir import ir
+from polystage.passes.lower.mosaic import (
+    Array,
+    Mosaic,
+    array_of,
+    element_type_of,
+    elements_of,
+    shape_of,
+    strides_of,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Access:
     """
 
     argument: int
-    type: ir.MemRefType
+    array: Array
     index: tuple[Linear, ...]
 
     @property
@@ -48,14 +58,30 @@ class Access:
         return {d for linear in self.index for d in linear.dims}
 
     @property
+    def element_type(self) -> Any:
+        """The element type of the operand."""
+        return element_type_of(self.array)
+
+    @property
     def shape(self) -> list[int]:
         """The extents of the operand."""
-        return list(self.type.shape)
+        return shape_of(self.array)
 
     @property
     def strides(self) -> list[int]:
-        """The strides of the operand in elements."""
-        return self.type.get_strides_and_offset()[0]
+        """The strides of the operand in elements; those of most of it, if it has pieces."""
+        return strides_of(self.array)
+
+    @property
+    def elements(self) -> int:
+        """How many elements of the operand lie in memory."""
+        return elements_of(self.array)
+
+    def continues(self, dim: int) -> bool:
+        """Whether memory runs through dimensions `dim` and `dim + 1` as through one."""
+        if isinstance(self.array, Mosaic):
+            return self.array.merges(dim, dim + 1)
+        return self.strides[dim] == self.strides[dim + 1] * self.shape[dim + 1]
 
 
 @dataclass(frozen=True)
@@ -86,7 +112,7 @@ class GenericOp:
         body = op.regions[0].blocks[0]
         n_dims = maps[0].n_dims
         accesses = tuple(
-            Access(i, _static_memref(op, value), _linear_index(op, map_, n_dims))
+            Access(i, _static_array(op, value), _linear_index(op, map_, n_dims))
             for i, (value, map_) in enumerate(zip(operands, maps, strict=True))
             if isinstance(value.type, ir.MemRefType) or any(True for _ in body.arguments[i].uses)
         )
@@ -134,7 +160,7 @@ def inline_scalar_operands(op: ir.OpView) -> None:
             argument.replace_all_uses_with(value)
 
 
-def _static_memref(op: ir.OpView, value: ir.Value) -> ir.MemRefType:
+def _static_array(op: ir.OpView, value: ir.Value) -> Array:
     if not isinstance(value.type, ir.MemRefType):
         raise PassError(
             f"operand of type {value.type} is not a memref",
@@ -148,7 +174,7 @@ def _static_memref(op: ir.OpView, value: ir.Value) -> ir.MemRefType:
             op=op,
             help="bind dynamic dimensions at import with --bind name=value",
         )
-    return type_
+    return array_of(value)
 
 
 def _linear_index(op: ir.OpView, map_: ir.AffineMap, n_dims: int) -> tuple[Linear, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from polystage.dialects import npu
 from polystage.dialects.npu.views import DYNAMIC
 from polystage.machine.target import Target
 from polystage.mlir import arith, func, ir, memref, scf
+from polystage.passes.lower import mosaic_views
 from polystage.passes.lower.memref_types import (
     collapsed_type,
     expanded_type,
@@ -17,41 +18,11 @@ from polystage.passes.lower.memref_types import (
     transposed_type,
     window_type,
 )
+from polystage.passes.lower.mosaic import Array, Mosaic
+from polystage.passes.lower.offset import Offset, Tile
 
-
-@dataclass(frozen=True)
-class Offset:
-    """A linear index expression: `constant + sum(coefficient * loop variable)`."""
-
-    constant: int = 0
-    terms: Mapping[ir.Value, int] = field(default_factory=dict)
-
-    def __add__(self, other: Offset | int) -> Offset:
-        """Return the sum of two expressions."""
-        other = other if isinstance(other, Offset) else Offset(other)
-        terms = dict(self.terms)
-        for variable, coefficient in other.terms.items():
-            terms[variable] = terms.get(variable, 0) + coefficient
-        return Offset(self.constant + other.constant, {v: c for v, c in terms.items() if c})
-
-    def __mul__(self, factor: int) -> Offset:
-        """Return the expression times a constant."""
-        if factor == 0:
-            return Offset()
-        return Offset(self.constant * factor, {v: c * factor for v, c in self.terms.items()})
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether no loop variable occurs."""
-        return not self.terms
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A piece of a loop dimension: `size` iterations from `start`."""
-
-    start: Offset
-    size: int
+Cut = Callable[[int, int], Hashable]
+"""Start and size of a tile to what must not change within a loop over tiles."""
 
 
 class KernelBuilder:
@@ -77,20 +48,7 @@ class KernelBuilder:
         self.arguments: list[Any] = list(block.arguments)
         self._points = [ir.InsertionPoint(terminator)]
         self._constants: dict[tuple[str, object], ir.Value] = {}
-
-    @classmethod
-    def for_operands(
-        cls, module: ir.Module, name: str, types: Sequence[ir.Type], target: Target
-    ) -> KernelBuilder:
-        """Return a builder whose `arguments[i]` is operand i; operands that are no memrefs get no
-        argument."""
-        memrefs = [t for t in types if isinstance(t, ir.MemRefType)]
-        builder = cls(module, name, memrefs, target)
-        arguments = iter(builder.arguments)
-        builder.arguments = [
-            next(arguments) if isinstance(t, ir.MemRefType) else None for t in types
-        ]
-        return builder
+        self._ranges: dict[ir.Value, tuple[int, int]] = {}
 
     # --- position and constants -------------------------------------------------------------------
 
@@ -141,54 +99,72 @@ class KernelBuilder:
 
     # --- loops ------------------------------------------------------------------------------------
 
-    def tiles(self, extent: int, tile: int) -> Iterator[Tile]:
+    def tiles(self, extent: int, tile: int, cut: Cut | None = None) -> Iterator[Tile]:
         """Yield the pieces of `range(extent)`: a loop over the full tiles, then the remainder.
 
-        While the caller handles a piece, instructions go into that piece's loop.
+        While the caller handles a piece, instructions go into that piece's loop. Neighbouring tiles
+        share a loop where `cut`, which takes start and size of a tile, is the same for them.
         """
         tile = min(tile, extent)
         full = extent // tile
-        if full == 1:
-            yield Tile(Offset(), tile)
-        else:
-            yield from self._loop(full * tile, tile)
+        first = 0
+        for _, run in groupby(range(full), lambda i: cut(i * tile, tile) if cut else None):
+            count = len(list(run))
+            if count == 1:
+                yield Tile(Offset(first * tile), tile)
+            else:
+                yield from self._loop(first * tile, (first + count) * tile, tile)
+            first += count
         if extent % tile:
             yield Tile(Offset(full * tile), extent % tile)
 
-    def _loop(self, extent: int, step: int) -> Iterator[Tile]:
-        bounds = self.index(0), self.index(extent), self.index(step)
+    def _loop(self, start: int, stop: int, step: int) -> Iterator[Tile]:
+        bounds = self.index(start), self.index(stop), self.index(step)
         with self.insertion_point, self._location():
             loop = scf.ForOp(*bounds)
             with ir.InsertionPoint(loop.body):
                 terminator = scf.YieldOp([])
         self._points.append(ir.InsertionPoint(terminator))
+        self._ranges[loop.induction_variable] = (start, stop - step)
         yield Tile(Offset(0, {loop.induction_variable: 1}), step)
         self._points.pop()
 
-    def tiles_nd(self, extents: Sequence[int], tiles: Sequence[int]) -> Iterator[tuple[Tile, ...]]:
+    def tiles_nd(
+        self, extents: Sequence[int], tiles: Sequence[int], cuts: Sequence[Cut | None] = ()
+    ) -> Iterator[tuple[Tile, ...]]:
         """Yield the pieces of a box, first dimension outermost."""
         if not extents:
             yield ()
             return
-        for first in self.tiles(extents[0], tiles[0]):
-            for rest in self.tiles_nd(extents[1:], tiles[1:]):
+        for first in self.tiles(extents[0], tiles[0], cuts[0] if cuts else None):
+            for rest in self.tiles_nd(extents[1:], tiles[1:], cuts[1:]):
                 yield (first, *rest)
+
+    def bounds(self, offset: Offset) -> tuple[int, int]:
+        """Return the least and the greatest value of an expression over the loops around."""
+        low = high = offset.constant
+        for variable, coefficient in offset.terms.items():
+            ends = sorted(coefficient * n for n in self._ranges[variable])
+            low, high = low + ends[0], high + ends[1]
+        return low, high
 
     # --- views ------------------------------------------------------------------------------------
 
     def subview(
         self,
-        value: ir.Value,
+        value: Array,
         offsets: Sequence[Offset | int],
         sizes: Sequence[int],
         steps: Sequence[int] | None = None,
         drop: Sequence[int] = (),
-    ) -> ir.Value:
+    ) -> Any:
         """Return the window `value[offset : offset + size * step : step]`, without the unit
         dimensions in `drop`."""
-        type_ = ir.MemRefType(value.type)
-        pace: list[int] = list(steps) if steps is not None else [1] * type_.rank
+        pace: list[int] = list(steps) if steps is not None else [1] * len(sizes)
         starts = [o if isinstance(o, Offset) else Offset(o) for o in offsets]
+        if isinstance(value, Mosaic):
+            return mosaic_views.window(self, value, starts, sizes, pace, drop)
+        type_ = ir.MemRefType(value.type)
         whole = list(sizes) == list(type_.shape) and all(s == Offset() for s in starts)
         if whole and not drop and all(s == 1 for s in pace):
             return value
@@ -208,17 +184,19 @@ class KernelBuilder:
                 pace,
             ).result
 
-    def transpose(self, value: ir.Value, permutation: Sequence[int]) -> ir.Value:
+    def transpose(self, value: Array, permutation: Sequence[int]) -> Any:
         """Return `value` with its dimensions reordered: result dimension i is `permutation[i]` of
         `value`."""
         if list(permutation) == list(range(len(permutation))):
             return value
+        if isinstance(value, Mosaic):
+            return mosaic_views.transposed(self, value, permutation)
         result = transposed_type(ir.MemRefType(value.type), permutation)
         with self.insertion_point, self._location():
             map_ = ir.AffineMap.get_permutation(list(permutation))
             return memref.TransposeOp(result, value, ir.AffineMapAttr.get(map_)).result
 
-    def expand(self, value: ir.Value, shapes: Sequence[Sequence[int]]) -> ir.Value:
+    def expand(self, value: Array, shapes: Sequence[Sequence[int]]) -> Any:
         """Return `value` with dimension i split into `shapes[i]` (row-major); unit dimensions may
         be added.
 
@@ -226,17 +204,21 @@ class KernelBuilder:
         """
         if all(len(s) == 1 for s in shapes):
             return value
+        if isinstance(value, Mosaic):
+            return mosaic_views.expanded(self, value, shapes)
         result = expanded_type(ir.MemRefType(value.type), shapes)
         flat = [s for shape in shapes for s in shape]
         with self.insertion_point, self._location():
             groups = reassociation([len(s) for s in shapes])
             return memref.ExpandShapeOp(result, value, groups, [], flat).result
 
-    def collapse(self, value: ir.Value, groups: Sequence[int]) -> ir.Value:
+    def collapse(self, value: Array, groups: Sequence[int]) -> Any:
         """Return `value` with runs of `groups[i]` adjacent dimensions merged; they must be
         contiguous."""
         if all(g == 1 for g in groups):
             return value
+        if isinstance(value, Mosaic):
+            return mosaic_views.collapsed(self, value, groups)
         result = collapsed_type(ir.MemRefType(value.type), groups)
         with self.insertion_point, self._location():
             return memref.CollapseShapeOp(result, value, reassociation(groups)).result
@@ -264,10 +246,22 @@ class KernelBuilder:
             type_ = ir.MemRefType.get(list(shape), element_type, memory_space=npu.space_attr(space))
             return npu.ops.AllocOp(type_).buffer
 
-    def dma(self, source: ir.Value, destination: ir.Value, cause: str) -> None:
-        """Copy `source` to `destination`; source extents of 1 are repeated."""
+    def dma(self, source: Array, destination: ir.Value, cause: str) -> None:
+        """Copy `source` to `destination`; source extents of 1 are repeated.
+
+        Of a mosaic, the pieces come, each with its own cause; see `fill_borders`.
+        """
+        if isinstance(source, Mosaic):
+            mosaic_views.load(self, source, destination)
+            return
         with self.insertion_point, self._location():
             npu.ops.DmaOp(source, destination, ir.StringAttr.get(cause))
+
+    def fill_borders(self, sources: Sequence[Array], buffer: ir.Value) -> None:
+        """Write what is constant in `sources`, which go to different partitions of a buffer."""
+        mosaics = [s for s in sources if isinstance(s, Mosaic)]
+        if mosaics:
+            mosaic_views.fill_borders(self, mosaics, buffer)
 
     def memset(self, destination: ir.Value, value: float | int, engine: str = "vector") -> None:
         """Fill a buffer with a constant of its element type."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.mlir import ir
 from polystage.passes.lower.initial import Initial
@@ -53,16 +54,21 @@ def captured_memrefs(op: ir.Operation) -> list[ir.Value]:
     return found
 
 
-def causes_of(op: ir.Operation, captured: list[ir.Value]) -> list[str]:
-    """Return why the bytes of every operand move: input, weight, intermediate, output or copy."""
+def arguments_of(op: ir.Operation, captured: list[ir.Value]) -> list[ir.Value]:
+    """Return the memrefs that a kernel takes: operands, for overlays what they show, and captured
+    ones."""
+    values = [v for v in (*op.operands, *captured) if isinstance(v.type, ir.MemRefType)]
+    return [source for value in values for _, source in overlay.pieces(value)[0]]
+
+
+def causes_of(op: ir.Operation, arguments: list[ir.Value]) -> list[str]:
+    """Return why the bytes of every argument move: input, weight, intermediate, output or copy."""
     if kernel_kind(op) == "copy":
-        return ["copy"] * (len(op.operands) + len(captured))
-    return [_cause(value) for value in (*op.operands, *captured)]
+        return ["copy"] * len(arguments)
+    return [_cause(value) for value in arguments]
 
 
 def _cause(value: ir.Value) -> str:
-    if not isinstance(value.type, ir.MemRefType):
-        return "intermediate"
     if _is_returned(value):
         return "output"
     op = defining_op(value)
@@ -84,12 +90,22 @@ def kernel_key(
 ) -> str:
     """Return a text that is equal for two operations exactly when one kernel serves both."""
     operands = [*op.operands, *captured]
-    aliases = [operands.index(v) for v in operands]
-    parts = [op.name, *(str(v.type) for v in operands), str(aliases), str(causes), str(initial)]
+    arguments = arguments_of(op, captured)
+    aliases = [arguments.index(v) for v in arguments]
+    parts = [op.name, *map(_operand_text, operands), *(str(v.type) for v in arguments)]
+    parts += [str(aliases), str(causes), str(initial)]
     if op.name == "linalg.generic":
         parts += [str(op.opview.indexing_maps), str(op.opview.iterator_types)]
         parts += _body_text(op.regions[0].blocks[0], operands)
     return "\n".join(parts)
+
+
+def _operand_text(value: ir.Value) -> str:
+    """Return the type of an operand, and where an overlay shows what."""
+    if not overlay.is_overlay(value):
+        return str(value.type)
+    layers, fill = overlay.pieces(value)
+    return f"{value.type} {[offsets for offsets, _ in layers]} {fill}"
 
 
 def _body_text(body: ir.Block, operands: list[ir.Value]) -> list[str]:

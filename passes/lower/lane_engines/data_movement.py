@@ -4,15 +4,19 @@ DRAM's side."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
+from typing import Any
 
 from polystage.dtypes import byte_width
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
-from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
 from polystage.passes.lower.lane_engines.tile_program import Slot, tile_base, tile_extent
 from polystage.passes.lower.lane_engines.tiling import staged_rows
+from polystage.passes.lower.mosaic import Array, Mosaic, shape_of
+from polystage.passes.lower.offset import Offset, Tile
 
 Position = Mapping[int, Tile]
 """The tile of every loop."""
@@ -27,7 +31,7 @@ DIRECT_RUN_BYTES = 16
 
 def window(
     builder: KernelBuilder, operand: Operand, position: Position, order: Sequence[int]
-) -> ir.Value:
+) -> Array:
     """Return the tile of an operand with its dimensions in `order`; dimensions that no loop moves
     are dropped.
 
@@ -49,7 +53,7 @@ def window(
     if partition is not None:
         return builder.transpose(view, [partition, *order])
     view = builder.transpose(view, list(order))
-    shape = list(ir.MemRefType(view.type).shape)
+    shape = shape_of(view)
     return builder.expand(view, [[1, shape[0]], *([n] for n in shape[1:])])
 
 
@@ -70,21 +74,26 @@ def load(
     operand: Operand,
     slot: Slot,
     buffer: ir.Value,
-    position: Position,
+    parts: Sequence[tuple[ir.Value, Position]],
     staged: int | None,
 ) -> None:
-    """Bring a tile on chip; `staged` names the dimension whose rows are loaded and then
-    transposed."""
+    """Bring a tile on chip, to parts of its buffer from different positions; `staged` names the
+    dimension whose rows are loaded and then transposed."""
     order = slot_order(operand, slot)
-    view = window(builder, operand, position, order)
+    views = [window(builder, operand, position, order) for _, position in parts]
     if staged is None:
-        builder.dma(view, buffer, operand.cause)
+        builder.fill_borders(views, buffer)
+        for view, (part, _) in zip(views, parts, strict=True):
+            builder.dma(view, part, operand.cause)
         return
     row = order.index(staged) + 1
-    for rows, part in _row_blocks(builder, view, buffer, row):
-        stage = _stage(builder, part, row + 1)
-        builder.dma(_rows_first(builder, rows, row + 1), stage, operand.cause)
-        _transpose(builder, stage, part, row + 1, to_rows=False)
+    for view, (whole, _) in zip(views, parts, strict=True):
+        for source, part in _row_blocks(builder, view, whole, row):
+            stage = _stage(builder, part, row + 1)
+            turned = _rows_first(builder, source, row + 1)
+            builder.fill_borders([turned], stage)
+            builder.dma(turned, stage, operand.cause)
+            _transpose(builder, stage, part, row + 1, to_rows=False)
 
 
 def store(
@@ -109,16 +118,12 @@ def store(
         builder.dma(stage, _rows_first(builder, rows, row + 1), operand.cause)
 
 
-def _shape(value: ir.Value) -> list[int]:
-    return list(ir.MemRefType(value.type).shape)
-
-
 def _row_blocks(
-    builder: KernelBuilder, view: ir.Value, buffer: ir.Value, row: int
-) -> Iterator[tuple[ir.Value, ir.Value]]:
+    builder: KernelBuilder, view: Array, buffer: ir.Value, row: int
+) -> Iterator[tuple[Any, ir.Value]]:
     """Yield parts of a DRAM view and of its buffer with dimension `row` split into [chunks, rows],
     rows being as many as go through the array at once; what is left over comes as a last part."""
-    extent = _shape(buffer)[row]
+    extent = shape_of(buffer)[row]
     rows = staged_rows(extent, ir.MemRefType(buffer.type).element_type, builder.target)
     main = extent // rows * rows
     for start, size, chunk in ((0, main, rows), (main, extent - main, extent - main)):
@@ -129,28 +134,28 @@ def _row_blocks(
             yield first, second
 
 
-def _split(builder: KernelBuilder, value: ir.Value, dim: int, shape: Sequence[int]) -> ir.Value:
-    shapes = [[n] for n in _shape(value)]
+def _split(builder: KernelBuilder, value: Array, dim: int, shape: Sequence[int]) -> Any:
+    shapes = [[n] for n in shape_of(value)]
     shapes[dim] = list(shape)
     return builder.expand(value, shapes)
 
 
-def _slice(builder: KernelBuilder, value: ir.Value, dim: int, tile: Tile) -> ir.Value:
-    offsets: list[Offset | int] = [0] * len(_shape(value))
-    sizes = _shape(value)
+def _slice(builder: KernelBuilder, value: Array, dim: int, tile: Tile) -> Any:
+    offsets: list[Offset | int] = [0] * len(shape_of(value))
+    sizes = shape_of(value)
     offsets[dim], sizes[dim] = tile.start, tile.size
     return builder.subview(value, offsets, sizes)
 
 
-def _rows_first(builder: KernelBuilder, value: ir.Value, row: int) -> ir.Value:
+def _rows_first(builder: KernelBuilder, value: Array, row: int) -> Any:
     """Return a view with dimension `row` first and the partition, dimension 0, last."""
-    others = [i for i in range(1, len(_shape(value))) if i != row]
+    others = [i for i in range(1, len(shape_of(value))) if i != row]
     return builder.transpose(value, [row, *others, 0])
 
 
 def _stage(builder: KernelBuilder, buffer: ir.Value, row: int) -> ir.Value:
     """Return a new buffer with the rows on the partitions, the buffer's partition innermost."""
-    shape = _shape(buffer)
+    shape = shape_of(buffer)
     others = [n for i, n in enumerate(shape) if i not in (0, row)]
     return builder.alloc([shape[row], *others, shape[0]], ir.MemRefType(buffer.type).element_type)
 
@@ -162,7 +167,7 @@ def _transpose(
 
     As many neighbouring planes as a psum bank holds are evicted at once.
     """
-    shape = _shape(stage)
+    shape = shape_of(stage)
     rows, others, partitions = shape[0], shape[1:-1], shape[-1]
     type_ = ir.MemRefType(stage.type).element_type
     free = partitions if to_rows else rows
@@ -182,7 +187,7 @@ def _transpose(
 def _planes(builder: KernelBuilder, value: ir.Value, place: Sequence[Tile], last: int) -> ir.Value:
     """Return neighbouring planes as [partition, plane, last]; `place` says which, along the
     dimensions that are neither the partition nor `last`."""
-    shape = _shape(value)
+    shape = shape_of(value)
     others = [i for i in range(1, len(shape)) if i != last]
     offsets: list[Offset | int] = [0] * len(shape)
     sizes = list(shape)
@@ -196,7 +201,7 @@ def _planes(builder: KernelBuilder, value: ir.Value, place: Sequence[Tile], last
 
 def _plane(builder: KernelBuilder, value: ir.Value, tile: Tile) -> ir.Value:
     """Return plane `tile` of [partition, plane, last] as a matrix."""
-    shape = _shape(value)
+    shape = shape_of(value)
     return builder.subview(value, [0, tile.start, 0], [shape[0], 1, shape[2]], drop=[1])
 
 
@@ -225,7 +230,20 @@ def copy_directly(builder: KernelBuilder, nest: LoopNest, source: Operand) -> bo
     elif len(loops) > 1:
         view = builder.expand(view, [[1] * len(loops)])
     builder.dma(view, destination.value, "copy")
+    if isinstance(view, Mosaic) and view.fill is not None:
+        _fill_rest(builder, view, destination, view.fill)
     return True
+
+
+def _fill_rest(
+    builder: KernelBuilder, view: Mosaic, destination: Operand, value: float | int
+) -> None:
+    """Write the constant to a copy of a mosaic where no piece is."""
+    shape = destination.shape
+    for box in view.rest():
+        box = [(0, n) if m == 1 else r for r, m, n in zip(box, view.shape, shape, strict=True)]
+        part = builder.subview(destination.value, [a for a, _ in box], [b - a for a, b in box])
+        fill(builder, replace(destination, value=part), value)
 
 
 def _with_unit_dims(
@@ -234,7 +252,7 @@ def _with_unit_dims(
     """Return `view` with a unit dimension wherever `places` has None."""
     shapes: list[list[int]] = []
     pending: list[int] = []
-    extents = iter(_shape(view))
+    extents = iter(shape_of(view))
     for place in places:
         if place is None:
             pending.append(1)
@@ -269,7 +287,7 @@ def fill(builder: KernelBuilder, destination: Operand, value: float | int) -> No
     order = sorted(range(len(shape)), key=lambda i: -destination.strides[i])
     view = builder.transpose(destination.value, order)
     width = byte_width(destination.element_type)
-    extent = _shape(view)[-1]
+    extent = shape_of(view)[-1]
     row = min(extent, max(1, FILL_BYTES // width), builder.target.sbuf.bytes_per_partition // width)
     buffer = builder.alloc([1, row], destination.element_type)
     builder.memset(buffer, value)
@@ -279,7 +297,7 @@ def fill(builder: KernelBuilder, destination: Operand, value: float | int) -> No
         if size == 0:
             continue
         part = _slice(builder, view, last, Tile(Offset(start), size))
-        shapes = [[n] for n in _shape(part)]
+        shapes = [[n] for n in shape_of(part)]
         shapes[-1] = [size // length, length]
         part = builder.expand(part, shapes)
         source = builder.subview(buffer, [0, 0], [1, length])

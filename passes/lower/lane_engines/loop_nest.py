@@ -19,30 +19,43 @@ from polystage.mlir import ir, memref
 from polystage.passes.lower.generic_op import GenericOp, Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.lane_engines.scalar_graph import ScalarBody
+from polystage.passes.lower.mosaic import (
+    Array,
+    Mosaic,
+    element_type_of,
+    elements_of,
+    shape_of,
+    strides_of,
+)
 
 
 @dataclass(frozen=True)
 class Operand:
     """A DRAM view whose dimension i is accessed at `index[i]`, and why its bytes move."""
 
-    value: ir.Value
+    value: Array
     index: tuple[Linear, ...]
     cause: str
 
     @property
     def shape(self) -> list[int]:
         """The extents of the view."""
-        return list(ir.MemRefType(self.value.type).shape)
+        return shape_of(self.value)
 
     @property
     def strides(self) -> list[int]:
-        """The strides of the view in elements."""
-        return ir.MemRefType(self.value.type).get_strides_and_offset()[0]
+        """The strides of the view in elements; those of most of it, if it has pieces."""
+        return strides_of(self.value)
 
     @property
     def element_type(self) -> ir.Type:
         """The element type."""
-        return ir.MemRefType(self.value.type).element_type
+        return element_type_of(self.value)
+
+    @property
+    def elements(self) -> int:
+        """How many elements lie in memory."""
+        return elements_of(self.value)
 
     @property
     def dims(self) -> set[int]:
@@ -300,25 +313,24 @@ def _loop_order(generic: GenericOp) -> list[int]:
 
 def _cut(
     builder: KernelBuilder,
-    value: ir.Value,
+    value: Array,
     index: Sequence[Linear],
     extents: Sequence[int],
     cause: str,
 ) -> Operand:
     """Return the operand as a view of what is accessed: every expression starts at 0, common
     steps are taken out."""
-    type_ = ir.MemRefType(value.type)
-    strides = type_.get_strides_and_offset()[0]
-    if type_.rank == 0:
+    shape = shape_of(value)
+    if not shape and not isinstance(value, Mosaic):
         return Operand(expand_scalar(builder, value), (Linear(0, (0,) * len(extents)),), cause)
     offsets, sizes, steps, moved = [], [], [], []
-    for linear, extent, stride in zip(index, type_.shape, strides, strict=True):
+    for linear, extent, stride in zip(index, shape, strides_of(value), strict=True):
         spans = [c * (n - 1) for c, n in zip(linear.coefficients, extents, strict=True)]
         low = linear.constant + sum(min(0, s) for s in spans)
         high = linear.constant + sum(max(0, s) for s in spans)
         if low < 0 or high >= extent:
             raise PassError(
-                f"an operand of type {type_} is accessed at {low} to {high} where its extent is "
+                f"an operand of shape {shape} is accessed at {low} to {high} where its extent is "
                 f"{extent}",
                 help="pad the operand, or correct the indexing maps",
             )
@@ -343,8 +355,11 @@ def _continues(operand: Operand, outer: int, inner: int) -> bool:
     if a is None or b is None or a > b:
         return False
     shape, strides = operand.shape, operand.strides
-    between_is_unit = all(n == 1 for n in shape[a + 1 : b])
-    return between_is_unit and strides[a] == strides[b] * shape[b]
+    if any(n != 1 for n in shape[a + 1 : b]):
+        return False
+    if isinstance(operand.value, Mosaic):
+        return operand.value.merges(a, b)
+    return strides[a] == strides[b] * shape[b]
 
 
 def _collapsed(builder: KernelBuilder, operand: Operand, groups: list[list[int]]) -> Operand:

@@ -161,7 +161,7 @@ def _estimated_ns(nest: LoopNest, choice: Partitioning, work: Work, target: Targ
 
 
 def _transfer_ns(operand: Operand, choice: Partitioning, target: Target) -> float:
-    elements = prod(operand.shape)
+    elements = operand.elements
     width = byte_width(operand.element_type)
     dim = None if choice.loop is None else operand.dim_of(choice.loop)
     if dim is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from polystage.mlir import ir
-from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.lane_engines import data_movement
+from polystage.passes.lower.lane_engines.loop_nest import Operand
 from polystage.passes.lower.lane_engines.tile_program import (
     Activate,
     Compute,
@@ -20,8 +21,11 @@ from polystage.passes.lower.lane_engines.tile_program import (
     Store,
     TileProgram,
     tile_base,
+    tile_extent,
 )
 from polystage.passes.lower.lane_engines.tiling import choose_tiling
+from polystage.passes.lower.mosaic import Mosaic
+from polystage.passes.lower.offset import Offset, Tile
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,41 @@ class TileWriter:
         d = self.looped[depth]
         extent, tile = self.nest.extents[d], self.tiling.tiles[d]
         together = self.tiling.copies if depth + 1 == len(self.looped) else 1
-        for group in self.builder.tiles(extent, together * tile):
+        for group in self.builder.tiles(extent, together * tile, self._cut(d)):
             starts = range(0, group.size, tile)
             yield [Tile(group.start + s, min(tile, group.size - s)) for s in starts]
+
+    def _cut(self, loop: int) -> Cut | None:
+        """Return what tells tiles of a loop apart: how they cut the pieces that operands have."""
+        operands = [o for o in self.nest.operands if isinstance(o.value, Mosaic)]
+        if not any(loop in o.dims for o in operands):
+            return None
+
+        def cut(start: int, size: int) -> Hashable:
+            found: list[Hashable] = []
+            for operand in operands:
+                for dim, linear in enumerate(operand.index):
+                    if loop in linear.dims:
+                        found += self._ranges(operand, dim, loop, start, size)
+            return tuple(found)
+
+        return cut
+
+    def _ranges(
+        self, operand: Operand, dim: int, loop: int, start: int, size: int
+    ) -> list[Hashable]:
+        """Return what every piece has of a tile of `loop`, in one dimension of an operand."""
+        assert isinstance(operand.value, Mosaic)
+        linear = operand.index[dim]
+        if any(d in linear.dims for d in self.looped if d != loop):
+            return [start]  # it depends on other loops too: every tile on its own
+        tiles = [*self.tiling.tiles[:loop], size, *self.tiling.tiles[loop + 1 :]]
+        stacked, count = self.nest.stack
+        places = count if stacked in linear.dims else 1
+        shift = linear.coefficients[stacked] * self.nest.extents[stacked]
+        first = linear.constant + tile_base(linear, tiles) + linear.coefficients[loop] * start
+        extent = tile_extent(linear, tiles)
+        return [operand.value.ranges(dim, first + i * shift, extent) for i in range(places)]
 
     def _write_step(
         self, step: Step, buffers: dict[Slot, ir.Value], position: dict[int, Tile]
@@ -97,8 +133,8 @@ class TileWriter:
                 buffers[slot] = builder.alloc(shape, slot.type)
         match step:
             case Load(operand, slot, staged):
-                for part, place in self._stack(buffers[slot], position):
-                    data_movement.load(builder, operand, slot, part, place, staged)
+                parts = list(self._stack(buffers[slot], position))
+                data_movement.load(builder, operand, slot, buffers[slot], parts, staged)
             case Store(slot, operand, staged):
                 for part, place in self._stack(buffers[slot], position):
                     data_movement.store(builder, slot, part, operand, place, staged)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, GenericOp, Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.mosaic import Array
 
 
 def collapse_dims(
-    builder: KernelBuilder, generic: GenericOp, values: Sequence[ir.Value]
-) -> tuple[GenericOp, list[ir.Value]]:
+    builder: KernelBuilder, generic: GenericOp, values: Sequence[Array]
+) -> tuple[GenericOp, list[Array]]:
     """Return the operation with as few loop dimensions as possible, and its collapsed operands.
 
     A 1x1 convolution over 56 x 56 becomes a matmul with 3136 columns:
@@ -22,9 +22,19 @@ def collapse_dims(
     Unit dimensions must have been removed from the loops.
     """
     values = list(values)
+    generic = _with_arrays(generic, values)
     while (pair := _mergeable_pair(generic)) is not None:
         generic = _merge(builder, generic, values, *pair)
     return generic, values
+
+
+def _with_arrays(generic: GenericOp, values: Sequence[Array]) -> GenericOp:
+    """Return the operation on the arguments of its kernel."""
+    return replace(
+        generic,
+        inputs=tuple(replace(a, array=values[a.argument]) for a in generic.inputs),
+        outputs=tuple(replace(a, array=values[a.argument]) for a in generic.outputs),
+    )
 
 
 def _accesses(generic: GenericOp) -> list[Access]:
@@ -53,8 +63,7 @@ def _agrees(generic: GenericOp, access: Access, d: int, e: int) -> bool:
     inner = access.index[position + 1]
     if inner.single != e or access.shape[position + 1] != generic.extents[e]:
         return False
-    strides = access.strides
-    return strides[position] == strides[position + 1] * generic.extents[e]
+    return access.continues(position)
 
 
 def _position(access: Access, d: int) -> int | None:
@@ -67,7 +76,7 @@ def _position(access: Access, d: int) -> int | None:
 
 
 def _merge(
-    builder: KernelBuilder, generic: GenericOp, values: list[ir.Value], d: int, e: int
+    builder: KernelBuilder, generic: GenericOp, values: list[Array], d: int, e: int
 ) -> GenericOp:
     """Return the operation with dimension e merged into d, and collapse the operands in
     `values`."""
@@ -82,8 +91,7 @@ def _merge(
             del groups[position + 1]
             values[access.argument] = builder.collapse(values[access.argument], groups)
             del index[position + 1]
-        type_ = ir.MemRefType(values[access.argument].type)
-        return replace(access, type=type_, index=tuple(index))
+        return replace(access, array=values[access.argument], index=tuple(index))
 
     extents = list(generic.extents)
     extents[d] *= extents[e]

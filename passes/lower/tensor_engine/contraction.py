@@ -39,7 +39,7 @@ class Contraction:
     @property
     def dtype(self) -> str:
         """The element type of the operands, as MLIR prints it."""
-        return str(self.moving.type.element_type)
+        return str(self.moving.element_type)
 
     def extent(self, dims: tuple[int, ...] | list[int]) -> int:
         """Return the product of the extents of `dims`."""
@@ -121,7 +121,7 @@ def _block_argument(value: ir.Value) -> int | None:
 
 
 def _types_are_supported(a: Access, b: Access, out: Access, target: Target) -> bool:
-    types = [str(x.type.element_type) for x in (a, b, out)]
+    types = [str(x.element_type) for x in (a, b, out)]
     if types[0] != types[1] or not target.tensor.supports(types[0]):
         return False
     return types[2] in (("i32",) if types[0] == "i8" else ("f32", "bf16", "f16"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from polystage.mlir import ir
 from polystage.passes.lower.initial import Initial
-from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
+from polystage.passes.lower.offset import Offset, Tile
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.operand_window import Box, OperandLoader, Resident
 from polystage.passes.lower.tensor_engine.output_tile import OutputTiles
@@ -16,7 +18,7 @@ from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
 def lower_contraction(
     builder: KernelBuilder,
     contraction: Contraction,
-    values: Sequence[ir.Value],
+    values: Sequence[Any],
     causes: Sequence[str],
     initial: Initial | None,
 ) -> None:
@@ -50,7 +52,7 @@ class TensorEngineLowering:
         self,
         builder: KernelBuilder,
         contraction: Contraction,
-        values: Sequence[ir.Value],
+        values: Sequence[Any],
         causes: Sequence[str],
         initial: Initial | None,
     ) -> None:
@@ -63,11 +65,14 @@ class TensorEngineLowering:
         self.loader = OperandLoader(builder, contraction, self.plan, self.row, values, causes)
         self.outputs = OutputTiles(builder, contraction, self.row, values, causes, initial)
         self.segments = self.loader.segments
+        self.outer = [*contraction.batch, *(d for d in contraction.rows if d != self.row)]
 
     def emit(self) -> None:
         """Write the loop nest of the whole contraction."""
-        outer = [*self.contraction.batch, *(d for d in self.contraction.rows if d != self.row)]
-        for tiles in self.builder.tiles_nd([self.extents[d] for d in outer], [1] * len(outer)):
+        outer = self.outer
+        cuts = [self._cut(d) for d in outer]
+        extents = [self.extents[d] for d in outer]
+        for tiles in self.builder.tiles_nd(extents, [1] * len(outer), cuts):
             box = dict(zip(outer, tiles, strict=True))
             if self.plan.streamed:
                 self._emit_streamed(box)
@@ -76,19 +81,26 @@ class TensorEngineLowering:
 
     # --- loops -----------------------------------------------------------------------------------
 
+    def _cut(self, dim: int) -> Cut | None:
+        """Return what tells tiles of a dimension apart in a loop around loads."""
+        loops = [*self.outer, self.row, *self.contraction.columns]
+        return self.loader.cut(dim, [*loops, *(self.plan.loose if self.plan.streamed else ())])
+
     @property
     def _row_extent(self) -> int:
         return self.extents[self.row] if self.row >= 0 else 1
 
-    def _row_tiles(self, extent: int, tile: int) -> Iterator[Box]:
+    def _row_tiles(self, extent: int, tile: int, cut: Cut | None = None) -> Iterator[Box]:
         if self.row < 0:
             yield {}
             return
-        for piece in self.builder.tiles(extent, tile):
+        for piece in self.builder.tiles(extent, tile, cut):
             yield {self.row: piece}
 
-    def _column_tiles(self, extents: Sequence[int], tiles: Sequence[int]) -> Iterator[Box]:
-        for pieces in self.builder.tiles_nd(extents, tiles):
+    def _column_tiles(
+        self, extents: Sequence[int], tiles: Sequence[int], cuts: Sequence[Cut | None] = ()
+    ) -> Iterator[Box]:
+        for pieces in self.builder.tiles_nd(extents, tiles, cuts):
             yield dict(zip(self.contraction.columns, pieces, strict=True))
 
     def _contraction_loops(self) -> Iterator[tuple[int, Offset, Box, ir.Value]]:
@@ -98,11 +110,12 @@ class TensorEngineLowering:
         first contribution.
         """
         taps = self.plan.loose
+        extents = [self.extents[d] for d in taps]
+        cuts = [self._cut(d) for d in taps] if self.plan.streamed else []
         for number, segment in enumerate(self.segments):
-            for channel in self.builder.tiles(segment.count, 1):
-                for pieces in self.builder.tiles_nd(
-                    [self.extents[d] for d in taps], [1] * len(taps)
-                ):
+            channel_cut = self.loader.channel_cut(segment) if self.plan.streamed else None
+            for channel in self.builder.tiles(segment.count, 1, channel_cut):
+                for pieces in self.builder.tiles_nd(extents, [1] * len(taps), cuts):
                     position = channel.start + number
                     for piece in pieces:
                         position += piece.start
@@ -122,16 +135,18 @@ class TensorEngineLowering:
             stationary = self._load_stationary(box, whole_rows)
         if self.plan.column_block == all_columns:
             moving = self._load_moving(box, whole_columns)
+        row_cut = None if stationary else self._cut(self.row)
+        cuts = [] if moving else [self._cut(d) for d in columns]
         if self.plan.rows_outermost:
-            for rows in self._row_tiles(self._row_extent, self.plan.row_block):
+            for rows in self._row_tiles(self._row_extent, self.plan.row_block, row_cut):
                 left = stationary or self._load_stationary(box, rows)
-                for block in self._column_tiles(all_columns, self.plan.column_block):
+                for block in self._column_tiles(all_columns, self.plan.column_block, cuts):
                     right = moving or self._load_moving(box, block)
                     self._compute(box, rows, block, left, right)
         else:
-            for block in self._column_tiles(all_columns, self.plan.column_block):
+            for block in self._column_tiles(all_columns, self.plan.column_block, cuts):
                 right = moving or self._load_moving(box, block)
-                for rows in self._row_tiles(self._row_extent, self.plan.row_block):
+                for rows in self._row_tiles(self._row_extent, self.plan.row_block, row_cut):
                     left = stationary or self._load_stationary(box, rows)
                     self._compute(box, rows, block, left, right)
 
@@ -165,8 +180,9 @@ class TensorEngineLowering:
     def _emit_streamed(self, box: Box) -> None:
         """Compute tile by tile, loading the operands of every single matmul."""
         extents = [self.extents[d] for d in self.contraction.columns]
-        for rows in self._row_tiles(self._row_extent, self.plan.row_tile):
-            for columns in self._column_tiles(extents, self.plan.column_tile):
+        cuts = [self._cut(d) for d in self.contraction.columns]
+        for rows in self._row_tiles(self._row_extent, self.plan.row_tile, self._cut(self.row)):
+            for columns in self._column_tiles(extents, self.plan.column_tile, cuts):
                 window = box | rows | columns
                 output = self.outputs.open(window)
                 psum = self.outputs.psum(window)

@@ -3,14 +3,16 @@ partitions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access
-from polystage.passes.lower.kernel_builder import KernelBuilder, Offset, Tile
+from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
+from polystage.passes.lower.mosaic import Array, Mosaic, shape_of
+from polystage.passes.lower.offset import Offset, Tile
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.plan import (
     ContractionPlan,
@@ -84,7 +86,7 @@ class OperandLoader:
         contraction: Contraction,
         plan: ContractionPlan,
         row: int,
-        values: Sequence[ir.Value],
+        values: Sequence[Array],
         causes: Sequence[str],
     ) -> None:
         self.builder = builder
@@ -117,13 +119,13 @@ class OperandLoader:
         shape = [self._extent(access, dim, box, dense) for dim in kept]
         partitions = segment.size * prod(self.extents[d] for d in self.plan.packed)
         count = segment.count if channel is None else 1
-        buffer = self.builder.alloc([partitions, count, *shape], access.type.element_type)
+        buffer = self.builder.alloc([partitions, count, *shape], access.element_type)
         resident = Resident(buffer, access, kept, dense)
         transposed = self._is_loaded_transposed(resident)
         if channel is None and transposed:
             self._load_transposed(resident, box, segment, Offset(), count)
         elif channel is None:
-            for tile in self.builder.tiles(count, 1):
+            for tile in self.builder.tiles(count, 1, self.channel_cut(segment)):
                 self._load_directly(resident, box, segment, tile.start, tile.start)
         elif transposed:
             self._load_transposed(resident, box, segment, channel, 1)
@@ -159,25 +161,29 @@ class OperandLoader:
         self, resident: Resident, box: Box, segment: Segment, tile: Offset, slot: Offset
     ) -> None:
         """Load channel tile `tile` into place `slot`, one transfer per packed tap."""
-        packed = self.plan.packed
-        for number, taps in enumerate(product(*(range(self.extents[d]) for d in packed))):
+        packed, cause = self.plan.packed, self.causes[resident.access.argument]
+        shape = list(ir.MemRefType(resident.buffer.type).shape)
+        still = [0] * len(resident.kept)
+        windows: list[Array] = []
+        for taps in product(*(range(self.extents[d]) for d in packed)):
             at = box | {d: Tile(Offset(t), 1) for d, t in zip(packed, taps, strict=True)}
-            source = self._window(resident, at, self._channels(segment, tile, 1))
-            shape = list(ir.MemRefType(resident.buffer.type).shape)
-            target = self.builder.subview(
-                resident.buffer,
-                [number * segment.size, slot, *([0] * len(resident.kept))],
-                [segment.size, 1, *shape[2:]],
-                drop=[1],
-            )
-            self.builder.dma(source, target, self.causes[resident.access.argument])
+            windows.append(self._window(resident, at, self._channels(segment, tile, 1)))
+        if isinstance(windows[0], Mosaic):
+            sizes = [shape[0], 1, *shape[2:]]
+            place = self.builder.subview(resident.buffer, [0, slot, *still], sizes, drop=[1])
+            self.builder.fill_borders(windows, place)
+        for number, source in enumerate(windows):
+            starts = [number * segment.size, slot, *still]
+            sizes = [segment.size, 1, *shape[2:]]
+            place = self.builder.subview(resident.buffer, starts, sizes, drop=[1])
+            self.builder.dma(source, place, cause)
 
     def _channels(self, segment: Segment, tile: Offset, count: int) -> Tile:
         return Tile(tile * segment.size + segment.start, segment.size * count)
 
     def _window(
         self, resident: Resident, box: Box, channels: Tile, partition_first: bool = True
-    ) -> ir.Value:
+    ) -> Array:
         """Return the window in DRAM: [channel, *kept dimensions], or [*kept dimensions,
         channel]."""
         access, channel_dim = resident.access, -1
@@ -205,8 +211,8 @@ class OperandLoader:
         view = self.builder.subview(value, offsets, sizes, steps, drop)
         view = self.builder.transpose(view, [kept.index(d) for d in order or [0]])
         if channel_dim < 0 and order:
-            view_shape = list(ir.MemRefType(view.type).shape)
-            view = self.builder.expand(view, [[1, view_shape[0]], *([n] for n in view_shape[1:])])
+            extents = shape_of(view)
+            view = self.builder.expand(view, [[1, extents[0]], *([n] for n in extents[1:])])
         return view
 
     # --- through the tensor engine ---------------------------------------------------------------
@@ -229,23 +235,27 @@ class OperandLoader:
     ) -> None:
         """Load rows [free, channels], then turn every channel tile: load -> npu.transpose -> psum
         -> buffer."""
-        builder, type_ = self.builder, resident.access.type.element_type
+        builder, type_ = self.builder, resident.access.element_type
         shape = list(ir.MemRefType(resident.buffer.type).shape)
         wide = next(i for i, n in enumerate(shape[2:]) if n > 1)
         room = stage_bytes(builder.target, element_bytes(resident.access))
         at_once = max(1, room // (segment.size * element_bytes(resident.access)))
         rows = min(builder.target.tensor.rows, builder.target.tensor.columns)
-        for free in builder.tiles(shape[2 + wide], rows):
-            for tiles in builder.tiles(count, at_once):
+        access = resident.access
+        cut = self._window_cut(resident, box, self._channels(segment, first, count), wide)
+        channel_cut = self.channel_cut(segment)
+        for free in builder.tiles(shape[2 + wide], rows, cut):
+            for tiles in builder.tiles(count, at_once, channel_cut):
                 stage = builder.alloc([free.size, tiles.size * segment.size], type_)
                 channels = self._channels(segment, first + tiles.start, tiles.size)
                 window = self._window(resident, box, channels, partition_first=False)
                 unit = [i for i in range(len(shape) - 2) if i != wide]
                 starts = [free.start if i == wide else 0 for i in range(len(shape) - 2)]
                 sizes = [free.size if i == wide else 1 for i in range(len(shape) - 2)]
-                width = ir.MemRefType(window.type).shape[-1]
+                width = shape_of(window)[-1]
                 part = builder.subview(window, [*starts, 0], [*sizes, width], drop=unit)
-                builder.dma(part, stage, self.causes[resident.access.argument])
+                builder.fill_borders([part], stage)
+                builder.dma(part, stage, self.causes[access.argument])
                 for tile in builder.tiles(tiles.size, 1):
                     source = builder.subview(
                         stage, [0, tile.start * segment.size], [free.size, segment.size]
@@ -259,3 +269,66 @@ class OperandLoader:
                         drop=[1, *(2 + i for i in unit)],
                     )
                     builder.activate(turned, place)
+
+    # --- which tiles cut the pieces of a mosaic alike ---------------------------------------------
+
+    def cut(self, dim: int, open_dims: Collection[int]) -> Cut | None:
+        """Return what tells tiles of loop dimension `dim` apart, `open_dims` being the dimensions
+        of loops around the loads."""
+        accesses = [
+            access
+            for access in (self.contraction.stationary, self.contraction.moving)
+            if isinstance(access.array, Mosaic) and dim in access.dims
+        ]
+        if not accesses:
+            return None
+
+        def cut(start: int, size: int) -> Hashable:
+            return [self._ranges(a, dim, open_dims, start, size) for a in accesses]
+
+        return cut
+
+    def _ranges(
+        self, access: Access, dim: int, open_dims: Collection[int], start: int, size: int
+    ) -> Hashable:
+        (place,) = (i for i, x in enumerate(access.index) if dim in x.dims)
+        linear = access.index[place]
+        if any(d in open_dims for d in linear.dims if d != dim):
+            return start  # it depends on other loops too: every tile on its own
+        packed = [d for d in linear.dims if d in self.plan.packed]
+        sizes = {d: self.extents[d] for d in linear.dims if d not in packed} | {dim: size}
+        array = access.array
+        assert isinstance(array, Mosaic)
+        first = linear.constant + linear.coefficients[dim] * start
+        return tuple(
+            array.ranges(
+                place,
+                first + sum(linear.coefficients[d] * t for d, t in zip(packed, taps, strict=True)),
+                footprint(linear, sizes),
+            )
+            for taps in product(*(range(self.extents[d]) for d in packed))
+        )
+
+    def channel_cut(self, segment: Segment) -> Cut | None:
+        """Return what tells the channel tiles of a segment apart."""
+        channel = self.contraction.channel
+        places = [
+            (access.array, next(i for i, x in enumerate(access.index) if x.single == channel))
+            for access in (self.contraction.stationary, self.contraction.moving)
+            if isinstance(access.array, Mosaic) and channel >= 0
+        ]
+        if not places:
+            return None
+
+        def cut(start: int, size: int) -> Hashable:
+            first, extent = segment.start + start * segment.size, size * segment.size
+            return [array.ranges(place, first, extent) for array, place in places]
+
+        return cut
+
+    def _window_cut(self, resident: Resident, box: Box, channels: Tile, wide: int) -> Cut | None:
+        """Return what tells apart the rows of a window that is loaded transposed."""
+        window = self._window(resident, box, channels, partition_first=False)
+        if not isinstance(window, Mosaic):
+            return None
+        return lambda start, size: window.ranges(wide, start, size)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from polystage.mlir import ir
 from polystage.passes.lower.initial import Initial
-from polystage.passes.lower.kernel_builder import KernelBuilder, Offset
+from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.offset import Offset
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.operand_window import Box
 
@@ -43,7 +44,7 @@ class OutputTiles:
 
     def open(self, box: Box) -> ir.Value:
         """Reserve an output buffer; load what the output holds where it counts."""
-        element = self.contraction.output.type.element_type
+        element = self.contraction.output.element_type
         buffer = self.builder.alloc(self._shape(box), element)
         if self.initial is None:
             self.builder.dma(self._window(box), buffer, self.cause)

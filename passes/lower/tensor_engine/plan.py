@@ -156,6 +156,7 @@ class ContractionPlanner:
     def _packing_pays(self, tap: int) -> bool:
         taps = self.extents[tap]
         saved_ns = self.contraction.tensor_ns(self.target) * (1 - 1 / taps)
+        # what is constant counts too: the order of sums must not depend on how a border is made
         window = prod(self.contraction.moving.shape) * self.element_bytes
         return saved_ns > (taps - 1) * window / self.target.dram.bytes_per_ns
 
@@ -234,8 +235,8 @@ class ContractionPlanner:
             ceil(self.extents[d] / n)
             for d, n in zip(self.contraction.columns, columns, strict=True)
         )
-        stationary = prod(self.contraction.stationary.shape)
-        moving = prod(self.contraction.moving.shape)
+        stationary = self.contraction.stationary.elements
+        moving = self.contraction.moving.elements
         by_columns = moving + stationary * (1 if row_blocks == 1 else column_blocks)
         by_rows = stationary + moving * (1 if column_blocks == 1 else row_blocks)
         return _Candidate(rows, columns, min(by_rows, by_columns), by_rows < by_columns)
@@ -249,7 +250,7 @@ def stage_bytes(target: Target, element_bytes: int) -> int:
 
 def element_bytes(access: Access) -> int:
     """Return the bytes of one element of an operand."""
-    return max(1, access.type.element_type.width // 8)
+    return max(1, access.element_type.width // 8)
 
 
 def footprint(linear: Linear, sizes: dict[int, int]) -> int:
