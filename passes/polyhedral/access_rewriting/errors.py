@@ -1,0 +1,5 @@
+"""Why an access cannot be written in the IR."""
+
+
+class CannotRewrite(Exception):
+    """The accesses asked for cannot be expressed; `str()` is the reason, in words of a remark."""

@@ -1,0 +1,232 @@
+"""The part of an array that an access touches, as a view with one plain loop per dimension.
+
+Index `8 * a + b + 2` with `b < 4` into 24 elements: expand to 3 x 8, then take `[:, 2:6]`; the
+index into that is `(a, b)`. Index `2 * h + kh` stays a sum: it is a window that slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import gcd, prod
+
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.forms import (
+    ZERO,
+    Form,
+    Interval,
+    add,
+    interval,
+    make,
+    variable,
+)
+from polystage.passes.polyhedral.access_rewriting.view_steps import (
+    Cut,
+    Expand,
+    Reinterpret,
+    ViewStep,
+)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A view of an array: the steps to it, its shape, and the index into it."""
+
+    steps: tuple[ViewStep, ...]
+    shape: tuple[int, ...]
+    index: tuple[Form, ...]
+    """Over the operation's variables; each starts at 0."""
+
+    @property
+    def plain(self) -> list[int | None]:
+        """The variable that each dimension is exactly, or None."""
+        return [plain_variable(form) for form in self.index]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every dimension is another variable, or does not move."""
+        moving = [form for form in self.index if form.terms]
+        plain = {v for v in map(plain_variable, moving) if v is not None}
+        return len(plain) == len(moving)
+
+
+def plain_variable(form: Form) -> int | None:
+    """Return the variable that a form is, or None."""
+    if form.constant == 0 and len(form.terms) == 1:
+        ((atom, coefficient),) = form.terms
+        if coefficient == 1 and isinstance(atom, int):
+            return atom
+    return None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a window may depend on besides the operation's variables."""
+
+    ranges: Sequence[Interval]
+    depth: int = 0
+    """Variables below it are the indices of loops around: their part of an index is an offset."""
+    to_loop_index: Callable[[Form], Form] = field(default=lambda form: form)
+    """Rewrites an offset from the numbers of iterations to the indices of the loops."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A dimension of the array, or a part of one after expanding it."""
+
+    extent: int
+    form: Form
+
+
+def window(shape: Sequence[int], forms: Sequence[Form], around: Surroundings) -> Window:
+    """Return the view on an array of `shape` whose elements at `forms` are accessed.
+
+    Raises: CannotRewrite where the access leaves the array.
+    """
+    _check_inside(shape, forms, around.ranges)
+    splits = [_levels(extent, form, around) for extent, form in zip(shape, forms, strict=True)]
+    steps: list[ViewStep] = []
+    starts = [start for start, _ in splits]
+    sizes = [prod(level.extent for level in levels) for _, levels in splits]
+    _add_cut(steps, starts, sizes, [1] * len(sizes), shape)
+    if any(len(levels) > 1 for _, levels in splits):
+        steps.append(Expand(tuple(tuple(x.extent for x in levels) for _, levels in splits)))
+    levels = [level for _, parts in splits for level in parts]
+    spans = [_span(level, around) for level in levels]
+    sizes = [span.size for span in spans]
+    offsets, strides = [span.offset for span in spans], [span.stride for span in spans]
+    _add_cut(steps, offsets, sizes, strides, [level.extent for level in levels])
+    return Window(tuple(steps), tuple(sizes), tuple(span.index for span in spans))
+
+
+def strided_window(
+    shape: Sequence[int], forms: Sequence[Form], order: Sequence[int], around: Surroundings
+) -> Window:
+    """Return a reinterpret_cast of a row-major array with one dimension for each of `order`.
+
+    Variables that do not occur get the stride 0.
+
+    Raises: CannotRewrite where the address runs backwards.
+    """
+    _check_inside(shape, forms, around.ranges)
+    address, stride = ZERO, 1
+    for extent, form in zip(reversed(shape), reversed(forms), strict=True):
+        address = add(address, form, stride)
+        stride *= extent
+    factors = dict(address.coefficients)
+    sizes = [around.ranges[v][1] - around.ranges[v][0] + 1 for v in order]
+    strides = [factors.pop(v, 0) for v in order]
+    if any(s < 0 for s in strides) or any(v >= around.depth for v in factors):
+        raise CannotRewrite("the access runs backwards through the array")
+    lows = sum(around.ranges[v][0] * s for v, s in zip(order, strides, strict=True))
+    offset = make(factors, address.constant + lows)
+    step = Reinterpret(around.to_loop_index(offset), tuple(sizes), tuple(strides))
+    index = tuple(variable(v, 1, -around.ranges[v][0]) for v in order)
+    return Window((step,), tuple(sizes), index)
+
+
+def _check_inside(shape: Sequence[int], forms: Sequence[Form], ranges: Sequence[Interval]) -> None:
+    for extent, form in zip(shape, forms, strict=True):
+        low, high = interval(form, ranges)
+        if low < 0 or high >= extent:
+            raise CannotRewrite(
+                f"an index runs from {low} to {high} in a dimension of extent {extent}"
+            )
+
+
+def _add_cut(
+    steps: list[ViewStep],
+    offsets: Sequence[Form],
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    shape: Sequence[int],
+) -> None:
+    is_all = list(sizes) == list(shape) and set(strides) <= {1}
+    if not (is_all and all(not form.terms and form.constant == 0 for form in offsets)):
+        kept = tuple(range(len(shape)))
+        steps.append(Cut(tuple(offsets), tuple(sizes), tuple(strides), kept))
+
+
+# --- one dimension as several ---------------------------------------------------------------------
+
+
+def _levels(extent: int, form: Form, around: Surroundings) -> tuple[Form, list[_Level]]:
+    """Return a start, and the dimensions into which what follows it is expanded."""
+    form = without_fixed(form, around)
+    own = [term for term in form.coefficients if term[0] >= around.depth]
+    if len(own) < 2:
+        return ZERO, [_Level(extent, form)]
+    levels = _expanded(extent, form, around.ranges)
+    if len(levels) < len(own) and len(own) < len(form.terms) + bool(form.constant):
+        start = make({v: c for v, c in form.coefficients if v < around.depth}, form.constant)
+        first, last = interval(start, around.ranges)
+        shifted = _expanded(extent - last, make(dict(own)), around.ranges)
+        if first >= 0 and len(shifted) > len(levels):
+            return around.to_loop_index(start), shifted
+    return ZERO, levels
+
+
+def without_fixed(form: Form, around: Surroundings) -> Form:
+    """Replace variables with one value by it, except where a variable is the only one."""
+    own = sum(v >= around.depth for v, _ in form.coefficients)
+    fixed = {
+        v: c
+        for v, c in form.coefficients
+        if around.ranges[v][0] == around.ranges[v][1] and (own > 1 or v < around.depth)
+    }
+    if own > 1 and len(fixed) == own:  # keep one
+        fixed.popitem()
+    if not fixed:
+        return form
+    constant = form.constant + sum(around.ranges[v][0] * c for v, c in fixed.items())
+    return make({v: c for v, c in form.coefficients if v not in fixed}, constant)
+
+
+def _expanded(extent: int, form: Form, ranges: Sequence[Interval]) -> list[_Level]:
+    """Return the levels of a mixed-radix index, as many as there are; the slowest first."""
+    terms = sorted(form.coefficients, key=lambda term: -abs(term[1]))
+    radices: list[int] = []
+    for count in range(1, len(terms)):
+        step = gcd(*(c for _, c in terms[:count]))
+        if radices and (radices[-1] % step or step == radices[-1]):
+            continue
+        low, high = interval(make(dict(terms[count:]), form.constant % step), ranges)
+        if step == 1 or low < 0 or high >= step:
+            continue
+        if not radices and interval(form, ranges)[1] >= extent // step * step:
+            continue  # the last row is not whole
+        radices.append(step)
+    levels: list[_Level] = []
+    size, rest = extent, form
+    for step in radices:
+        upper = {v: c for v, c in rest.coefficients if c % step == 0}
+        inner = make({v: c for v, c in rest.coefficients if v not in upper}, rest.constant % step)
+        outer = make({v: c // step for v, c in upper.items()}, rest.constant // step)
+        levels.append(_Level(size // step, outer))
+        size, rest = step, inner
+    return [*levels, _Level(size, rest)]
+
+
+# --- what of a dimension is touched ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Span:
+    offset: Form
+    size: int
+    stride: int
+    index: Form
+
+
+def _span(level: _Level, around: Surroundings) -> _Span:
+    """Return the part of a dimension that is touched, and the index into it."""
+    form = without_fixed(level.form, around)
+    start = make({v: c for v, c in form.coefficients if v < around.depth}, form.constant)
+    own = make({v: c for v, c in form.coefficients if v >= around.depth})
+    low, high = interval(own, around.ranges)
+    start = around.to_loop_index(Form(start.terms, start.constant + low))
+    step = gcd(*(c for _, c in own.coefficients)) or 1
+    if len(own.terms) > 1 and step == 1 and start == ZERO:
+        return _Span(ZERO, level.extent, 1, Form(own.terms, -low))
+    index = Form(tuple((v, c // step) for v, c in own.terms), -low // step)
+    return _Span(start, (high - low) // step + 1, step, index)
