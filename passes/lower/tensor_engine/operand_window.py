@@ -284,7 +284,7 @@ class OperandLoader:
             return None
 
         def cut(start: int, size: int) -> Hashable:
-            return [self._ranges(a, dim, open_dims, start, size) for a in accesses]
+            return tuple(self._ranges(a, dim, open_dims, start, size) for a in accesses)
 
         return cut
 
@@ -322,7 +322,7 @@ class OperandLoader:
 
         def cut(start: int, size: int) -> Hashable:
             first, extent = segment.start + start * segment.size, size * segment.size
-            return [array.ranges(place, first, extent) for array, place in places]
+            return tuple(array.ranges(place, first, extent) for array, place in places)
 
         return cut
 
