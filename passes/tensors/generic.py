@@ -115,8 +115,14 @@ def build_zero_fill(type_: ir.RankedTensorType) -> ir.Value:
     """Build a tensor of zeros."""
     element = type_.element_type
     is_float = isinstance(element, ir.FloatType)
-    zero = ir.FloatAttr.get(element, 0.0) if is_float else ir.IntegerAttr.get(element, 0)
-    scalar = arith.ConstantOp(element, zero).result
+    return build_fill(
+        type_, ir.FloatAttr.get(element, 0.0) if is_float else ir.IntegerAttr.get(element, 0)
+    )
+
+
+def build_fill(type_: ir.RankedTensorType, value: ir.Attribute) -> ir.Value:
+    """Build a tensor whose elements are all `value`."""
+    scalar = arith.ConstantOp(type_.element_type, value).result
     identity = ir.AffineMap.get_identity(len(type_.shape))
     return build_generic(type_, [], [identity], lambda _: scalar)
 

@@ -1,4 +1,4 @@
-// RUN: %polystage-opt %s --separate-fills | filecheck %s
+// RUN: %polystage-opt %s --split-input-file --separate-fills | filecheck %s
 
 /// Two users of one fill get two fills into two empty tensors.
 
@@ -21,4 +21,28 @@ func.func @no_transpose(%x: tensor<4x4xf32>) -> (tensor<4x4xf32>, tensor<4x4xf32
   %empty = tensor.empty() : tensor<4x4xf32>
   %t = linalg.transpose ins(%x : tensor<4x4xf32>) outs(%empty : tensor<4x4xf32>) permutation = [1, 0]
   return %t, %t : tensor<4x4xf32>, tensor<4x4xf32>
+}
+
+// -----
+
+/// A uniform constant to accumulate onto is a fill; one that is only read stays.
+
+// CHECK-LABEL: @uniform_constant
+// CHECK-DAG: %[[HALF:.*]] = arith.constant 5.000000e-01 : f32
+// CHECK-DAG: %[[READ:.*]] = arith.constant dense<2.000000e+00> : tensor<4x8xf32>
+// CHECK: %[[FILL:.*]] = linalg.generic {{.*}} outs(%{{.*}} : tensor<4xf32>)
+// CHECK: linalg.yield %[[HALF]]
+// CHECK: linalg.generic {{.*}} ins(%[[READ]] : {{.*}}) outs(%[[FILL]]
+func.func @uniform_constant() -> tensor<4xf32> {
+  %x = arith.constant dense<2.0> : tensor<4x8xf32>
+  %init = arith.constant dense<0.5> : tensor<4xf32>
+  %r = linalg.generic {
+      indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0)>],
+      iterator_types = ["parallel", "reduction"]
+    } ins(%x : tensor<4x8xf32>) outs(%init : tensor<4xf32>) {
+  ^bb0(%a: f32, %b: f32):
+    %s = arith.addf %a, %b : f32
+    linalg.yield %s : f32
+  } -> tensor<4xf32>
+  return %r : tensor<4xf32>
 }
