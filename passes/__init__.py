@@ -16,6 +16,7 @@ from polystage.passes.tensors import carry_in_place
 from polystage.passes.tensors import keep_arguments
 from polystage.passes.tensors import set_float_type
 from polystage.passes.polyhedral import raise_affine_to_linalg
+from polystage.passes.polyhedral import eliminate_copies
 from polystage.passes.lower import attach_target
 from polystage.passes.lower import pack_weights
 from polystage.passes.lower import convert_linalg_to_npu
@@ -30,6 +31,7 @@ __all__ = [
     "demote_doubles",
     "drop_assertions",
     "drop_copies",
+    "eliminate_copies",
     "expand_powers",
     "expand_scans",
     "fold_batch_norm",

@@ -97,7 +97,6 @@ class Elimination:
             return
         if not self._is_new("backward", pair.name, pair.arrays):
             return
-        arrays = pair.arrays
         try:
             self.outcome.moves += eliminate_backward(self.program, pair, self.plan)
         except BlockedError as error:
@@ -105,7 +104,6 @@ class Elimination:
             return
         source = pair.source.pieces[0].array
         self._note(pair, "backward", f"{source} is now a part of {pair.target.array}")
-        self._clean(arrays)
 
     def _is_new(self, way: str, what: str, arrays: Iterable[str]) -> bool:
         """Tell whether anything about `arrays` has changed since this was tried last."""

@@ -229,11 +229,13 @@ def elements_map(node: Node, piece: Piece) -> isl.Map:
 
 def _all_same_elements(node: Node, read: Piece, written: Sequence[Piece], depth: int) -> bool:
     """Tell whether each instance reads no element by `read` that another one writes."""
-    return all(
-        (piece.index == read.index and touches_once(node, piece, depth))
-        or not may_overlap(node, read, node, piece)
-        for piece in written
-    )
+    for piece in written:
+        if piece.index == read.index:
+            if not touches_once(node, piece, depth):
+                return False
+        elif may_overlap(node, read, node, piece):
+            return False
+    return True
 
 
 def _writes_window(merge: Merge, node: Node) -> bool:
