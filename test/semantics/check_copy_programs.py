@@ -1,0 +1,87 @@
+"""What `poly-eliminate-copies` may not do to a program, as one function; also a command.
+
+    python test/semantics/check_copy_programs.py FIRST COUNT
+
+runs that many random programs and prints a reduced form of every one that fails.
+"""
+
+import sys
+
+import numpy as np
+from copy_programs import Cells, Program
+from random_copy_programs import random_program
+from reduce_copy_programs import reduced
+
+from polystage.dialects import npu
+from polystage.evaluator.module_evaluator import Evaluator
+from polystage.forms import check_form
+from polystage.mlir import ir
+from polystage.passes.polyhedral.eliminate_copies import EliminateCopiesPass
+from polystage.polyhedral import Kind, TensorProgram
+
+
+def evaluated(module: ir.Module, program: Program) -> list[np.ndarray]:
+    """Return what the arguments and the results hold at the end, as numpy evaluates the module."""
+    evaluator = Evaluator(module)
+    arguments = [program.initial(a) for a in program.arguments]
+    with np.errstate(all="ignore"):
+        results = evaluator.call(evaluator.entry("main"), arguments)
+    return [*arguments, *results]
+
+
+def difference(found: list[np.ndarray], expected: list[Cells]) -> str:
+    """Return which argument or result differs in an element that the program wrote."""
+    for number, (array, cells) in enumerate(zip(found, expected, strict=True)):
+        given, right = array[cells.written], cells.values[cells.written]
+        if given.dtype != right.dtype or given.tobytes() != right.tobytes():
+            return f"argument or result {number} is {given.tolist()}, not {right.tolist()}"
+    return ""
+
+
+def copies_in(module: ir.Module) -> int:
+    return sum(s.kind == Kind.COPY for s in TensorProgram.from_module(module).statements)
+
+
+def problem(program: Program) -> str:
+    """Return what is wrong after copy elimination, or nothing."""
+    expected = program.execute()
+    with ir.Context() as context, ir.Location.unknown():
+        npu.load(context)
+        module = ir.Module.parse(program.text)
+        pairs, signature = copies_in(module), _signature(module)
+        try:
+            EliminateCopiesPass().run(module)
+            module.operation.verify()
+            check_form(module, "buffers")
+            found = evaluated(module, program)
+        except Exception as error:  # whatever a pass raises is what we look for
+            return f"{type(error).__name__}: {error}"
+        if _signature(module) != signature:
+            return f"the signature was {signature} and is {_signature(module)}"
+        if copies_in(module) > pairs:
+            return f"there were {pairs} pairs, now there are {copies_in(module)}"
+        return difference(found, expected)
+
+
+def _signature(module: ir.Module) -> str:
+    functions = [op for op in module.body if op.operation.name == "func.func"]
+    return "; ".join(str(f.attributes["function_type"]) for f in functions)
+
+
+def report(program: Program) -> str:
+    """Return the smallest form found of a program that fails, and how it does."""
+    kind = problem(program)[:12]
+    small = reduced(program, lambda p: problem(p)[:12] == kind)
+    return f"{problem(small)}\n{small.text}"
+
+
+def main(first: int, count: int) -> int:
+    failed = [seed for seed in range(first, first + count) if problem(random_program(seed))]
+    for seed in failed[:5]:
+        print(f"--- {seed}: {report(random_program(seed))}")
+    print(f"{count} programs, {len(failed)} failed: {failed[:50]}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
