@@ -8,16 +8,17 @@ from typing import Literal
 
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_of
-from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.fills import initialised
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.lane_engines.lowering import lower_copy, lower_generic
 from polystage.passes.lower.overlays import bind_arguments
+from polystage.passes.lower.physical_layout import lay_out_arrays, stationary_operand
 from polystage.passes.lower.provenance import (
     arguments_of,
     captured_memrefs,
@@ -67,6 +68,7 @@ class ConvertLinalgToNpuPass(Pass):
             )
         with module.context, ir.Location.unknown():
             for function in _programs(module):
+                lay_out_arrays(function)
                 ProgramLowering(self, module, function, target).run()
 
 
@@ -111,8 +113,12 @@ class ProgramLowering:
         operations = self._operations()
         overlays = [op for op in _walk(self.function.entry_block) if op.name == "npu.overlay"]
         for op in operations:
-            if not self._fold_into_consumer(op):
+            if (found := initialised(op)) is None:
                 self._lower(op)
+                continue
+            consumer, initial = found
+            self.initials[consumer] = initial
+            self.pass_.count("fills folded")
         for op in operations:
             op.erase()
         for op in reversed(overlays):  # a base comes before what lies on it
@@ -122,33 +128,6 @@ class ProgramLowering:
     def _operations(self) -> list[ir.Operation]:
         """Return what there is to lower, in program order."""
         return [op for op in _walk(self.function.entry_block) if op.name in _LOWERED]
-
-    # --- fills -----------------------------------------------------------------------------------
-
-    def _fold_into_consumer(self, op: ir.Operation) -> bool:
-        """Attach a fill to the operation that accumulates into the filled buffer, if that is its
-        next user."""
-        value = _filled_value(op)
-        if value is None:
-            return False
-        consumer = _next_user(op, op.opview.outputs[0])
-        if consumer is None or consumer.name != "linalg.generic":
-            return False
-        generic = GenericOp.from_op(consumer.opview)
-        buffer = op.opview.outputs[0]
-        outputs = [o for o in generic.outputs if consumer.operands[o.argument] == buffer]
-        inputs = [i for i in generic.inputs if consumer.operands[i.argument] == buffer]
-        if len(generic.outputs) != 1 or len(outputs) != 1 or inputs:
-            return False
-        covered = all(
-            x.single is not None or n == 1
-            for x, n in zip(outputs[0].index, outputs[0].shape, strict=True)
-        )
-        if not covered:
-            return False
-        self.initials[consumer] = Initial(value)
-        self.pass_.count("fills folded")
-        return True
 
     # --- kernels ---------------------------------------------------------------------------------
 
@@ -184,12 +163,21 @@ class ProgramLowering:
             lower_copy(builder, causes)
             return builder.name
         generic = GenericOp.from_op(op.opview).without_unit_dims()
-        contraction = Contraction.match(generic, self.target)
         try:
-            if contraction is not None and self._prefers_tensor_engine(contraction):
+            stationary = stationary_operand(op)
+            contraction = Contraction.match(generic, self.target, stationary)
+            if contraction is None and stationary is not None:
+                raise PassError(
+                    f"operand {stationary} cannot be the stationary one of this operation",
+                    op=op,
+                    help="name the other operand of a contraction, or remove 'npu.stationary'",
+                )
+            if contraction is not None and (
+                stationary is not None or self._prefers_tensor_engine(contraction)
+            ):
                 builder, causes = self._builder("matmul", op, captured, causes)
                 collapsed, values = collapse_dims(builder, generic, builder.arguments)
-                contraction = Contraction.match(collapsed, self.target)
+                contraction = Contraction.match(collapsed, self.target, stationary)
                 assert contraction is not None
                 lower_contraction(builder, contraction, values, causes, initial)
             else:
@@ -229,31 +217,3 @@ def _walk(block: ir.Block) -> Iterator[ir.Operation]:
             for region in op.regions:
                 for inner in region.blocks:
                     yield from _walk(inner)
-
-
-def _filled_value(op: ir.Operation) -> float | int | None:
-    """Return the constant that a linalg.generic writes everywhere, or None."""
-    if op.name != "linalg.generic" or len(op.opview.outputs) != 1:
-        return None
-    yielded = list(op.regions[0].blocks[0].operations)[-1].operands[0]
-    constant = defining_op(yielded)
-    if constant is None or constant.name != "arith.constant":
-        return None
-    map_ = ir.AffineMapAttr(op.opview.indexing_maps[len(op.operands) - 1]).value
-    if not map_.is_permutation:
-        return None
-    return constant.attributes["value"].value
-
-
-def _next_user(op: ir.Operation, value: ir.Value) -> ir.Operation | None:
-    """Return the user of `value` that comes next after `op`, if all its other users come later in
-    the same block."""
-    block = op.block
-    users = [use.owner.operation for use in value.uses]
-    if any(user.block != block for user in users):
-        return None
-    order = {user: i for i, user in enumerate(o.operation for o in block.operations)}
-    later = sorted((order[u], u) for u in users if u != op)
-    if not later or later[0][0] < order[op] or any(order[u] < order[op] for u in users):
-        return None
-    return later[0][1]

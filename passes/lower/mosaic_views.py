@@ -40,7 +40,9 @@ class Builder(Protocol):
 
     def dma(self, source: Array, destination: ir.Value, cause: str) -> None: ...  # noqa: D102
 
-    def memset(self, destination: ir.Value, value: float | int) -> None: ...  # noqa: D102
+    def memset(  # noqa: D102
+        self, destination: ir.Value, value: float | int, engine: str = "vector"
+    ) -> None: ...
 
 
 Box = list[Range]
@@ -187,7 +189,7 @@ def fill_borders(builder: Builder, mosaics: Sequence[Mosaic], buffer: ir.Value) 
         boxes = [_whole(sizes)]
     for box in boxes:
         extents = [b - a for a, b in box]
-        builder.memset(builder.subview(buffer, [a for a, _ in box], extents), fill)
+        builder.memset(builder.subview(buffer, [a for a, _ in box], extents), fill, "gpsimd")
 
 
 def _whole(sizes: Sequence[int]) -> Box:

@@ -1,0 +1,113 @@
+"""Fills that only initialise what the next operation accumulates into: they cost no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from polystage.dialects.npu import overlay
+from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS, defining_op
+from polystage.mlir import ir
+from polystage.passes.lower.generic_op import GenericOp
+from polystage.passes.lower.initial import Initial
+
+
+def initialised(op: ir.Operation) -> tuple[ir.Operation, Initial] | None:
+    """Return the operation that accumulates into the buffer that `op` fills, and the constant.
+
+    None where `op` is no fill, or where anything may look at the buffer in between.
+    """
+    value = _filled_value(op)
+    if value is None:
+        return None
+    buffer = op.opview.outputs[0]
+    consumer = _next_user(op, buffer)
+    if consumer is None or consumer.name != "linalg.generic":
+        return None
+    generic = GenericOp.from_op(consumer.opview)
+    outputs = [o for o in generic.outputs if consumer.operands[o.argument] == buffer]
+    if len(generic.outputs) != 1 or len(outputs) != 1:
+        return None
+    if any(_touches(consumer.operands[i.argument], buffer) for i in generic.inputs):
+        return None
+    covered = all(
+        x.single is not None or n == 1
+        for x, n in zip(outputs[0].index, outputs[0].shape, strict=True)
+    )
+    return (consumer, Initial(value)) if covered else None
+
+
+def _filled_value(op: ir.Operation) -> float | int | None:
+    """Return the constant that a linalg.generic writes everywhere, or None."""
+    if op.name != "linalg.generic" or len(op.opview.outputs) != 1:
+        return None
+    yielded = list(op.regions[0].blocks[0].operations)[-1].operands[0]
+    constant = defining_op(yielded)
+    if constant is None or constant.name != "arith.constant":
+        return None
+    map_ = ir.AffineMapAttr(op.opview.indexing_maps[len(op.operands) - 1]).value
+    if not map_.is_permutation:
+        return None
+    return constant.attributes["value"].value
+
+
+def _next_user(op: ir.Operation, value: ir.Value) -> ir.Operation | None:
+    """Return the user of `value` that comes next after `op`, if all its other users come later in
+    the same block and nothing touches its elements through other names before."""
+    block = op.block
+    users = [use.owner.operation for use in value.uses]
+    if any(user.block != block for user in users):
+        return None
+    order = {user: i for i, user in enumerate(o.operation for o in block.operations)}
+    later = sorted((order[u], u) for u in users if u != op)
+    if not later or later[0][0] < order[op] or any(order[u] < order[op] for u in users):
+        return None
+    between = list(block.operations)[order[op] + 1 : later[0][0]]
+    if any(_touches(v, value) for other in between for v in _accessed(other.operation)):
+        return None
+    return later[0][1]
+
+
+def _accessed(op: ir.Operation) -> Iterator[ir.Value]:
+    """Yield the memrefs that an operation, or one in its regions, reads or writes; views do not."""
+    if op.name in VIEW_OPS or op.name == overlay.NAME:
+        return
+    yield from (v for v in op.operands if isinstance(v.type, ir.MemRefType))
+    for region in op.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield from _accessed(inner.operation)
+
+
+def _touches(value: ir.Value, other: ir.Value) -> bool:
+    """Whether two memrefs may share an element."""
+    windows = [_window(source) for _, source in overlay.pieces(value)[0]]
+    root, box = _window(other)
+    return any(root == r and not _are_apart(box, b) for r, b in windows)
+
+
+_Box = list[tuple[int, int]] | None
+"""Hull of a window, by dimension of the array; None is all of it."""
+
+
+def _window(value: ir.Value) -> tuple[ir.Value, _Box]:
+    """Return the array that a view shows, and a box of it that holds everything it shows."""
+    box: _Box = None
+    while (op := defining_op(value)) is not None and op.name in VIEW_OPS:
+        box = None
+        if op.name == "memref.subview":
+            starts, sizes, steps = (
+                list(op.attributes[f"static_{name}"]) for name in ("offsets", "sizes", "strides")
+            )
+            if DYNAMIC not in starts:
+                hulls = zip(starts, sizes, steps, strict=True)
+                box = [(start, start + (size - 1) * step + 1) for start, size, step in hulls]
+        value = op.operands[0]
+    return value, box
+
+
+def _are_apart(a: _Box, b: _Box) -> bool:
+    if a is None or b is None:
+        return False
+    return any(
+        stop <= low or high <= start for (start, stop), (low, high) in zip(a, b, strict=True)
+    )
