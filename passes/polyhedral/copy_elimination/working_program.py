@@ -40,8 +40,8 @@ class Node:
     """The operands whose access is not that of the IR any more."""
     rewrite: Any = None
     """The change of the IR that makes the accesses what they are here."""
-    _inverses: dict[tuple[object, int], Inverse | str] = field(
-        default_factory=dict[tuple[object, int], Inverse | str]
+    _inverses: dict[tuple[object, ...], Inverse | str] = field(
+        default_factory=dict[tuple[object, ...], Inverse | str]
     )
 
     @property
@@ -103,7 +103,7 @@ class Node:
 
         Raises: NotInvertibleError.
         """
-        key = (piece.index, shared)
+        key = (piece.index, shape, shared)
         if key not in self._inverses:
             try:
                 if not self.is_box:
