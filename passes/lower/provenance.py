@@ -9,6 +9,7 @@ from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.mlir import ir
 from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.physical_layout import DECISIONS
 
 
 def layer_name(op: ir.Operation) -> str:
@@ -96,6 +97,7 @@ def kernel_key(
     parts += [str(aliases), str(causes), str(initial)]
     if op.name == "linalg.generic":
         parts += [str(op.opview.indexing_maps), str(op.opview.iterator_types)]
+        parts += [str(op.attributes[name]) for name in DECISIONS if name in op.attributes]
         parts += _body_text(op.regions[0].blocks[0], operands)
     return "\n".join(parts)
 

@@ -27,6 +27,7 @@ from polystage.passes.lower.mosaic import (
     shape_of,
     strides_of,
 )
+from polystage.passes.lower.physical_layout import PARTITION_LOOP
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class LoopNest:
     outputs: tuple[Operand, ...]
     coordinates: dict[int, Linear]
     stack: tuple[int, int] = (0, 1)
+    across: int | None = None
+    """The loop that has to lie across the partitions, if that is decided already."""
 
     @property
     def operands(self) -> list[Operand]:
@@ -154,6 +157,7 @@ class LoopNest:
                 d: _moved(_loop(d, len(generic.extents)), place, len(order))
                 for d in sorted(body.reads("index"))
             },
+            across=_named_loop(generic, place),
         )
 
     # --- rewriting --------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ class LoopNest:
         starts = [0]
         for d in range(1, len(self.extents)):
             same_kind = (d < self.n_parallel) == (d - 1 < self.n_parallel)
-            merges = same_kind and not {d, d - 1} & fixed
+            merges = same_kind and not {d, d - 1} & fixed and d != self.across
             if not merges or not all(_continues(o, d - 1, d) for o in self.operands):
                 starts.append(d)
         groups = [
@@ -180,6 +184,7 @@ class LoopNest:
             self,
             extents=tuple(prod(self.extents[d] for d in g) for g in groups),
             n_parallel=sum(g[0] < self.n_parallel for g in groups),
+            across=next((i for i, g in enumerate(groups) if self.across in g), None),
             coordinates={
                 k: _moved(x, {g[-1]: i for i, g in enumerate(groups)}, len(groups))
                 for k, x in self.coordinates.items()
@@ -298,6 +303,27 @@ def _spread(linear: Linear, place: dict[int, tuple[tuple[int, int], ...]], n: in
         for new, factor in place[d]:
             coefficients[new] += linear.coefficients[d] * factor
     return Linear(linear.constant, tuple(coefficients))
+
+
+def _named_loop(generic: GenericOp, place: dict[int, int]) -> int | None:
+    """Return the loop that the operation's attribute names.
+
+    Raises:
+        PassError: it is not a parallel loop of more than one iteration.
+    """
+    op = generic.body.owner.operation
+    if PARTITION_LOOP not in op.attributes:
+        return None
+    loop = ir.IntegerAttr(op.attributes[PARTITION_LOOP]).value
+    if loop in place and loop not in generic.reductions:
+        return place[loop]
+    possible = ", ".join(str(d) for d in sorted(place) if d not in generic.reductions)
+    raise PassError(
+        f"'{PARTITION_LOOP}' is {loop}, but the parallel loops of more than one iteration are "
+        f"{possible or 'none'}",
+        op=op,
+        help="name one of them, or remove the attribute",
+    )
 
 
 def _loop_order(generic: GenericOp) -> list[int]:

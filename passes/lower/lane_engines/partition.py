@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from polystage.dtypes import byte_width
+from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
@@ -129,7 +130,8 @@ def choose_partitioning(nest: LoopNest, target: Target, work: Work) -> Partition
     """Return the partitioning with the least estimated time; the first of equals."""
     partitions = target.sbuf.partitions
     candidates = [Partitioning(None, 1, True)]
-    for loop in range(nest.n_parallel):
+    loops = range(nest.n_parallel) if nest.across is None else [nest.across]
+    for loop in loops:
         if loop in work.rows or partitions == 1 or not _may_partition(nest, loop):
             continue
         extent = nest.extents[loop]
@@ -137,6 +139,14 @@ def choose_partitioning(nest: LoopNest, target: Target, work: Work) -> Partition
             candidates.append(Partitioning(loop, count, True))
             if extent > count:
                 candidates.append(Partitioning(loop, count, False))
+    if nest.across is not None and partitions > 1:
+        if len(candidates) == 1:
+            raise PassError(
+                "the loop that is to lie across the partitions steps through several dimensions "
+                "of an operand, or with others through one",
+                help="name another loop in 'npu.partition_loop', or remove the attribute",
+            )
+        del candidates[0]
     return min(candidates, key=lambda c: _estimated_ns(nest, c, work, target))
 
 

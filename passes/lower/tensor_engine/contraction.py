@@ -51,9 +51,11 @@ class Contraction:
         return self.generic.extents[self.channel] if self.channel >= 0 else 1
 
     @classmethod
-    def match(cls, generic: GenericOp, target: Target) -> Contraction | None:
+    def match(
+        cls, generic: GenericOp, target: Target, stationary: int | None = None
+    ) -> Contraction | None:
         """Return the contraction that `generic` is, or None where the tensor engine cannot compute
-        it.
+        it; with operand `stationary` in that role, if one is named.
 
         Unit dimensions must have been removed.
         """
@@ -63,6 +65,8 @@ class Contraction:
         if operands is None or not _types_are_supported(*operands, generic.outputs[0], target):
             return None
         found = [c for a, b in (operands, operands[::-1]) if (c := _with_roles(generic, a, b))]
+        if stationary is not None:
+            found = [c for c in found if c.stationary.argument == stationary]
         if not found:
             return None
         return min(found, key=lambda c: not _stores_rows(c))

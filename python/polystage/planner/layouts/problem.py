@@ -141,7 +141,7 @@ class LayoutProblem:
         kernel = "lanes"
         if variant.contracted is not None:
             kernel = "array store" if use.is_write else "array load"
-        still = {loop: 1 for loop in variant.stepped}
+        still = dict.fromkeys(variant.stepped, 1)
         at_once = tuple(still.get(d, n) for d, n in enumerate(extents))
         forms = index_forms(use.access, at_once, array.shape) if still else use.forms
         way = walk(forms, at_once, array.shape, home, loop)
@@ -161,7 +161,7 @@ class LayoutProblem:
         runs = [1, 1] if turns else [found.shape[d] for d in inner]
         return copy_charge(self.target, found, runs, turns=turns)
 
-    # --- as a graph ---------------------------------------------------------------------------------
+    # --- as a graph -------------------------------------------------------------------------------
 
     @cached_property
     def graph(self) -> CostGraph:

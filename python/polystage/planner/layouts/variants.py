@@ -201,7 +201,8 @@ def _roles(
 
 
 def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], target: Target) -> float:
-    """Return the time of the array: one pass of the columns per tile of channels and rows."""
+    """Return the time of the array: one pass of the columns per tile of channels and rows, and what
+    it takes until the next row tile can begin."""
     array = target.tensor
     dtype = str(ir.MemRefType(statement.op.operands[0].type).element_type)
     if not array.supports(dtype):
@@ -213,6 +214,16 @@ def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], targe
             depth, taps = depth * extents[tap], taps // extents[tap]
     row = extents[roles.row] if roles.row is not None else 1
     outer = prod(extents[d] for d in (roles.batch | roles.rows) - {roles.row})
-    passes = outer * taps * ceil(depth / array.rows) * ceil(row / array.columns)
+    row_tiles = outer * ceil(row / array.columns)
     columns = max(prod(extents[d] for d in roles.columns), array.min_issue_cycles)
-    return passes * columns * getattr(array.cycles_per_row, dtype) / array.clock_ghz
+    cycles = taps * ceil(depth / array.rows) * columns * getattr(array.cycles_per_row, dtype)
+    return row_tiles * (cycles / array.clock_ghz + _leaving_ns(target))
+
+
+def _leaving_ns(target: Target) -> float:
+    """Return how long a finished row tile keeps its output buffer: out of the array, out of psum,
+    out to DRAM."""
+    array, scalar = target.tensor, target.scalar
+    drain = (array.rows + array.columns + array.startup_cycles) / array.clock_ghz
+    evict = (scalar.startup_cycles + scalar.issue_cycles) / scalar.clock_ghz
+    return drain + evict + target.dma.startup_ns
