@@ -30,6 +30,7 @@ _FOLDABLE = (
     "tensor.splat",
 )
 _DIALECTS = ("linalg", "arith", "math")
+_RESHAPES = ("tensor.collapse_shape", "tensor.expand_shape")
 _CHEAP = ("arith.constant", "tensor.empty", "tensor.splat")
 
 
@@ -142,7 +143,10 @@ def _is_foldable(op: ir.Operation) -> bool:
 
 
 def _stays(op: ir.Operation) -> bool:
-    """Return whether an operation is never stored as a constant: a splat, fill or broadcast."""
+    """Return whether an operation is never stored as a constant: a splat, fill or broadcast, or
+    one of them in another shape."""
+    while op.name in _RESHAPES and not isinstance(op.operands[0].owner, ir.Block):
+        op = op.operands[0].owner.operation
     return op.name in _CHEAP[1:] or is_fill(op) or is_broadcast(op)
 
 

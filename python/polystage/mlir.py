@@ -18,6 +18,7 @@ try:
         math,
         memref,
         scf,
+        tensor,
     )
     from torch_mlir.execution_engine import ExecutionEngine
 
@@ -35,6 +36,7 @@ except ImportError:  # an LLVM build without torch-mlir
         math,
         memref,
         scf,
+        tensor,
     )
     from mlir.execution_engine import ExecutionEngine  # type: ignore[no-redef]
 
@@ -59,4 +61,5 @@ __all__ = [
     "passmanager",
     "rewrite",
     "scf",
+    "tensor",
 ]
