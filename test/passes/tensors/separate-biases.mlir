@@ -32,6 +32,36 @@ func.func @bias(%a: tensor<4x8xf32>, %b: tensor<8x6xf32>, %bias: tensor<6xf32>) 
 
 // -----
 
+/// So is a bias that repeats along a dimension of extent 1.
+
+// CHECK-LABEL: @one_row
+// CHECK: linalg.yield %cst
+// CHECK: %[[PRODUCT:.*]] = linalg.generic
+// CHECK: linalg.generic {{.*}} ins(%[[PRODUCT]], %arg2
+// CHECK: arith.addf
+func.func @one_row(%a: tensor<1x8xf32>, %b: tensor<8x6xf32>, %bias: tensor<6xf32>) -> tensor<1x6xf32> {
+  %empty = tensor.empty() : tensor<1x6xf32>
+  %row = linalg.generic {
+      indexing_maps = [affine_map<(d0, d1) -> (d1)>, affine_map<(d0, d1) -> (d0, d1)>],
+      iterator_types = ["parallel", "parallel"]
+    } ins(%bias : tensor<6xf32>) outs(%empty : tensor<1x6xf32>) {
+  ^bb0(%x: f32, %y: f32):
+    linalg.yield %x : f32
+  } -> tensor<1x6xf32>
+  %c = linalg.generic {
+      indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+      iterator_types = ["parallel", "parallel", "reduction"]
+    } ins(%a, %b : tensor<1x8xf32>, tensor<8x6xf32>) outs(%row : tensor<1x6xf32>) {
+  ^bb0(%x: f32, %y: f32, %z: f32):
+    %p = arith.mulf %x, %y : f32
+    %s = arith.addf %z, %p : f32
+    linalg.yield %s : f32
+  } -> tensor<1x6xf32>
+  return %c : tensor<1x6xf32>
+}
+
+// -----
+
 /// The bias of a convolution in groups is expanded like its broadcast.
 
 // CHECK-LABEL: @bias_in_groups
