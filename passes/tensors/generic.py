@@ -45,13 +45,16 @@ def fill_value(op: ir.Operation) -> ir.Value:
 
 
 def is_broadcast(op: ir.Operation) -> bool:
-    """Return whether `op` only repeats its single input along further dimensions."""
+    """Return whether `op` only repeats its single input along further dimensions, of whatever
+    extent."""
     if op.name == "linalg.broadcast":
         return True
     if op.name != "linalg.generic" or len(inputs_of(op)) != 1 or not only_yields(op):
         return False
     source, result = (v.type for v in op.operands)
-    return isinstance(source, ir.ShapedType) and _elements(source) < _elements(result)
+    if not isinstance(source, ir.RankedTensorType | ir.MemRefType):
+        return False
+    return source.rank < result.rank or _elements(source) < _elements(result)
 
 
 def only_yields(op: ir.Operation) -> bool:

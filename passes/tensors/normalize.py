@@ -10,7 +10,7 @@ PREPARE = (
     # Weights: what depends on them alone, and the scales of batch norms. Before fusion, which hides
     # them in larger bodies; biases first, since a batch norm folds into what starts from zero.
     "fold-constants,canonicalize,cse,"
-    "separate-biases,separate-fills,fold-batch-norm"
+    "separate-biases,separate-fills,fold-batch-norm,canonicalize"
 )
 """From an imported model to linalg on tensors with one operation per operator."""
 

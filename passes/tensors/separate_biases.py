@@ -12,7 +12,6 @@ from polystage.passes.tensors.generic import (
     inputs_of,
     is_broadcast,
     is_contraction,
-    only_yields,
     outputs_of,
 )
 
@@ -52,7 +51,7 @@ def _bias(init: ir.Value) -> tuple[ir.Value, ir.AffineMap] | None:
     op = init.owner
     if isinstance(op, ir.Block):
         return None
-    if is_broadcast(op.operation) or _is_row(op.operation):
+    if is_broadcast(op.operation):
         return op.operands[0], affine_maps(op.operation)[0]
     if op.operation.name != "tensor.expand_shape":
         return None
@@ -60,14 +59,6 @@ def _bias(init: ir.Value) -> tuple[ir.Value, ir.AffineMap] | None:
     if inner is None or not inner[1].is_projected_permutation:
         return None
     return _expanded(*inner, op.operation)
-
-
-def _is_row(op: ir.Operation) -> bool:
-    """Return whether `op` is a broadcast along dimensions of extent 1 only."""
-    if op.name != "linalg.generic" or len(inputs_of(op)) != 1 or not only_yields(op):
-        return False
-    source, result = (v.type for v in op.operands)
-    return isinstance(source, ir.RankedTensorType) and source.rank < result.rank
 
 
 def _expanded(
