@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -60,6 +60,10 @@ class Part:
         limits = (_simplified(_resolved(limit, loops), loops.ranges) for limit in self.limits)
         return self._with(index, tuple(limit for limit in limits if limit is not None))
 
+    def with_index(self, index: Iterable[Form]) -> Part:
+        """Return the same with another index."""
+        return self._with(tuple(index), self.limits)
+
     def _with(self, index: tuple[Form, ...], limits: tuple[Limit, ...]) -> Part:
         return Part(self.array, self.shape, index, limits, self.fill, self.steps, self.is_row_major)
 
@@ -96,6 +100,7 @@ def read_piece(
     if piece.array is None:
         return Part(None, (), (), tuple(limits), piece.fill)
     array = arrays[piece.array]
+    ranges = _narrowed(ranges, limits) if limits else ranges
     index = tuple(merge_divisions(from_affine(expr, ranges), ranges) for expr in piece.index)
     steps: tuple[ViewStep, ...] = ()
     shape = array.shape
@@ -106,6 +111,18 @@ def read_piece(
             shape, index = flat.shape, flat.index
             steps = (Collapse(flat.groups),)
     return Part(piece.array, shape, index, tuple(limits), None, steps, row_major)
+
+
+def _narrowed(ranges: Sequence[Interval], limits: Sequence[Limit]) -> Sequence[Interval]:
+    """Return the ranges that variables have where a piece holds."""
+    narrowed = list(ranges)
+    for limit in limits:
+        if len(limit.form.terms) == 1 and limit.form.constant == 0:
+            ((atom, factor),) = limit.form.terms
+            if isinstance(atom, int) and factor == 1:
+                low, high = narrowed[atom]
+                narrowed[atom] = max(low, limit.low), min(high, limit.high)
+    return narrowed
 
 
 def _read_bound(bound: Bound, ranges: Sequence[Interval]) -> Limit:

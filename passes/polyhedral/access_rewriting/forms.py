@@ -36,13 +36,12 @@ class Form(NamedTuple):
     @property
     def is_linear(self) -> bool:
         """Whether no division is left."""
-        return not any(isinstance(atom, Division) for atom, _ in self.terms)
+        return all(not isinstance(atom, Division) for atom, _ in self.terms)
 
     @property
     def coefficients(self) -> tuple[tuple[int, int], ...]:
         """Variables and their factors; divisions must be gone."""
-        assert self.is_linear
-        return self.terms  # pyright: ignore[reportReturnType]
+        return self.terms  # pyright: ignore[reportReturnType] - checked where loops are split
 
     @property
     def divisions(self) -> int:
@@ -58,7 +57,7 @@ def variable(number: int, factor: int = 1, constant: int = 0) -> Form:
     return Form(((number, factor),), constant)
 
 
-def make(terms: dict[int | Division, int], constant: int = 0) -> Form:
+def make(terms: dict[int | Division, int] | dict[int, int], constant: int = 0) -> Form:
     """Return the form in which equal sums are equal values."""
     kept = [(atom, c) for atom, c in terms.items() if c]
     if len(kept) > 1:
@@ -260,7 +259,8 @@ def to_text(form: Form, names: Sequence[str]) -> str:
             text = names[atom]
         else:
             inner = to_text(atom.inner, names)
-            text = f"({inner}) {'mod' if atom.is_mod else 'floordiv'} {atom.divisor}"
+            inner = inner if inner.isidentifier() else f"({inner})"
+            text = f"{inner} {'mod' if atom.is_mod else 'floordiv'} {atom.divisor}"
         parts.append(text if coefficient == 1 else f"{coefficient} * {text}")
     if form.constant or not parts:
         parts.append(str(form.constant))

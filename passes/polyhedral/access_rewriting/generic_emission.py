@@ -89,6 +89,8 @@ class TensorRewrite:
     """Values of old operands that are constant everywhere."""
     dropped: frozenset[int]
     """Loops of extent 1 that go."""
+    copied: int | None
+    """The operand that a new body yields; None where the old body stays."""
 
     def emit(self, values: Mapping[str, ir.Value]) -> ir.Operation:
         """Replace the operation and return the new one."""
@@ -159,9 +161,10 @@ class TensorRewrite:
         )
         types = [_element_type(value) for value in values]
         block = new.regions[0].blocks.append(*types, arg_locs=[new.location] * len(types))
-        if self.operation.is_copy:
+        if self.copied is not None:
+            provided = self._provided(block)[self.copied]
             with ir.InsertionPoint(block):
-                linalg.YieldOp([self._provided(block)[0]])
+                linalg.YieldOp([provided])
         else:
             self._move_body(block)
         return new.operation
@@ -193,8 +196,7 @@ class TensorRewrite:
             provided.setdefault(operand.number, argument)
         with ir.InsertionPoint.at_block_begin(block):
             for number, fill in self.constants.items():
-                type_ = _element_type(self.operation.operands[number].value)
-                provided[number] = arith.ConstantOp(type_, fill).result
+                provided[number] = arith.ConstantOp(fill.type, fill).result
         return provided
 
     def _move_body(self, block: ir.Block) -> None:

@@ -83,6 +83,7 @@ def virtual_array(parts: Sequence[Part], around: Surroundings) -> VirtualArray:
     """
     if any(v < around.depth for p in parts for x in p.limits for v, _ in x.form.coefficients):
         raise CannotRewrite("where it reads moves with a loop around")
+    parts = [part.with_index(without_fixed(form, around) for form in part.index) for part in parts]
     coarse = _basis(parts, around, is_fine=False)
     try:
         return _Composition(coarse, around).compose(parts)
@@ -122,17 +123,19 @@ def _basis(parts: Sequence[Part], around: Surroundings, is_fine: bool) -> list[T
 def _in_order_of_index(
     basis: list[Terms], parts: Sequence[Part], around: Surroundings
 ) -> list[Terms]:
-    """Return the dimensions in the order in which the first array has them."""
+    """Return the dimensions in the order in which the array of most dimensions has them."""
     order: list[int] = []
-    for form in (form for part in parts for form in part.index):
+    by_rank = sorted(parts, key=lambda part: -sum(bool(form.terms) for form in part.index))
+    for form in (form for part in by_rank for form in part.index):
         factors, _ = _over(basis, _moving(form, around))
         order += sorted(factors, key=lambda place: -abs(factors[place]))
     return [basis[place] for place in dict.fromkeys([*order, *range(len(basis))])]
 
 
 def _moving(form: Form, around: Surroundings) -> Terms:
-    kept = without_fixed(form, around)
-    return tuple((v, c) for v, c in kept.coefficients if v >= around.depth)
+    if not around.depth:
+        return form.coefficients
+    return tuple(term for term in form.coefficients if term[0] >= around.depth)
 
 
 def _primitive(terms: Terms) -> tuple[Terms, int]:
@@ -145,6 +148,8 @@ def _primitive(terms: Terms) -> tuple[Terms, int]:
 
 def _over(basis: Sequence[Terms], terms: Terms) -> tuple[dict[int, int], Terms]:
     """Write terms as a sum of multiples of the basis; return the factors and what is left."""
+    if terms in basis:
+        return {basis.index(terms): 1}, ()
     factors: dict[int, int] = {}
     rest = dict(terms)
     while rest:
@@ -222,17 +227,16 @@ class _Composition:
                 sides[place] = side
         if any(low > high for low, high in sides):
             return None
-        return _Box(replace(part, index=tuple(placed)), tuple(sides))
+        return _Box(part.with_index(placed), tuple(sides))
 
     def _placed(self, form: Form) -> Form:
         """Return an index over the dimensions of the virtual array."""
-        kept = without_fixed(form, self.around)
         factors, rest = _over(self.basis, _moving(form, self.around))
         if rest:
             raise CannotRewrite("the pieces it reads have no common dimensions")
-        outer = {v: c for v, c in kept.coefficients if v < self.around.depth}
+        outer = {v: c for v, c in form.coefficients if v < self.around.depth}
         own = {self.around.depth + place: factor for place, factor in factors.items()}
-        return make({**outer, **own}, kept.constant)
+        return make({**outer, **own}, form.constant)
 
     def _without_fills(self, boxes: list[_Box]) -> tuple[list[_Box], ir.Attribute | None]:
         """Move constants to the bottom, cutting what lies below them."""

@@ -33,10 +33,12 @@ from polystage.passes.polyhedral.access_rewriting.windows import (
     window,
 )
 from polystage.polyhedral import Statement
-from polystage.polyhedral.model import Array
+from polystage.polyhedral.model import Array, Kind
 from polystage.polyhedral.readings import Piece, Reading
 
 _STORES = frozenset({"affine.store", "memref.store"})
+_GATHERED = -1
+"""The key for what the body of a copy loads, at indices known at compile time."""
 
 
 class Rewrite(Protocol):
@@ -56,7 +58,8 @@ def plan_rewrite(
     """Return how to give the operands of `statement.op` the accesses `reads` and `writes`.
 
     Operands are counted as in the operation; those that are not named keep their access. The
-    loads of a store in a loop nest are -1, -2, .. in the order of `statement.reads`.
+    loads of a store in a loop nest are -1, -2, .. in the order of `statement.reads`; what a
+    linalg.generic of kind `copy` loads in its body is -1 too.
 
     Raises: CannotRewrite with the reason where no linear accesses on views do that.
     """
@@ -98,9 +101,19 @@ class _Plan:
         slots = [self._split_for(slot) for slot in self._slots()]
         ranges = self.loops.ranges
         around = Surroundings(ranges, self.loops.depth, self._to_loop_index)
-        operands = [self._operand(slot, around) for slot in slots]
+        planned = [(slot, self._operand(slot, around)) for slot in slots]
+        slots = [slot for slot, operand in planned if operand is not None]
+        operands = [operand for _, operand in planned if operand is not None]
         missing = self._settle_missing(slots, operands, around)
-        return TensorRewrite(self.operation, tuple(operands), self.constants, missing)
+        return TensorRewrite(
+            self.operation, tuple(operands), self.constants, missing, self._copied()
+        )
+
+    def _copied(self) -> int | None:
+        """Return the operand that is yielded as it is, where the new body is to be that alone."""
+        if _GATHERED in self.reads:
+            return _GATHERED
+        return 0 if self.operation.is_copy else None
 
     # --- what is asked for --------------------------------------------------------------------
 
@@ -108,7 +121,13 @@ class _Plan:
         operation = self.operation
         slots: list[_Slot] = []
         outputs: list[_Slot] = []
+        if _GATHERED in self.reads:
+            if self.statement.kind != Kind.COPY or operation.is_copy:
+                raise CannotRewrite("a load in the body of an operation stays as it is")
+            self._add_input(slots, _GATHERED, None)
         for number, operand in enumerate(operation.operands):
+            if number < operation.inputs and _GATHERED in self.reads:
+                continue  # the new body has no use for it
             if number < operation.inputs:
                 self._add_input(slots, number, operand)
                 continue
@@ -116,14 +135,15 @@ class _Plan:
                 outputs.append(_Slot(number, [self._written(self.writes[number])], True))
             else:
                 outputs.append(_Slot(number, operand, True))
-            if not operation.is_copy and self._reads_elsewhere(number):
+            if self._copied() is None and self._reads_elsewhere(number):
                 if operation.has_reduction:
                     raise CannotRewrite("accumulates into what it copied")
                 self._add_input(slots, number, operand)
         return [*slots, *outputs]
 
-    def _add_input(self, slots: list[_Slot], number: int, operand: OperandAccess) -> None:
+    def _add_input(self, slots: list[_Slot], number: int, operand: OperandAccess | None) -> None:
         if number not in self.reads:
+            assert operand is not None
             slots.append(_Slot(number, operand, False))
             return
         parts = read_reading(self.reads[number], self.arrays, self.loops.ranges)
@@ -144,10 +164,9 @@ class _Plan:
             return False
         if number not in self.reads:
             return number in self.writes
-        pieces = self.reads[number].pieces
-        target = self.writes.get(number) or self._present_write(number)
-        same = (pieces[0].array, pieces[0].index) == (target.array, target.index)
-        return not same or bool(pieces[0].where)
+        read = read_reading(self.reads[number], self.arrays, self.loops.ranges)[0]
+        target = self._written(self.writes.get(number) or self._present_write(number))
+        return bool(read.limits) or (read.array, read.index) != (target.array, target.index)
 
     def _present_write(self, number: int) -> Piece:
         for access in self.statement.writes:
@@ -180,14 +199,20 @@ class _Plan:
 
     # --- operands -----------------------------------------------------------------------------
 
-    def _operand(self, slot: _Slot, around: Surroundings) -> NewOperand:
+    def _operand(self, slot: _Slot, around: Surroundings) -> NewOperand | None:
+        """Return the operand for a slot; None where it turns out to be constant."""
         if isinstance(slot.source, OperandAccess):
             return self._kept(slot, slot.source, around)
         parts = [part.resolved(self.loops) for part in slot.source]
         part = parts[0]
         if part.limits or part.array is None:
             virtual = virtual_array(parts, around)
-            if not virtual.layers or not virtual.layers[0].covers_all:
+            if not virtual.layers:
+                if virtual.fill is None:
+                    raise CannotRewrite("nothing is read")
+                self.constants[slot.number] = virtual.fill
+                return None
+            if not virtual.layers[0].covers_all:
                 return NewOperand(
                     slot.number, slot.is_output, virtual.shape, virtual.index, virtual=virtual
                 )

@@ -69,13 +69,16 @@ class Loops:
 
         Raises: CannotRewrite where no way of splitting does that.
         """
-        form = self.resolve(form)
-        while not form.is_linear:
-            self._split_under(_innermost(form))
-            form = self.resolve(form)
-        return form
+        linear = self.resolve(form)
+        while not linear.is_linear:
+            division = _innermost(linear)
+            if not self._splits_under(division):
+                raise CannotRewrite(self._why_not(division, form))
+            linear = self.resolve(form)
+        return linear
 
-    def _split_under(self, division: Division) -> None:
+    def _splits_under(self, division: Division) -> bool:
+        """Split a loop for a division, if there is one whose parts go on either side of it."""
         divisor = division.divisor
         moving = [(a, c) for a, c in division.inner.coefficients if c % divisor]
         for number, coefficient in sorted(moving, key=lambda term: -abs(term[1])):
@@ -83,8 +86,8 @@ class Loops:
             extent = self.extent(number)
             if number in self._loop_of and extent > part and extent % part == 0:
                 self._split(number, part)
-                return
-        raise CannotRewrite(self._why_not(division, [number for number, _ in moving]))
+                return True
+        return False
 
     def _split(self, number: int, part: int) -> None:
         """Split a variable as `part * high + low`."""
@@ -102,17 +105,17 @@ class Loops:
             if any(atom == number for atom, _ in form.terms):
                 self._splits[old] = self.resolve(form)
 
-    def _why_not(self, division: Division, moving: list[int]) -> str:
-        text = to_text(Form(((division, 1),), 0), self.names)
-        for number in moving:
-            loop = self._loop_of.get(number)
-            if loop is not None and len(self._digits[loop]) > 1:
-                name = self.names[self.depth + loop]
-                parts = {digit.factor for digit in self._digits[loop]} - {1}
-                by = " and by ".join(map(str, sorted(parts | {division.divisor})))
-                return f"needs loop {name} split by {by}, for the index {text}"
+    def _why_not(self, division: Division, form: Form) -> str:
+        text = to_text(form, self.names)
+        moving = [v for v, c in division.inner.coefficients if c % division.divisor]
         if any(not self.is_own(number) for number in moving):
             return f"the index {text} divides the index of a loop around"
+        for loop in (self._loop_of[number] for number in moving):
+            parts = {digit.factor for digit in self._digits[loop]} - {1}
+            if parts and division.divisor not in parts:
+                name = self.names[self.depth + loop]
+                by = " and by ".join(map(str, sorted({*parts, division.divisor})))
+                return f"needs loop {name} split by {by}, for the index {text}"
         return f"no way of splitting the loops makes the index {text} linear"
 
 

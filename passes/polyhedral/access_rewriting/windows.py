@@ -152,6 +152,8 @@ def _add_cut(
 
 def _levels(extent: int, form: Form, around: Surroundings) -> tuple[Form, list[_Level]]:
     """Return a start, and the dimensions into which what follows it is expanded."""
+    if len(form.terms) < 2:
+        return ZERO, [_Level(extent, form)]
     form = without_fixed(form, around)
     own = [term for term in form.coefficients if term[0] >= around.depth]
     if len(own) < 2:
@@ -168,17 +170,22 @@ def _levels(extent: int, form: Form, around: Surroundings) -> tuple[Form, list[_
 
 def without_fixed(form: Form, around: Surroundings) -> Form:
     """Replace variables with one value by it, except where a variable is the only one."""
-    own = sum(v >= around.depth for v, _ in form.coefficients)
+    ranges, depth = around.ranges, around.depth
+    own = len(form.terms)
+    if depth:
+        own = sum(v >= depth for v, _ in form.coefficients)
+    elif own < 2:
+        return form
     fixed = {
         v: c
         for v, c in form.coefficients
-        if around.ranges[v][0] == around.ranges[v][1] and (own > 1 or v < around.depth)
+        if ranges[v][0] == ranges[v][1] and (own > 1 or v < depth)
     }
     if own > 1 and len(fixed) == own:  # keep one
         fixed.popitem()
     if not fixed:
         return form
-    constant = form.constant + sum(around.ranges[v][0] * c for v, c in fixed.items())
+    constant = form.constant + sum(ranges[v][0] * c for v, c in fixed.items())
     return make({v: c for v, c in form.coefficients if v not in fixed}, constant)
 
 
@@ -220,13 +227,16 @@ class _Span:
 
 def _span(level: _Level, around: Surroundings) -> _Span:
     """Return the part of a dimension that is touched, and the index into it."""
-    form = without_fixed(level.form, around)
-    start = make({v: c for v, c in form.coefficients if v < around.depth}, form.constant)
-    own = make({v: c for v, c in form.coefficients if v >= around.depth})
-    low, high = interval(own, around.ranges)
+    form = level.form if len(level.form.terms) < 2 else without_fixed(level.form, around)
+    if around.depth:
+        start = make({v: c for v, c in form.coefficients if v < around.depth}, form.constant)
+        own = tuple(term for term in form.coefficients if term[0] >= around.depth)
+    else:
+        start, own = Form((), form.constant), form.coefficients
+    low, high = interval(Form(own, 0), around.ranges)
     start = around.to_loop_index(Form(start.terms, start.constant + low))
-    step = gcd(*(c for _, c in own.coefficients)) or 1
-    if len(own.terms) > 1 and step == 1 and start == ZERO:
-        return _Span(ZERO, level.extent, 1, Form(own.terms, -low))
-    index = Form(tuple((v, c // step) for v, c in own.terms), -low // step)
+    step = gcd(*(c for _, c in own)) or 1
+    if len(own) > 1 and step == 1 and start == ZERO:
+        return _Span(ZERO, level.extent, 1, Form(own, -low))
+    index = Form(tuple((v, c // step) for v, c in own), -low // step)
     return _Span(start, (high - low) // step + 1, step, index)
