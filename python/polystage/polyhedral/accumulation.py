@@ -38,9 +38,9 @@ def accumulation_of(statement: Statement, array: str) -> Accumulation | None:
 
 
 def _is_piece(read: Access, statement: Statement) -> bool:
-    """Tell whether a read goes through an overlay, in a part of the instances only."""
+    """Tell whether a read is one of several for the same value, in a part of the instances only."""
     same = (a for a in statement.reads if (a.op, a.operand) == (read.op, read.operand))
-    return bool(read.where) or (read.operand is not None and sum(1 for _ in same) > 1)
+    return any(access.where for access in same)
 
 
 def _is_injective(write: Access, dims: set[int], reduction: tuple[int, ...]) -> bool:

@@ -12,6 +12,11 @@ import islpy as isl
 
 from polystage.dialects.npu.overlay import is_overlay
 from polystage.mlir import ir
+from polystage.polyhedral.constant_indices import (
+    ConstantArrays,
+    ConstantIndices,
+    read_for_indices_only,
+)
 from polystage.polyhedral.domains import Scope, outermost
 from polystage.polyhedral.expressions import NotAffineError, Range, constant_value, value_range
 from polystage.polyhedral.memrefs import ALLOCATIONS, Values
@@ -29,7 +34,7 @@ from polystage.polyhedral.operations import (
     with_nested,
 )
 from polystage.polyhedral.scalar import LOADS
-from polystage.polyhedral.statements import Body, OverlayPiece, StatementBuilder, Touch
+from polystage.polyhedral.statements import Body, Part, StatementBuilder, Touch
 from polystage.polyhedral.views import VIEW_OPS, View
 
 _STORES = frozenset({"affine.store", "memref.store"})
@@ -74,6 +79,7 @@ class _Reader:
         self.values = Values(function, names)
         self.statements: list[Statement] = []
         self._block = function.regions[0].blocks[0]
+        self._constants = ConstantArrays(function)
         self._builder = StatementBuilder(self.values.arrays, names)
         self._loads: dict[ir.Value, Touch] = {}
         self._scope = outermost()
@@ -198,7 +204,7 @@ class _Reader:
                 continue
             argument = block.arguments[number]
             if is_overlay(operand):
-                body.add_pieces(argument, self._pieces(operand, maps[number], op, number))
+                body.add_parts(argument, self._pieces(operand, maps[number], op, number))
                 continue
             touch = Touch(self.values.view(operand), tuple(maps[number].results), op, number)
             if number >= inputs:
@@ -206,7 +212,7 @@ class _Reader:
                 body.carries.append(body.add_read(argument, touch))
             else:
                 body.add_read(argument, touch)
-        self._read_body(block, body)
+        self._read_body(op, block, body)
         self._add_statement(op, body, loop_extents(op, maps), iterators)
 
     def _pieces(self, operand: ir.Value, map_: ir.AffineMap, op: Any, number: int) -> list[Touch]:
@@ -215,22 +221,40 @@ class _Reader:
         touches: list[Touch] = []
         for place, (offsets, view) in enumerate(layers):
             indices = tuple(e - offset for e, offset in zip(map_.results, offsets, strict=True))
-            touches.append(Touch(view, indices, op, number, piece=OverlayPiece(place, fill)))
+            touches.append(Touch(view, indices, op, number, part=Part(place, fill=fill)))
         return touches
 
-    def _read_body(self, block: ir.Block, body: Body) -> None:
+    def _read_body(self, op: Any, block: ir.Block, body: Body) -> None:
         """Collect the loads in a linalg body, and those outside of it whose values it uses."""
+        constant = ConstantIndices(op, self._constants)
         for inner in walk_block(block):
             if inner.name == "linalg.index":
                 dim = ir.IntegerAttr(inner.attributes["dim"]).value
                 self.values.set_index(inner.results[0], ir.AffineExpr.get_dim(dim))
             elif inner.name in LOADS:
-                body.add_read(inner.results[0], self._load_touch(inner))
+                body.add_parts(inner.results[0], self._body_load(inner, constant))
             elif inner.name in _STORES:
                 raise NotAffineError("the body writes to memory")
+        body.drop_reads(read_for_indices_only(block, body))
         if self._loads:  # values from outside of the operation
             for value in (v for inner in walk_block(block) for v in inner.operands):
                 self._read_value(value, body)
+
+    def _body_load(self, op: Any, constant: ConstantIndices) -> list[Touch]:
+        """Return the accesses of a load in a linalg body: one, unless a constant gives the index
+        in several runs."""
+        touch = self._load_touch(op)
+        if touch.indices is not None or op.name != "memref.load":
+            return [touch]
+        alternatives = constant.runs(list(op.operands)[1:], touch.view.shape)
+        if alternatives is None:
+            return [touch]
+        touches: list[Touch] = []
+        for place, runs in enumerate(alternatives):
+            where = tuple(bound for run in runs for bound in run.where)
+            part = Part(place, where) if len(alternatives) > 1 else None
+            touches.append(Touch(touch.view, tuple(run.expr for run in runs), op, None, part=part))
+        return touches
 
     def _load_touch(self, op: Any) -> "Touch":
         try:

@@ -78,7 +78,8 @@ class Access:
     """The elements of one array that each instance of a statement reads, or writes.
 
     An operand that is an overlay makes several accesses, one for each array it shows, the one on
-    top first. Each happens in the instances where its bounds hold and none before it does.
+    top first; so does a load at constant indices that are a few runs. Each happens in the instances
+    where its bounds hold and none before it does.
     """
 
     array: str
@@ -91,7 +92,7 @@ class Access:
     operand: int | None = None
     """The operand of `op` through which it goes; None for a load in a scalar body."""
     where: tuple[Bound, ...] = field(default=(), repr=False)
-    """What must hold for an access through an overlay; nothing for any other."""
+    """What must hold for one of several accesses; nothing for any other."""
     fill: ir.Attribute | None = field(default=None, repr=False, compare=False)
     """The value elsewhere, of the last access of an operand that shows one."""
 

@@ -67,13 +67,13 @@ def _statement_lines(statement: Statement) -> Iterator[str]:
         yield f"    write   {access_text(access, statement.dims)}"
 
 
-def _is_same_operand(left: Access, right: Access) -> bool:
-    """Tell whether two accesses belong to pieces of one overlay."""
-    return left.operand is not None and (left.op, left.operand) == (right.op, right.operand)
+def _is_same_operand(above: Access, access: Access) -> bool:
+    """Tell whether an access happens where the one above it, of the same value, does not."""
+    return bool(above.where) and (above.op, above.operand) == (access.op, access.operand)
 
 
 def _condition_texts(access: Access, statement: Statement) -> Iterator[str]:
-    """Yield where an access through an overlay happens, and what is read elsewhere."""
+    """Yield where one of several accesses happens, and what is read elsewhere."""
     if access.where:
         ranges = _ranges(statement.domain)
         bounds = [_bound_text(bound, statement.dims, ranges) for bound in access.where]

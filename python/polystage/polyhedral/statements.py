@@ -1,6 +1,6 @@
 """Accesses, then statements: from what an operation touches through views to sets and maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import islpy as isl
 from polystage.mlir import ir
 from polystage.polyhedral.domains import AccessMaps, Scope
 from polystage.polyhedral.expressions import NotAffineError, Range, substitute, used_dims
-from polystage.polyhedral.model import Access, Array, Kind, Statement
+from polystage.polyhedral.model import Access, Array, Bound, Kind, Statement
 from polystage.polyhedral.names import Names, dimension_names, location_name, loop_names
 from polystage.polyhedral.overlays import bounds_inside, shown_pieces
 from polystage.polyhedral.scalar import classify
@@ -19,13 +19,15 @@ Exprs = tuple[ir.AffineExpr, ...] | None
 
 
 @dataclass(frozen=True)
-class OverlayPiece:
-    """What an access is that goes through an overlay."""
+class Part:
+    """What an access is of which there are several for one value, each in other instances."""
 
     place: int
-    """How many pieces lie above it."""
-    fill: ir.Attribute | None
-    """What the overlay shows where it has no piece."""
+    """How many others come first."""
+    where: tuple[Bound, ...] | None = None
+    """Bounds over the same dims as the indices; None where these must lie inside of the view."""
+    fill: ir.Attribute | None = None
+    """What is read where none of the accesses happens."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,12 @@ class Touch:
     op: Any
     operand: int | None
     reason: str = ""
-    piece: OverlayPiece | None = None
-    """Set where `view` shows through an overlay: only indices inside of it are accesses."""
+    part: Part | None = None
 
     @property
     def is_below(self) -> bool:
-        """Whether other pieces of the same operand come first."""
-        return self.piece is not None and self.piece.place > 0
+        """Whether other accesses for the same value come first."""
+        return self.part is not None and self.part.place > 0
 
     @property
     def why(self) -> str:
@@ -75,10 +76,26 @@ class Body:
         self.reads.append(touch)
         return self.leaf_of[value]
 
-    def add_pieces(self, value: ir.Value, touches: Sequence[Touch]) -> None:
-        """Note that `value` comes from the first piece of an overlay that reaches it."""
+    def add_parts(self, value: ir.Value, touches: Sequence[Touch]) -> None:
+        """Note that `value` comes from the first of several accesses that happens."""
         if self.add_read(value, touches[0]) is not None:
             self.reads += touches[1:]
+
+    def drop_reads(self, values: Iterable[ir.Value]) -> None:
+        """Forget what `values` are read from."""
+        dropped: set[int] = set()
+        for value in values:
+            index = self.leaf_of.pop(value, None)
+            while index is not None and index < len(self.reads):
+                dropped.add(index)
+                index += 1
+                if index == len(self.reads) or not self.reads[index].is_below:
+                    break
+        kept = [index for index in range(len(self.reads)) if index not in dropped]
+        place = {index: number for number, index in enumerate(kept)}
+        self.reads = [self.reads[index] for index in kept]
+        self.leaf_of = {value: place[index] for value, index in self.leaf_of.items()}
+        self.carries = [None if carry is None else place.get(carry) for carry in self.carries]
 
 
 class StatementBuilder:
@@ -176,21 +193,23 @@ class _Instances:
 
 
 def _shown(instances: _Instances, operand: list[tuple[Touch, Access]]) -> list[Access]:
-    """Return the accesses of one operand: of an overlay, to the pieces that show."""
-    piece = operand[0][0].piece
-    if piece is None:
+    """Return the accesses for one value, each restricted to the instances that make it."""
+    part = operand[0][0].part
+    if part is None:
         return [operand[0][1]]
-    ranges = _ranges(instances.scope, instances.extents)
-    pieces = [
-        replace(
-            access,
-            where=bounds_inside(
-                _own_indices(touch, instances.scope, ranges), touch.view.shape, ranges
-            ),
-        )
-        for touch, access in operand
-    ]
-    return shown_pieces(pieces, instances.domain, piece.fill)
+    accesses = [replace(access, where=_where(touch, instances)) for touch, access in operand]
+    return shown_pieces(accesses, instances.domain, part.fill)
+
+
+def _where(touch: Touch, instances: _Instances) -> tuple[Bound, ...]:
+    """Return the bounds of an access over the statement's dims."""
+    scope = instances.scope
+    ranges = _ranges(scope, instances.extents)
+    if touch.part is None or touch.part.where is None:
+        return bounds_inside(_own_indices(touch, scope, ranges), touch.view.shape, ranges)
+    where = touch.part.where
+    exprs = _over_dims([bound.expr for bound in where], scope, ranges)
+    return tuple(replace(bound, expr=expr) for bound, expr in zip(where, exprs, strict=True))
 
 
 def _loop_indices(scope: Scope) -> tuple[ir.AffineExpr, ...]:
@@ -218,9 +237,16 @@ def _ranges(scope: Scope, extents: Sequence[int]) -> list[Range]:
 
 def _own_indices(touch: Touch, scope: Scope, ranges: list[Range]) -> list[ir.AffineExpr]:
     """Return the index into the view over the statement's dims."""
+    return _over_dims(touch.indices or (), scope, ranges)
+
+
+def _over_dims(
+    exprs: Sequence[ir.AffineExpr], scope: Scope, ranges: list[Range]
+) -> list[ir.AffineExpr]:
+    """Return expressions in the operation's own dims, and symbols, over the statement's dims."""
     dims = [ir.AffineExpr.get_dim(dim) for dim in range(len(ranges))]
     depth = scope.depth
-    return [substitute(e, dims[depth:], dims[:depth], ranges) for e in touch.indices or ()]
+    return [substitute(expr, dims[depth:], dims[:depth], ranges) for expr in exprs]
 
 
 def _kind(body: Body, reads: list[Exprs], writes: list[Exprs], iterators: tuple[str, ...]) -> Kind:
