@@ -55,7 +55,7 @@ def access_charge(
     run = walk.run_elements
     if walk.partition_stride == 1 and kernel == "lanes":
         run = max(run, ceil(extent / target.sbuf.partitions))
-    ideal = cost.dma(target, touched * size, touched * size, max(1, touched // extent) * size)
+    ideal = cost.dma(target, touched * size, touched * size, walk.elements * size)
     plain = cost.dma(target, touched * size, touched * size, run * size)
     strided_ns = plain.busy_ns - ideal.busy_ns
     if strided_ns <= NEGLIGIBLE * ideal.busy_ns:

@@ -25,13 +25,14 @@ class IndexForm:
 
 @dataclass(frozen=True)
 class Walk:
-    """What one partition reads from DRAM: runs of `run_elements` neighbours.
+    """What one partition takes from DRAM at once: `elements`, in runs of `run_elements` neighbours.
 
     `partition_stride` is the distance between the first elements of neighbouring partitions, in
     elements; `wide_dims` counts the array dimensions within a partition with more than one element.
     """
 
     partition_stride: int
+    elements: int
     run_elements: int
     wide_dims: int
 
@@ -100,4 +101,5 @@ def walk(
     for stride, size in sorted(inside):
         if size > 1 and stride == run:
             run *= size
-    return Walk(partition_stride, run, wide)
+    elements = prod(size for _, size in inside)
+    return Walk(partition_stride, elements, run, wide)

@@ -30,6 +30,10 @@ class Variant:
 
     partition: int | None
     engine_ns: float
+    """Time of the engine, which may fill the partitions from loops further in as well."""
+    alone_ns: float
+    """Time with nothing but `partition` on the partitions, by which an operator on its own
+    chooses."""
     contracted: int | None = None
     stationary: int | None = None
     """The operand that the array holds."""
@@ -59,8 +63,8 @@ class _Operand:
 
 
 def variants_of(statement: Statement, extents: Sequence[int], target: Target) -> list[Variant]:
-    """Return the ways to execute a statement, the fastest first, of equals that of the outermost
-    loop; `extents` are those of its dims.
+    """Return the ways to execute a statement, that first which it prefers on its own, of equals
+    that of the outermost loop; `extents` are those of its dims.
 
     Fills, and statements that nothing is known about, have none.
     """
@@ -68,7 +72,8 @@ def variants_of(statement: Statement, extents: Sequence[int], target: Target) ->
         return []
     lanes = _lane_variants(statement, extents, target)
     found = _array_variants(statement, extents, target)
-    if found and (not lanes or min(v.engine_ns for v in found) <= lanes[0].engine_ns):
+    fastest = min((v.engine_ns for v in lanes), default=float("inf"))
+    if found and min(v.engine_ns for v in found) <= fastest:
         return sorted(found, key=lambda v: v.engine_ns)
     return lanes
 
@@ -85,9 +90,48 @@ def _lane_variants(statement: Statement, extents: Sequence[int], target: Target)
     elements = prod(extents[loop] for loop in own)
     stream = elements * _passes(statement) / target.vector.clock_ghz
     if not loops:
-        return [Variant(None, stream)]
-    found = [Variant(loop, stream / filled_lanes(extents[loop], target)) for loop in loops]
-    return sorted(found, key=lambda v: v.engine_ns)
+        return [Variant(None, stream, stream)]
+    found: list[Variant] = []
+    for loop in loops:
+        merged = _merged_extent(statement, loop, extents)
+        merged_ns = stream / filled_lanes(merged, target)
+        alone_ns = stream / filled_lanes(extents[loop], target)
+        found.append(Variant(loop, min(merged_ns, alone_ns), alone_ns))
+    return sorted(found, key=lambda v: v.alone_ns)
+
+
+def _merged_extent(statement: Statement, loop: int, extents: Sequence[int]) -> int:
+    """Return the iterations of `loop` and the loops further in that every operand runs through as
+    through one."""
+    if statement.op.name != "linalg.generic":
+        return prod(extents[loop:])
+    merged = extents[loop]
+    last = loop - statement.depth
+    maps = indexing_maps(statement.op)
+    for d in range(last + 1, maps[0].n_dims):
+        if extents[statement.depth + d] == 1:
+            continue
+        is_parallel = statement.iterators[statement.depth + d] == "parallel"
+        if not is_parallel or not all(_follow(map_, last, d) for map_ in maps):
+            break
+        merged *= extents[statement.depth + d]
+        last = d
+    return merged
+
+
+def _follow(map_: ir.AffineMap, outer: int, inner: int) -> bool:
+    """Whether an operand depends on neither loop, or on `inner` right inside of `outer`."""
+    singles = [
+        expr.maybe_downcast().position
+        if isinstance(expr.maybe_downcast(), ir.AffineDimExpr)
+        else -1
+        for expr in map_.results
+    ]
+    used = {d for expr in map_.results for d in used_dims(expr)}
+    if not {outer, inner} & used:
+        return True
+    places = [place for place, d in enumerate(singles) if d == outer]
+    return len(places) == 1 and singles[places[0] + 1 :][:1] == [inner]
 
 
 def _may_lie_across(statement: Statement, loop: int) -> bool:
@@ -154,7 +198,7 @@ def _array_variants(statement: Statement, extents: Sequence[int], target: Target
         if roles is not None:
             ns = _array_ns(statement, roles, extents, target)
             stepped = frozenset((roles.batch | roles.rows) - {roles.row})
-            found.append(Variant(roles.row, ns, roles.channel, number, stepped))
+            found.append(Variant(roles.row, ns, ns, roles.channel, number, stepped))
     return found
 
 
@@ -201,8 +245,8 @@ def _roles(
 
 
 def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], target: Target) -> float:
-    """Return the time of the array: one pass of the columns per tile of channels and rows, and what
-    it takes until the next row tile can begin."""
+    """Return the time of the array: one pass of the columns per tile of channels and rows, but no
+    less per row tile than the one before takes to leave."""
     array = target.tensor
     dtype = str(ir.MemRefType(statement.op.operands[0].type).element_type)
     if not array.supports(dtype):
@@ -217,7 +261,7 @@ def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], targe
     row_tiles = outer * ceil(row / array.columns)
     columns = max(prod(extents[d] for d in roles.columns), array.min_issue_cycles)
     cycles = taps * ceil(depth / array.rows) * columns * getattr(array.cycles_per_row, dtype)
-    return row_tiles * (cycles / array.clock_ghz + _leaving_ns(target))
+    return row_tiles * max(cycles / array.clock_ghz, _leaving_ns(target))
 
 
 def _leaving_ns(target: Target) -> float:
