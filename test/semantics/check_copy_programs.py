@@ -11,9 +11,9 @@ import numpy as np
 from copy_programs import Cells, Program
 from random_copy_programs import random_program
 from reduce_copy_programs import reduced
+from strict_evaluator import StrictEvaluator
 
 from polystage.dialects import npu
-from polystage.evaluator.module_evaluator import Evaluator
 from polystage.forms import check_form
 from polystage.mlir import ir
 from polystage.passes.polyhedral.eliminate_copies import EliminateCopiesPass
@@ -22,7 +22,7 @@ from polystage.polyhedral import Kind, TensorProgram
 
 def evaluated(module: ir.Module, program: Program) -> list[np.ndarray]:
     """Return what the arguments and the results hold at the end, as numpy evaluates the module."""
-    evaluator = Evaluator(module)
+    evaluator = StrictEvaluator(module)
     arguments = [program.initial(a) for a in program.arguments]
     with np.errstate(all="ignore"):
         results = evaluator.call(evaluator.entry("main"), arguments)

@@ -522,7 +522,7 @@ class Builder:
         outer, arrays, views = self.block, list(self.arrays), list(self.views)
         self.block, self.loops = loop.body, [*self.loops, loop]
         self.state.ivs[loop.iv] = low
-        for _ in range(self.random.choice([1, 2, 2, 3])):
+        for _ in range(self.random.choice([1, 2, 3, 4])):
             self.attempt(getattr(self, self.random.choice(SIMPLE_STEPS)))
         self.block, self.loops = outer, self.loops[:-1]
         if not loop.body:
@@ -608,6 +608,7 @@ STEPS = [
     *["split", "concat", "concat", "pad", "pad", "reordered", "reordered"],
     *["gather", "nest", "nest", "loop", "loop"],
 ]
+PROFILES = [STEPS, STEPS, [*STEPS, *["loop"] * 20]]
 
 
 def random_program(seed: int) -> Program:
@@ -619,7 +620,8 @@ def program_from(random: Random) -> Program:
     builder = Builder(random)
     with np.errstate(over="ignore"):
         builder.interface()
+        steps = random.choice(PROFILES)
         for _ in range(random.randint(2, 9)):
-            builder.attempt(getattr(builder, random.choice(STEPS)))
+            builder.attempt(getattr(builder, random.choice(steps)))
         builder.finish()
     return builder.program
