@@ -58,6 +58,10 @@ class SetFloatTypePass(Pass):
             op.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(inputs, results))
         elif op.name == "memref.global":
             self._change_global(op)
+        elif op.name == "npu.overlay" and "fill" in op.attributes:
+            fill = op.attributes["fill"]
+            if isinstance(fill.type, ir.F32Type):
+                op.attributes["fill"] = ir.FloatAttr.get(self.narrow, fill.value)
         elif op.name == "memref.alloc":
             self.count("buffers changed", element_type(op.results[0].type) == self.narrow)
 

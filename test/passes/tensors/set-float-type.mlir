@@ -91,3 +91,19 @@ func.func @fill(%y: memref<4xf32>) {
 func.func @no_integers(%x: memref<4xi64>, %y: memref<4xf16>) {
   return
 }
+
+// -----
+
+/// What an overlay shows elsewhere is rounded as well.
+
+// CHECK-LABEL: @overlay
+// CHECK: "npu.overlay"(%{{.*}}) {fill = -1.000000e+02 : bf16, offsets = array<i64: 1>} : (memref<4xbf16>) -> memref<6xbf16>
+func.func @overlay(%x: memref<4xf32>, %y: memref<6xf32>) {
+  %p = "npu.overlay"(%x) {fill = -100.1 : f32, offsets = array<i64: 1>} : (memref<4xf32>) -> memref<6xf32>
+  linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>], iterator_types = ["parallel"]} ins(%p : memref<6xf32>) outs(%y : memref<6xf32>) {
+  ^bb0(%a: f32, %b: f32):
+    %n = arith.negf %a : f32
+    linalg.yield %n : f32
+  }
+  return
+}
