@@ -5,6 +5,7 @@ are computed here for every point of an operation's loops, and put into expressi
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -82,12 +83,18 @@ class ConstantIndices:
     """Index values inside of one linalg operation."""
 
     def __init__(self, op: Any, arrays: ConstantArrays) -> None:
+        self._op = op
         self._arrays = arrays
-        self._block = op.regions[0].blocks[0]
-        self._operands = list(op.operands)
-        self._maps = indexing_maps(op)
-        self._grid = list(np.indices(loop_extents(op, self._maps), sparse=True))
         self._known: dict[ir.Value, np.ndarray] = {}
+
+    @cached_property
+    def _maps(self) -> list[ir.AffineMap]:
+        return indexing_maps(self._op)
+
+    @cached_property
+    def _grid(self) -> list[np.ndarray]:
+        """The index of each loop, along an axis of its own."""
+        return list(np.indices(loop_extents(self._op, self._maps), sparse=True))
 
     def runs(self, indices: Sequence[ir.Value], shape: Sequence[int]) -> list[list[Run]] | None:
         """Return the index that a load uses, as alternatives of one run per index, or None.
@@ -135,10 +142,10 @@ class ConstantIndices:
         return scalar_function(op)(*arguments)
 
     def _argument(self, value: ir.Value) -> np.ndarray:
-        if value.owner != self._block:
+        if value.owner != self._op.regions[0].blocks[0]:
             raise _NotConstantError
         number = ir.BlockArgument(value).arg_number
-        operand, map_ = self._operands[number], self._maps[number]
+        operand, map_ = self._op.operands[number], self._maps[number]
         if not is_memref(operand):
             return self._values(operand)
         return self._elements(operand, [evaluate(expr, self._grid) for expr in map_.results])

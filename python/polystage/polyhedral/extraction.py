@@ -227,15 +227,18 @@ class _Reader:
     def _read_body(self, op: Any, block: ir.Block, body: Body) -> None:
         """Collect the loads in a linalg body, and those outside of it whose values it uses."""
         constant = ConstantIndices(op, self._constants)
+        has_loads = False
         for inner in walk_block(block):
             if inner.name == "linalg.index":
                 dim = ir.IntegerAttr(inner.attributes["dim"]).value
                 self.values.set_index(inner.results[0], ir.AffineExpr.get_dim(dim))
             elif inner.name in LOADS:
+                has_loads = True
                 body.add_parts(inner.results[0], self._body_load(inner, constant))
             elif inner.name in _STORES:
                 raise NotAffineError("the body writes to memory")
-        body.drop_reads(read_for_indices_only(block, body))
+        if has_loads:
+            body.drop_reads(read_for_indices_only(block, body))
         if self._loads:  # values from outside of the operation
             for value in (v for inner in walk_block(block) for v in inner.operands):
                 self._read_value(value, body)
