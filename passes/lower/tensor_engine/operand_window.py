@@ -20,6 +20,7 @@ from polystage.passes.lower.tensor_engine.plan import (
     footprint,
     stage_bytes,
 )
+from polystage.passes.lower.tensor_engine.transposed_load import Turned, load_transposed
 
 Box = dict[int, Tile]
 """A tile of some loop dimensions; a dimension that is missing is not walked."""
@@ -220,55 +221,34 @@ class OperandLoader:
     def _is_loaded_transposed(self, resident: Resident) -> bool:
         """Whether the channels are contiguous in DRAM, so that rows are loaded and turned on chip.
 
-        A strided load would take one descriptor for each element.
+        Only where that is worth it: for a few elements, one descriptor each costs less.
         """
         access, channel = resident.access, self.contraction.channel
         shape = list(ir.MemRefType(resident.buffer.type).shape)
         wide = [n for n in shape[2:] if n > 1]
-        if channel < 0 or self.plan.packed or len(wide) != 1 or shape[0] == 1:
+        if channel < 0 or not wide or shape[0] == 1:
             return False
         place = next(i for i, x in enumerate(access.index) if x.single == channel)
-        return access.strides[place] == 1
+        if access.strides[place] != 1:
+            return False
+        dma = self.builder.target.dma
+        is_matrix = len(wide) == 1 and not self.plan.packed
+        descriptors_ns = prod(shape) * dma.descriptor_overhead_ns / dma.engines
+        return is_matrix or descriptors_ns > dma.startup_ns / 2
 
     def _load_transposed(
         self, resident: Resident, box: Box, segment: Segment, first: Offset, count: int
     ) -> None:
-        """Load rows [free, channels], then turn every channel tile: load -> npu.transpose -> psum
-        -> buffer."""
-        builder, type_ = self.builder, resident.access.element_type
-        shape = list(ir.MemRefType(resident.buffer.type).shape)
-        wide = next(i for i, n in enumerate(shape[2:]) if n > 1)
-        room = stage_bytes(builder.target, element_bytes(resident.access))
-        at_once = max(1, room // (segment.size * element_bytes(resident.access)))
-        rows = min(builder.target.tensor.rows, builder.target.tensor.columns)
-        access = resident.access
-        cut = self._window_cut(resident, box, self._channels(segment, first, count), wide)
-        channel_cut = self.channel_cut(segment)
-        for free in builder.tiles(shape[2 + wide], rows, cut):
-            for tiles in builder.tiles(count, at_once, channel_cut):
-                stage = builder.alloc([free.size, tiles.size * segment.size], type_)
-                channels = self._channels(segment, first + tiles.start, tiles.size)
-                window = self._window(resident, box, channels, partition_first=False)
-                unit = [i for i in range(len(shape) - 2) if i != wide]
-                starts = [free.start if i == wide else 0 for i in range(len(shape) - 2)]
-                sizes = [free.size if i == wide else 1 for i in range(len(shape) - 2)]
-                width = shape_of(window)[-1]
-                part = builder.subview(window, [*starts, 0], [*sizes, width], drop=unit)
-                builder.fill_borders([part], stage)
-                builder.dma(part, stage, self.causes[access.argument])
-                for tile in builder.tiles(tiles.size, 1):
-                    source = builder.subview(
-                        stage, [0, tile.start * segment.size], [free.size, segment.size]
-                    )
-                    turned = builder.alloc([segment.size, free.size], type_, "psum")
-                    builder.transpose_tile(source, turned)
-                    place = builder.subview(
-                        resident.buffer,
-                        [0, tiles.start + tile.start, *starts],
-                        [segment.size, 1, *sizes],
-                        drop=[1, *(2 + i for i in unit)],
-                    )
-                    builder.activate(turned, place)
+        """Load rows [free, channels], then turn every channel tile."""
+        access, packed = resident.access, self.plan.packed
+        channels = self._channels(segment, first, count)
+        windows: list[Array] = []
+        for taps in product(*(range(self.extents[d]) for d in packed)):
+            at = box | {d: Tile(Offset(t), 1) for d, t in zip(packed, taps, strict=True)}
+            windows.append(self._window(resident, at, channels, partition_first=False))
+        room = stage_bytes(self.builder.target, element_bytes(access))
+        cause = self.causes[access.argument]
+        load_transposed(self.builder, Turned(windows, resident.buffer, segment.size, room, cause))
 
     # --- which tiles cut the pieces of a mosaic alike ---------------------------------------------
 
@@ -325,10 +305,3 @@ class OperandLoader:
             return tuple(array.ranges(place, first, extent) for array, place in places)
 
         return cut
-
-    def _window_cut(self, resident: Resident, box: Box, channels: Tile, wide: int) -> Cut | None:
-        """Return what tells apart the rows of a window that is loaded transposed."""
-        window = self._window(resident, box, channels, partition_first=False)
-        if not isinstance(window, Mosaic):
-            return None
-        return lambda start, size: window.ranges(wide, start, size)
