@@ -7,9 +7,12 @@ from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting import plan_rewrite
 from polystage.passes.polyhedral.copy_elimination.elimination import Outcome, eliminate
 from polystage.passes.polyhedral.copy_elimination.emission import emit
-from polystage.passes.polyhedral.copy_elimination.working_program import WorkingProgram
+from polystage.passes.polyhedral.copy_elimination.working_program import (
+    Node,
+    WorkingProgram,
+)
 from polystage.passes.registry import Form, Pass, register_pass
-from polystage.polyhedral import TensorProgram
+from polystage.polyhedral import Kind, TensorProgram
 
 
 @register_pass
@@ -41,29 +44,44 @@ class EliminateCopiesPass(Pass):
     output_form: ClassVar[Form] = "buffers"
 
     def run(self, module: ir.Module) -> None:
-        """Remove what can be removed."""
+        """Remove what can be removed; again where that lets a gather be understood."""
         with module.context, ir.Location.unknown():
             program = WorkingProgram(TensorProgram.from_module(module))
-            pairs = [node for node in program.nodes.values() if node.is_pair]
-            self.count("pairs found", len(pairs))
-            self.count("copied bytes before", sum(map(program.copied_bytes, pairs)))
             self.count("bytes of arrays before", program.intermediate_bytes())
-            outcome = eliminate(program, plan_rewrite)
-            self._report(outcome)
-            emit(program, outcome)
-        self.count("copied bytes after", sum(map(program.copied_bytes, outcome.survivors)))
+            while self._eliminate(program):
+                program = WorkingProgram(TensorProgram.from_module(module))
         self.count("bytes of arrays after", program.intermediate_bytes())
 
-    def _report(self, outcome: Outcome) -> None:
+    def _eliminate(self, program: WorkingProgram) -> bool:
+        """Change the IR; return whether there is reason to look again."""
+        outcome = eliminate(program, plan_rewrite)
         for removal in outcome.removals:
-            self.count("pairs removed")
-            self.count(f"pairs removed {removal.way}")
             text = f"'{removal.node.name}' removed {removal.way}: {removal.detail}"
             self.remark(removal.node.statement.op, text)
-        for node, error in outcome.survivors.items():
-            self.count(f"survivors: {error.reason}")
-            detail = f" ({error.detail})" if error.detail else ""
-            text = f"'{node.name}' stays: {error.reason}{detail}"
-            self.remark(node.statement.op, text)
+            self.count("pairs removed")
+            self.count(f"pairs removed {removal.way}")
+            self._count_pair(program, removal.node)
         if outcome.dead:
             self.count("other operations removed", len(outcome.dead))
+        look_again = any(_is_new_gather(node) for node in program.nodes.values())
+        if not look_again:
+            self._report_survivors(program, outcome)
+        emit(program, outcome)
+        return look_again
+
+    def _report_survivors(self, program: WorkingProgram, outcome: Outcome) -> None:
+        self.count("copied bytes after", sum(map(program.copied_bytes, outcome.survivors)))
+        for node, error in outcome.survivors.items():
+            detail = f" ({error.detail})" if error.detail else ""
+            self.remark(node.statement.op, f"'{node.name}' stays: {error.reason}{detail}")
+            self.count(f"survivors: {error.reason}")
+            self._count_pair(program, node)
+
+    def _count_pair(self, program: WorkingProgram, node: Node) -> None:
+        self.count("pairs found")
+        self.count("copied bytes before", program.copied_bytes(node))
+
+
+def _is_new_gather(node: Node) -> bool:
+    """Tell whether a gather may read its indices from a constant now, and so be a copy."""
+    return node.statement.kind == Kind.GATHER and node.rewrite is not None
