@@ -17,11 +17,11 @@ PREPARE = (
 FUSE_ELEMENTWISE = (
     # Elementwise chains, without touching contractions.
     "protect-contractions,linalg-fuse-elementwise-ops,drop-copies,canonicalize,cse,"
-    # One fill per user and no empty tensors between a producer and the slice that it goes to,
-    # else bufferization copies.
-    "separate-fills,eliminate-empty-tensors"
+    # One fill per user, else bufferization fills one buffer and copies it.
+    "separate-fills"
 )
-"""Fewer operations and fewer tensors, by upstream's means."""
+"""Fewer operations, by upstream's means. Where results lie is left to poly-eliminate-copies, which
+sees all of them at once (upstream's eliminate-empty-tensors would place some)."""
 
 BUFFERIZE = (
     "carry-in-place,keep-arguments,"

@@ -33,9 +33,17 @@ class Stage:
 
 DEFAULT_PIPELINE: tuple[Stage, ...] = (
     Stage(NORMALIZE, "buffers", "one way to say each thing, every copy explicit"),
+    Stage(
+        "poly-eliminate-copies,canonicalize,cse",
+        "buffers",
+        "what only moves data is composed into the accesses of what computes",
+    ),
     Stage("npu-set-float-type{type=@dtype}", "buffers", "arithmetic in what the target does best"),
     Stage(
         "npu-attach-target{target=@target}", "buffers", "from here on the IR says what it is for"
+    ),
+    Stage(
+        "npu-map-banks", "buffers", "arrays lie in DRAM as the scratchpad's partitions want them"
     ),
     Stage(
         "npu-pack-weights,canonicalize,symbol-dce",
