@@ -176,5 +176,10 @@ def _summary(program: TensorProgram) -> Iterator[str]:
     dependences = program.dependences()
     counts = ", ".join(f"{len(dependences.of_kind(kind))} {kind}" for kind in DependenceKind)
     statements = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    yield f"{len(program.statements)} statements ({statements}), {len(program.arrays)} arrays"
-    yield f"{len(dependences)} dependences ({counts})"
+    arrays = _counted(len(program.arrays), "array")
+    yield f"{_counted(len(program.statements), 'statement')} ({statements}), {arrays}"
+    yield f"{_counted(len(dependences), 'dependence')} ({counts})"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
