@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from polystage.dialects import npu
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting import plan_rewrite
 from polystage.passes.polyhedral.copy_elimination.elimination import Outcome, eliminate
@@ -45,6 +46,7 @@ class EliminateCopiesPass(Pass):
 
     def run(self, module: ir.Module) -> None:
         """Remove what can be removed; again where that lets a gather be understood."""
+        npu.load(module.context)
         with module.context, ir.Location.unknown():
             program = WorkingProgram(TensorProgram.from_module(module))
             self.count("bytes of arrays before", program.intermediate_bytes())
