@@ -31,6 +31,7 @@ from polystage.passes.lower.tensor_engine.collapse import collapse_dims
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.lowering import lower_contraction
 from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
+from polystage.passes.lower.tensor_engine.split import split_taps
 from polystage.passes.registry import Pass, register_pass
 
 _LOWERED = ("linalg.generic", "memref.copy")
@@ -178,6 +179,9 @@ class ProgramLowering:
                 builder, causes = self._builder("matmul", op, captured, causes)
                 collapsed, values = collapse_dims(builder, generic, builder.arguments)
                 contraction = Contraction.match(collapsed, self.target, stationary)
+                assert contraction is not None
+                split, values = split_taps(builder, contraction, values)
+                contraction = Contraction.match(split, self.target, stationary)
                 assert contraction is not None
                 lower_contraction(builder, contraction, values, causes, initial)
             else:

@@ -142,9 +142,8 @@ class ContractionPlanner:
         """Return the taps to lay on the partitions beside the channel, so that few channels fill
         the array.
 
-        Every packed tap costs another copy of the input window in sbuf. A tap is packed while the
-        tensor time saved
-        exceeds the time of the additional loads.
+        Every packed tap of a window costs another copy of the window in sbuf. A tap is packed while
+        the tensor time saved exceeds the time of the additional loads.
         """
         chosen: list[int] = []
         for tap in self.contraction.taps:
@@ -154,6 +153,8 @@ class ContractionPlanner:
         return tuple(chosen)
 
     def _packing_pays(self, tap: int) -> bool:
+        if all(x.single == tap for x in self.contraction.moving.index if tap in x.dims):
+            return True  # every element is loaded once all the same
         taps = self.extents[tap]
         saved_ns = self.contraction.tensor_ns(self.target) * (1 - 1 / taps)
         # what is constant counts too: the order of sums must not depend on how a border is made
