@@ -113,12 +113,13 @@ class TensorRewrite:
             return None
         source, target = self.operands
         moving = [self._moving_dims(operand) for operand in (source, target)]
-        if moving[0] is None or moving[1] is None or not moving[1]:
+        if moving[0] is None or moving[1] is None or set(moving[0]) != set(moving[1]):
             return None
-        if set(moving[0]) != set(moving[1]):
+        if source.shape == target.shape and moving[0] == moving[1]:
+            return memref.CopyOp(values[0], values[1]).operation
+        if not moving[0]:
             return None
-        whole = len(moving[1]) == len(target.shape) == len(source.shape)
-        if not whole:
+        if not len(moving[1]) == len(target.shape) == len(source.shape):
             values = [
                 dropped(operand.shape, sorted(dims.values())).emit(value, [])
                 for operand, dims, value in zip(self.operands, moving, values, strict=True)

@@ -107,7 +107,7 @@ class _Layout:
         result = []
         for (stride, extent), span in zip(self.divisors, self.spans, strict=True):
             start = 0
-            if extent > 1:
+            if extent > 1 and stride:  # a dimension that only repeats is always at 0
                 start, offset = divmod(offset, stride)
             if start + span > extent:
                 return None
