@@ -207,7 +207,9 @@ def test_a_chosen_copy_is_made_once_for_all_readers():
 
 
 def test_global_turns_less_than_local():
-    text = perceptron(tokens=64, width=512, hidden=512)
+    program = Program()
+    a = program.apply(SQUARE, (96, 512), "ij", "ij", (program.argument(96, 512), "ij"))
+    text = program.text(program.apply(SUM, (96,), "ij", "i", (a, "ij"), reductions="j"))
     totals = {}
     for mode in ("global", "local"):
         totals[mode] = check(text, lambda m, mode=mode: MapBanksPass(mode=mode).run(m))[1].totals
