@@ -224,7 +224,8 @@ def test_any_pooling(data, bytes_per_partition, maximum):
         overlays, ins, (c, h, w), "c, h, w, p, q", "c, h, w",
         GREATEST if maximum else ADD_UP, ("p", "q"),
     )  # fmt: skip
-    check(text, "tiny", overrides={"sbuf.bytes_per_partition": bytes_per_partition})
+    overrides = {"sbuf.bytes_per_partition": bytes_per_partition}
+    check(text, "tiny", exact=maximum, overrides=overrides)  # tiles decide on the order of sums
 
 
 @pytest.mark.parametrize("channels", [28, 64, 192])
