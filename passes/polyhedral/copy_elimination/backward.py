@@ -80,8 +80,8 @@ class _Merging:
             raise BlockedError([pair], "it copies within one array")
         local = legality.source_is_local(program, self.source)
         require(local, "source_is_local", pair)
-        if program.is_vague(self.source) or program.is_vague(self.target):
-            raise BlockedError([pair], "an array is used in a way that is not understood")
+        if program.is_vague(self.source):
+            raise BlockedError([pair], "source is used in a way that is not understood")
         read = self._inverse(self.piece, self.source)
         require(legality.reads_each_element_once(read), "reads_each_element_once", pair)
         written = self._inverse(pair.target, self.target)
@@ -204,6 +204,8 @@ class _Merging:
         for other in others:
             if not merge.first <= other.place[depth] < node.place[depth]:
                 continue
+            if self.target in other.vague:
+                return False
             touched = [piece for _, piece in (*other.pieces_of(self.target),)]
             touched += [piece for _, piece in other.writes_of(self.target)]
             if any(legality.may_overlap(other, p, node, node.target) for p in touched):

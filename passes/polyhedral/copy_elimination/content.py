@@ -1,5 +1,6 @@
 """What an array holds where it is read: the last writers of its elements, as pieces."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -99,8 +100,16 @@ class _Search:
         return Content(tuple(self.sources), frozenset(self.needed))
 
     def _is_mixed(self, writers: list[Node]) -> bool:
-        """Tell whether the reader takes part in a loop, or an accumulation, of writes."""
+        """Tell whether the order of writes cannot be told from the places of the statements.
+
+        So it is where the reader takes part in a loop, or an accumulation, of writes, and where two
+        statements of one loop write the same elements.
+        """
         reader = self.view.reader
+        for _, together in itertools.groupby(writers, lambda node: node.place[self.depth]):
+            pairs = itertools.combinations(together, 2)
+            if any(self._overlap(one, other) for one, other in pairs):
+                return True
         if reader is None:
             return False
         for writer in writers:
@@ -110,6 +119,13 @@ class _Search:
             elif writer.place[self.depth] == reader.place[self.depth]:
                 return True
         return False
+
+    def _overlap(self, one: Node, other: Node) -> bool:
+        return any(
+            legality.may_overlap(one, first, other, second)
+            for _, first in one.writes_of(self.array)
+            for _, second in other.writes_of(self.array)
+        )
 
     def _everything(self, writers: list[Node]) -> Content:
         self._add(self.view.piece, None, True)

@@ -126,6 +126,8 @@ def window_is_not_read_before(merge: Merge, node: Node) -> bool:
     """
     if not merge.first <= node.place[merge.depth] <= merge.copied:
         return True
+    if merge.target in node.vague:
+        return False
     for _, piece in node.pieces_of(merge.target):
         if not may_overlap(node, piece, merge.pair, merge.pair.target):
             continue
@@ -150,7 +152,7 @@ def window_is_kept(merge: Merge, node: Node) -> bool:
     place = node.place[merge.depth]
     if not merge.copied < place <= merge.last_read or not _writes_window(merge, node):
         return True
-    if place != merge.last_read or not merge.reads_of(node):
+    if place != merge.last_read or not merge.reads_of(node) or merge.target in node.vague_writes:
         return False
     return all(
         _all_same_elements(node, read, [piece], merge.depth)
@@ -165,7 +167,7 @@ def source_is_final(merge: Merge, node: Node) -> bool:
         return True
     if node.place[merge.depth] < merge.changed:
         return True
-    return not any(
+    return merge.target not in node.vague and not any(
         may_overlap(node, piece, merge.pair, merge.pair.target)
         for _, piece in node.pieces_of(merge.target)
     )
@@ -239,7 +241,7 @@ def _all_same_elements(node: Node, read: Piece, written: Sequence[Piece], depth:
 
 
 def _writes_window(merge: Merge, node: Node) -> bool:
-    return any(
+    return merge.target in node.vague_writes or any(
         may_overlap(node, piece, merge.pair, merge.pair.target)
         for _, piece in node.writes_of(merge.target)
     )
