@@ -73,13 +73,13 @@ NUMBERS = (
     "gone",
     "%",
     "fills",
-    "intermediate\nMB",
+    "arrays\nMB",
     "copied\nMB",
     "on chip\nMB",
     "off chip\nMB",
     "simulated\nus",
 )
-WIDTH = 132
+WIDTH = 150
 
 OTHERS: Mapping[str, tuple[str, str, str, str]] = {
     "light/squeezenet": ("8 copies, 8 fills", "8 concat, 2 reshape", "24", ""),
