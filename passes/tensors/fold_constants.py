@@ -13,7 +13,7 @@ from polystage.errors import PolystageError
 from polystage.evaluator.module_evaluator import Evaluator
 from polystage.mlir import arith, func, ir
 from polystage.passes.registry import Pass, register_pass
-from polystage.passes.tensors.generic import captured_values, is_broadcast, is_fill
+from polystage.passes.tensors.generic import captured_values, inputs_of, is_broadcast, is_fill
 
 _FOLDABLE = (
     "arith.constant",
@@ -32,6 +32,7 @@ _FOLDABLE = (
 _DIALECTS = ("linalg", "arith", "math")
 _RESHAPES = ("tensor.collapse_shape", "tensor.expand_shape")
 _CHEAP = ("arith.constant", "tensor.empty", "tensor.splat")
+_MAX_INDICES = 1 << 16
 
 
 @register_pass
@@ -68,7 +69,7 @@ class FoldConstantsPass(Pass):
             users = [_top_level(use.owner) for r in operation.results for use in r.uses]
             if not any(user not in known for user in users):
                 continue
-            if _stays(operation):
+            if _stays(operation) and not _are_indices(operation):
                 del known[operation]  # it is cheaper to compute than to store
             elif operation.name != "arith.constant":
                 needed.append(operation)
@@ -148,6 +149,23 @@ def _stays(op: ir.Operation) -> bool:
     while op.name in _RESHAPES and not isinstance(op.operands[0].owner, ir.Block):
         op = op.operands[0].owner.operation
     return op.name in _CHEAP[1:] or is_fill(op) or is_broadcast(op)
+
+
+def _are_indices(op: ir.Operation) -> bool:
+    """Return whether an operation yields few integers that nobody accumulates into."""
+    for result in op.results:
+        type_ = result.type
+        if not isinstance(type_, ir.RankedTensorType) or _elements(type_) > _MAX_INDICES:
+            return False
+        if str(type_.element_type) not in ("i32", "i64", "index") or op.name == "tensor.empty":
+            return False
+        for use in result.uses:
+            user = use.owner.operation
+            if user.name in _RESHAPES and not _are_indices(user):
+                return False
+            if user.name.startswith("linalg.") and use.operand_number >= len(inputs_of(user)):
+                return False
+    return True
 
 
 def _elements(type_: ir.Type) -> int:

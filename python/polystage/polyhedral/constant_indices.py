@@ -7,6 +7,7 @@ are computed here for every point of an operation's loops, and put into expressi
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ from polystage.polyhedral.statements import Body
 
 MAX_ELEMENTS = 2**22
 """Larger constants and iteration boxes are not looked at."""
+
+
+MAX_ALTERNATIVES = 8
+"""How many accesses a load may become whose indices come in several runs each."""
 
 
 class _NotConstantError(Exception):
@@ -114,6 +119,8 @@ class ConstantIndices:
             if runs is None:
                 return None
             choices.append(runs)
+        if prod(map(len, choices)) > MAX_ALTERNATIVES:
+            return None
         return [list(choice) for choice in product(*choices)]
 
     def _values(self, value: ir.Value) -> np.ndarray:

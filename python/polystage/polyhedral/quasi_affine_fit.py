@@ -15,7 +15,8 @@ from polystage.polyhedral.model import Bound
 NESTING = 2
 """How deep a division may stand in another."""
 
-MAX_RUNS = 8
+MAX_RUNS = 4
+"""With more, a gather is no simple movement of data any more."""
 
 
 @dataclass(frozen=True)

@@ -85,3 +85,39 @@ func.func @no_argument(%w: tensor<2x2xf32>) -> tensor<2x2xf32> {
   %t = linalg.transpose ins(%w : tensor<2x2xf32>) outs(%empty : tensor<2x2xf32>) permutation = [1, 0]
   return %t : tensor<2x2xf32>
 }
+
+// -----
+
+/// But indices are known, unless something accumulates into them.
+
+// CHECK-LABEL: @indices
+// CHECK-DAG: arith.constant dense<{{\[\[}}2, 2], [0, 0], [1, 1]]> : tensor<3x2xi64>
+// CHECK-DAG: %[[FILL:.*]] = linalg.fill
+// CHECK: linalg.generic {{.*}} outs(%[[FILL]] : tensor<3x2xi64>)
+func.func @indices(%x: tensor<3x2xf32>, %y: tensor<3x2xi64>) -> (tensor<3x2xf32>, tensor<3x2xi64>) {
+  %zero = arith.constant 0 : i64
+  %rows = arith.constant dense<[2, 0, 1]> : tensor<3xi64>
+  %empty = tensor.empty() : tensor<3x2xi64>
+  %b = linalg.broadcast ins(%rows : tensor<3xi64>) outs(%empty : tensor<3x2xi64>) dimensions = [1]
+  %out = tensor.empty() : tensor<3x2xf32>
+  %g = linalg.generic {
+      indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0, d1)>],
+      iterator_types = ["parallel", "parallel"]
+    } ins(%b : tensor<3x2xi64>) outs(%out : tensor<3x2xf32>) {
+  ^bb0(%i: i64, %o: f32):
+    %row = arith.index_cast %i : i64 to index
+    %column = linalg.index 1 : index
+    %e = tensor.extract %x[%row, %column] : tensor<3x2xf32>
+    linalg.yield %e : f32
+  } -> tensor<3x2xf32>
+  %f = linalg.fill ins(%zero : i64) outs(%empty : tensor<3x2xi64>) -> tensor<3x2xi64>
+  %s = linalg.generic {
+      indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0, d1)>],
+      iterator_types = ["parallel", "parallel"]
+    } ins(%y : tensor<3x2xi64>) outs(%f : tensor<3x2xi64>) {
+  ^bb0(%i: i64, %o: i64):
+    %a = arith.addi %i, %o : i64
+    linalg.yield %a : i64
+  } -> tensor<3x2xi64>
+  return %g, %s : tensor<3x2xf32>, tensor<3x2xi64>
+}
