@@ -324,6 +324,10 @@ class Program:
         values = np.random.default_rng(name).integers(-5, 6, memref.shape)
         return values.astype(DTYPES[self.element])
 
+    def inputs(self) -> list[np.ndarray]:
+        """Return new arrays to call the function with."""
+        return [self.initial(argument) for argument in self.arguments]
+
     def start(self) -> State:
         state = State()
         for memref in (*self.arguments, *self.weights):
