@@ -39,7 +39,7 @@ def _about(doc: str) -> str:
 def _operation(op_class: type[ops.NpuOp]) -> str:
     fields = "".join(f"| `{n}` | {_kind(kind)} |\n" for n, kind in field_types(op_class).items())
     rules = [*op_class.RULES, *op_class.TARGET_RULES]
-    legality = "".join(f"* {_first_line(rule)}\n" for rule in rules)
+    legality = "".join(f"* {_first_paragraph(rule)}\n" for rule in rules)
     return (
         f"\n## `{op_class.OPERATION_NAME}`\n\n{inspect.getdoc(op_class)}\n\n"
         f"| field | is |\n|---|---|\n{fields}\nLegal where:\n\n{legality}"
@@ -56,14 +56,15 @@ def _kind(annotation: str) -> str:
         "MemRef": "memref operand",
         "MemRef | None": "memref operand, or absent",
         "Sequence[MemRef]": "any number of memref operands",
+        "ext.Result[ir.MemRefType]": "memref result",
         "Any": "attribute",
     }
     plain = annotation.replace("ir.", "").replace("ext.", "").replace(" | ", " or ")
     return words.get(annotation, plain)
 
 
-def _first_line(item: object) -> str:
-    return (inspect.getdoc(item) or "").partition("\n")[0]
+def _first_paragraph(item: object) -> str:
+    return " ".join((inspect.getdoc(item) or "").partition("\n\n")[0].split())
 
 
 def passes_page(root: Path) -> str:
