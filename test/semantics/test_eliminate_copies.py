@@ -45,10 +45,16 @@ FOUND = {
           memref.copy %y, %t : memref<3x2xi32> to memref<3x2xi32>
           %one = memref.subview %x[%i] [1] [1]
               : memref<2xi32> to memref<1xi32, strided<[1], offset: ?>>
-          %column = memref.subview %t[0, %i] [1, 1] [1, 1]
-              : memref<3x2xi32> to memref<1xi32, strided<[2], offset: ?>>
-          memref.copy %one, %column
-              : memref<1xi32, strided<[1], offset: ?>> to memref<1xi32, strided<[2], offset: ?>>
+          %column = memref.subview %t[0, %i] [3, 1] [1, 1]
+              : memref<3x2xi32> to memref<3x1xi32, strided<[2, 1], offset: ?>>
+          linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d1)>,
+                                           affine_map<(d0, d1) -> (d0, d1)>],
+                          iterator_types = ["parallel", "parallel"]}
+              ins(%one : memref<1xi32, strided<[1], offset: ?>>)
+              outs(%column : memref<3x1xi32, strided<[2, 1], offset: ?>>) {
+          ^bb0(%in: i32, %out: i32):
+            linalg.yield %in : i32
+          }
         }
         linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>,
                                          affine_map<(d0, d1) -> (d0, d1)>],
