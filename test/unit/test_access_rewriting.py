@@ -418,8 +418,8 @@ def dims(count: int) -> list[Expr]:
 
 def module_of(arguments: str, body: str) -> ir.Module:
     named = ", ".join(
-        f'{argument.strip()} {{npu.name = "{argument.split(":")[0].strip(" %")}"}}'
-        for argument in arguments.split(",")
+        f'%{argument} {{npu.name = "{argument.split(":")[0]}"}}'
+        for argument in arguments.removeprefix("%").split(", %")
     )
     return ir.Module.parse(f"func.func @main({named}) {{\n{body}\nreturn\n}}")
 
@@ -686,6 +686,164 @@ def test_gather_of_a_copy_becomes_an_input():
     assert len(statement.op.operands) == 2 and [x.array for x in statement.reads] == ["s"]
 
 
+def check_double(module: ir.Module, *pieces: Piece) -> Statement:
+    """Make the input of `DOUBLE` read `pieces`, and compare what it computes."""
+    types = argument_types(module)
+    statement = rewrite(module, reads(*pieces), {})
+    values = random_arrays({name: tuple(type_.shape) for name, type_ in types.items()})
+    expected = np.empty_like(values["out"])
+    for point in np.ndindex(*expected.shape):
+        name, *place = element(pieces, point)
+        expected[point] = 0 if name == "fill" else 2 * values[name][tuple(place)]
+    np.testing.assert_array_equal(evaluate(module, values)["out"], expected)
+    return statement
+
+
+def test_array_below_everything_is_the_base():
+    module = double("memref<3x4xf32>", ", %z: memref<8x4xf32>")
+    a, b = dims(2)
+    check_double(module, Piece("s", (a - 2, b), (Bound(a, 2, 4),)), Piece("z", (a, b)))
+    assert operations(module) == ["npu.overlay", "linalg.generic"]
+
+
+def test_constant_over_an_array():
+    module = double("memref<2x4xf32>", ", %z: memref<8x4xf32>")
+    a, b = dims(2)
+    check_double(
+        module,
+        Piece("s", (a - 3, b), (Bound(a, 3, 4),)),
+        Piece(None, (), (Bound(a, 0, 1),), ir.FloatAttr.get(ir.F32Type.get(), 0.0)),
+        Piece("z", (a, b)),
+    )
+    assert operations(module) == ["memref.subview"] + ["npu.overlay"] * 2 + ["linalg.generic"]
+
+
+def test_reversed_index():
+    module = double("memref<8x4xf32>", ", %z: memref<15x4xf32>")
+    a, b = dims(2)
+    shown = Piece("s", (a * -1 + 7, b), (Bound(a * -1, -3, 0),))
+    check_double(module, shown, Piece("z", (a * -2 + 14, b)))
+
+
+def test_diagonal():
+    module = double("memref<8x8x4xf32>")
+    a, b = dims(2)
+    check_double(module, Piece("s", (a, a, b)))
+
+
+def test_dimensions_of_an_overlay_that_one_piece_has_as_one():
+    """`4*b + c` is no dimension of it, since the other piece has `b` and `c`."""
+    text = DOUBLE.replace("8x4", "6x2x4").replace("a, b", "a, b, c")
+    text = text.replace('"parallel", "parallel"', '"parallel", "parallel", "parallel"')
+    arguments = "%in: memref<6x2x4xf32>, %out: memref<6x2x4xf32>, "
+    module = module_of(arguments + "%s: memref<2x8xf32>, %z: memref<4x4x2xf32>", text)
+    a, b, c = dims(3)
+    first = Piece("s", (a, b * 4 + c), (Bound(a, 0, 1),))
+    check_double(module, first, Piece("z", (a - 2, c, b), (Bound(a, 2, 5),)))
+
+
+def test_chain_of_splits():
+    text = DOUBLE.replace("8x4", "12x4")
+    arguments = "%in: memref<12x4xf32>, %out: memref<12x4xf32>, %s: memref<2x4x3x2xf32>"
+    module = module_of(arguments, text)
+    a, b = dims(2)
+    middle = Expr.get_floor_div(Expr.get_mod(a, 4), 2)
+    index = (middle, b, Expr.get_floor_div(a, 4), Expr.get_mod(a, 2))
+    statement = check_double(module, Piece("s", index))
+    assert [high + 1 for _, high in ranges_of(statement)] == [3, 2, 2, 4]
+
+
+UNIT = """
+linalg.generic {indexing_maps = [affine_map<(n, a) -> (n, a)>, affine_map<(n, a) -> (n, a)>],
+    iterator_types = ["parallel", "parallel"]}
+    ins(%in : memref<1x6xf32>) outs(%out : memref<1x6xf32>) {
+^bb0(%x: f32, %old: f32):
+  %i = linalg.index 0 : index
+  %j = arith.index_cast %i : index to i32
+  %k = arith.sitofp %j : i32 to f32
+  %r = arith.addf %x, %k : f32
+  linalg.yield %r : f32
+}"""
+
+
+@pytest.mark.parametrize("is_dropped", [True, False])
+def test_loop_of_one_iteration(is_dropped):
+    shape = "memref<6xf32>" if is_dropped else "memref<6x1xf32>"
+    arguments = "%in: memref<1x6xf32>, %out: memref<1x6xf32>, "
+    module = module_of(f"{arguments}%s: memref<6xf32>, %z: {shape}", UNIT)
+    _, a = dims(2)
+    target = (a,) if is_dropped else (a, constant(0))
+    statement = rewrite(module, reads(Piece("s", (a,))), {1: Piece("z", target)})
+    assert len(statement.dims) == (1 if is_dropped else 2)
+    types = argument_types(module)
+    values = random_arrays({name: tuple(type_.shape) for name, type_ in types.items()})
+    np.testing.assert_array_equal(evaluate(module, values)["z"].ravel(), values["s"])
+
+
+SUM = """
+linalg.generic {indexing_maps = [affine_map<(a, k) -> (a, k)>, affine_map<(a, k) -> (a)>],
+    iterator_types = ["parallel", "reduction"]}
+    ins(%in : memref<6x3xf32>) outs(%out : memref<6xf32>) {
+^bb0(%x: f32, %old: f32):
+  %r = arith.addf %old, %x : f32
+  linalg.yield %r : f32
+}"""
+
+
+@pytest.mark.parametrize("slides", [True, False])
+def test_reduced_loop_stays_a_dimension(slides):
+    """A sum over a sliding window, and one of the same element again and again."""
+    module = module_of("%in: memref<6x3xf32>, %out: memref<6xf32>, %s: memref<8xf32>", SUM)
+    a, k = dims(2)
+    rewrite(module, reads(Piece("s", (a + k if slides else a,))), {})
+    values = random_arrays({"in": (6, 3), "out": (6,), "s": (8,)})
+    s = values["s"]
+    summed = s[:6] + s[1:7] + s[2:] if slides else 3 * s[:6]
+    np.testing.assert_array_equal(evaluate(module, values)["out"], values["out"] + summed)
+
+
+def test_no_loop_without_a_dimension():
+    module = module_of("%in: memref<6x3xf32>, %out: memref<6xf32>, %s: memref<8xf32>", SUM)
+    asked = reads(Piece(None, fill=zero()))
+    assert reason(module, asked, {}) == "no operand has loop d1 as a dimension any more"
+
+
+def test_copy_of_a_diagonal():
+    module = module_of(
+        "%in: memref<6x4xf32>, %out: memref<6x4xf32>, %s: memref<6x6x4xf32>",
+        COPY.replace("%t", "%in").replace("%o :", "%out :").format(t="6x4", o="6x4"),
+    )
+    a, b = dims(2)
+    statement = rewrite(module, reads(Piece("s", (a, a, b))), {})
+    assert statement.op.name == "linalg.generic"
+
+
+SCF_NEST = """
+%c0 = arith.constant 0 : index
+%c1 = arith.constant 1 : index
+%c2 = arith.constant 2 : index
+%c8 = arith.constant 8 : index
+scf.for %i = %c0 to %c8 step %c2 {
+  scf.for %j = %c0 to %c2 step %c1 {
+    %x = memref.load %in[%i, %j] : memref<8x4xf32>
+    %y = arith.addf %x, %x : f32
+    memref.store %y, %out[%i, %j] : memref<8x4xf32>
+  }
+}"""
+
+
+def test_loads_and_stores_in_other_loops():
+    arguments = "%in: memref<8x4xf32>, %out: memref<8x4xf32>, %s: memref<4x8xf32>, "
+    module = module_of(arguments + "%z: memref<3x9xf32>", SCF_NEST)
+    i, j = dims(2)
+    asked = {-1: Reading((Piece("s", (j, i * 2)),))}
+    rewrite(module, asked, {1: Piece("z", (j + 1, i * 2 + 1))})
+    values = random_arrays({"in": (8, 4), "out": (8, 4), "s": (4, 8), "z": (3, 9)})
+    expected = values["z"].copy()
+    expected[1:3, 1:9:2] = 2 * values["s"][:2, ::2]
+    np.testing.assert_array_equal(evaluate_nest(module, values)["z"], expected)
+
+
 # --- what is declined -----------------------------------------------------------------------------
 
 
@@ -755,3 +913,83 @@ def test_no_loop_nest_with_pieces():
     inside = Piece("in", (i, j - 2), (Bound(i, 0, 3),))
     asked = {-1: Reading((inside, Piece(None, fill=zero())))}
     assert reason(module, asked, {}) == "a load in a loop nest reads one array only"
+
+
+def test_no_division_in_other_loops():
+    arguments = "%in: memref<8x4xf32>, %out: memref<8x4xf32>, %s: memref<4x8xf32>"
+    i, j = dims(2)
+    asked = {-1: Reading((Piece("s", (j, i)),))}
+    assert reason(module_of(arguments, SCF_NEST), asked, {}) == (
+        "the index of a load outside of affine loops is divided"
+    )
+
+
+def test_no_load_whose_value_is_stored_twice():
+    again = NEST.replace(
+        "%y, %out[%i", "%y, %out[%i, %j - 2] : memref<8x4xf32>\naffine.store %x, %z[%i"
+    )
+    module = module_of(
+        "%in: memref<8x4xf32>, %out: memref<8x4xf32>, %s: memref<4x8xf32>, %z: memref<8x4xf32>",
+        again,
+    )
+    program = TensorProgram.from_module(module)
+    i, j = dims(2)
+    asked = {-1: Reading((Piece("s", (j - 2, i)),))}
+    with pytest.raises(CannotRewrite, match="the value it loads is stored more than once"):
+        plan_rewrite(program.statements[0], asked, {}, program.arrays)
+
+
+def test_no_named_operation():
+    text = "linalg.exp ins(%in : memref<8x4xf32>) outs(%out : memref<8x4xf32>)"
+    module = module_of("%in: memref<8x4xf32>, %out: memref<8x4xf32>, %s: memref<4x8xf32>", text)
+    a, b = dims(2)
+    assert reason(module, reads(Piece("s", (b, a))), {}) == "linalg.exp is not rewritten"
+
+
+def test_no_division_of_a_loop_around():
+    module = module_of("%in: memref<2x4xf32>, %out: memref<8x4xf32>, %s: memref<9x4xf32>", LOOP)
+    i, a, b = dims(3)
+    asked = reads(Piece("s", (Expr.get_floor_div(i + a, 2), b)))
+    assert reason(module, asked, {}) == (
+        "the index (i + d1) floordiv 2 divides the index of a loop around"
+    )
+
+
+def test_no_write_backwards():
+    module = double()
+    a, b = dims(2)
+    asked = {1: Piece("s", (a * -1 + 7, b))}
+    assert reason(module, {}, asked) == "the access runs backwards through the array"
+
+
+def test_no_overlay_of_pieces_in_opposite_order():
+    module = double("memref<8x4xf32>", ", %z: memref<8x4xf32>")
+    a, b = dims(2)
+    asked = reads(Piece("s", (a * -1 + 7, b), (Bound(a, 0, 3),)), Piece("z", (a, b)))
+    assert reason(module, asked, {}) == "the access runs backwards through the array"
+
+
+def test_no_constant_in_the_middle_of_an_array():
+    module = double()
+    a, b = dims(2)
+    hole = Piece(None, (), (Bound(a, 2, 3),), zero())
+    assert reason(module, reads(hole, Piece("s", (a, b))), {}) == (
+        "a constant lies over a part of an array that is no box"
+    )
+
+
+def test_no_repeated_piece_of_an_array_with_a_layout():
+    module = double("memref<4xf32, strided<[2]>>", ", %z: memref<5x4xf32>")
+    a, b = dims(2)
+    repeated = Piece("s", (b,), (Bound(a, 0, 2),))
+    asked = reads(repeated, Piece("z", (a - 3, b), (Bound(a, 3, 7),)))
+    assert reason(module, asked, {}) == "a piece is repeated along a dimension of the overlay"
+
+
+def test_no_load_in_a_body_that_computes():
+    text = GATHER.replace("linalg.yield %x", "%y = arith.addf %x, %x : f32\nlinalg.yield %y")
+    module = module_of("%in: memref<4x8xf32>, %out: memref<8x4xf32>, %s: memref<8x4xf32>", text)
+    a, b = dims(2)
+    assert reason(module, {-1: Reading((Piece("s", (a, b)),))}, {}) == (
+        "a load in the body of an operation stays as it is"
+    )

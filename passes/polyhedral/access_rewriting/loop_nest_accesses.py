@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from polystage.mlir import affine, ir, memref
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
-from polystage.passes.polyhedral.access_rewriting.operands import loop_ranges, loop_values
+from polystage.passes.polyhedral.access_rewriting.operands import loop_values
 from polystage.passes.polyhedral.index_arithmetic import index_value
 from polystage.polyhedral import Statement
 from polystage.polyhedral.expressions import (
     NotAffineError,
-    Range,
     linear_terms,
     substitute,
 )
@@ -137,18 +136,32 @@ class _Planner:
     """Turns pieces over the dims of a statement into indices over the indices of its loops."""
 
     def __init__(self, statement: Statement) -> None:
-        self.ranges: list[Range] = list(loop_ranges(statement))
-        self.dims: list[ir.AffineExpr] = []
+        self.steps: list[int] = []
+        self.distances: list[ir.AffineExpr] = []
+        """How far the index of each loop is from its lower bound: `step * dim`."""
         for level, expr in enumerate(statement.loop_indices):
-            terms, _ = linear_terms(expr)
-            step = terms.get(ir.AffineExpr.get_dim(level), 1)
-            lower = substitute(expr + ir.AffineExpr.get_dim(level) * -step, self.dims)
-            index: ir.AffineExpr = ir.AffineExpr.get_dim(level) + lower * -1
-            self.dims.append(
-                index
-                if step == 1 and expr == ir.AffineExpr.get_dim(level)
-                else ir.AffineExpr.get_floor_div(index, step)
-            )
+            dim: ir.AffineExpr = ir.AffineExpr.get_dim(level)
+            step = linear_terms(expr)[0].get(dim, 1)
+            lower = self._over_indices(expr + dim * -step)
+            is_plain = step == 1 and expr == dim
+            self.steps.append(step)
+            self.distances.append(dim if is_plain else dim + lower * -1)
+
+    def _over_indices(self, expr: ir.AffineExpr) -> ir.AffineExpr:
+        """Return an expression over dims as one over the indices of the loops."""
+        dims = [
+            distance if step == 1 else ir.AffineExpr.get_floor_div(distance, step)
+            for distance, step in zip(self.distances, self.steps, strict=True)
+        ]
+        terms, constant = linear_terms(expr)
+        total: ir.AffineExpr = ir.AffineConstantExpr.get(constant)
+        for atom, factor in terms.items():
+            level = atom.position if isinstance(atom, ir.AffineDimExpr) else None
+            if level is not None and factor % self.steps[level] == 0:
+                total = total + self.distances[level] * (factor // self.steps[level])
+            else:
+                total = total + substitute(atom, dims) * factor
+        return substitute(total, [ir.AffineExpr.get_dim(level) for level in range(len(dims))])
 
     def access(self, op: ir.Operation, piece: Piece) -> ElementAccess:
         """Return the access that replaces `op`."""
@@ -157,7 +170,7 @@ class _Planner:
         if list(op.operands)[1 + (op.name not in LOADS) :] and not loop_values(op):
             raise CannotRewrite("an access outside of loops has a computed index")
         try:
-            index = tuple(substitute(expr, self.dims) for expr in piece.index)
+            index = tuple(map(self._over_indices, piece.index))
         except NotAffineError as error:
             raise CannotRewrite(str(error)) from None
         if not op.name.startswith("affine.") and not all(map(_is_linear, index)):

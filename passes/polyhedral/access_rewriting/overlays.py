@@ -123,13 +123,23 @@ def _basis(parts: Sequence[Part], around: Surroundings, is_fine: bool) -> list[T
 def _in_order_of_index(
     basis: list[Terms], parts: Sequence[Part], around: Surroundings
 ) -> list[Terms]:
-    """Return the dimensions in the order in which the array of most dimensions has them."""
-    order: list[int] = []
+    """Return the dimensions in the order in which the array of most dimensions has them.
+
+    Those along which every index falls are turned around.
+    """
+    factors_of: dict[int, list[int]] = {}
     by_rank = sorted(parts, key=lambda part: -sum(bool(form.terms) for form in part.index))
     for form in (form for part in by_rank for form in part.index):
         factors, _ = _over(basis, _moving(form, around))
-        order += sorted(factors, key=lambda place: -abs(factors[place]))
-    return [basis[place] for place in dict.fromkeys([*order, *range(len(basis))])]
+        for place in sorted(factors, key=lambda place: -abs(factors[place])):
+            factors_of.setdefault(place, []).append(factors[place])
+    ordered = [basis[place] for place in dict.fromkeys([*factors_of, *range(len(basis))])]
+    falling = {basis[place] for place, factors in factors_of.items() if max(factors) < 0}
+    return [_negated(terms) if terms in falling else terms for terms in ordered]
+
+
+def _negated(terms: Terms) -> Terms:
+    return tuple((v, -c) for v, c in terms)
 
 
 def _moving(form: Form, around: Surroundings) -> Terms:
@@ -214,6 +224,8 @@ class _Composition:
             terms, factor = _primitive(limit.form.coefficients) if limit.form.terms else ((), 1)
             if not terms:
                 return None  # a limit that always holds is gone, so this one never does
+            if terms not in self.basis:
+                terms, factor = _negated(terms), -factor
             place = self.basis.index(terms)
             sides[place] = _clipped(sides[place], factor, 0, limit.low, limit.high)
         placed: list[Form] = []
@@ -264,7 +276,7 @@ class _Composition:
             if not part.is_row_major:
                 raise CannotRewrite(str(error)) from None
             order = [self.around.depth + place for place in range(len(self.basis))]
-            steps = strided_window(part.shape, part.index, order, around).steps
+            steps = strided_window(part.shape, part.index, around, order).steps
         offsets = tuple(
             side[0] - low for side, (low, _) in zip(box.sides, self.ranges, strict=True)
         )

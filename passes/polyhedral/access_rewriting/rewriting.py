@@ -228,15 +228,15 @@ class _Plan:
             steps = found.steps
         return NewOperand(slot.number, slot.is_output, found.shape, found.index, part.array, steps)
 
-    def _strided(self, part: Part, around: Surroundings) -> Window:
+    def _strided(self, part: Part, around: Surroundings, also: int | None = None) -> Window:
+        """Return a window with a dimension for each loop that moves it, and for `also`."""
         if not part.is_row_major:
             raise CannotRewrite("the access is no window of an array with a layout")
-        own = {v for form in part.index for v, _ in form.coefficients if v >= around.depth}
-        unsorted = strided_window(part.shape, part.index, sorted(own), around)
-        step = unsorted.steps[0]
-        strides = dict(zip(sorted(own), getattr(step, "strides"), strict=True))  # noqa: B009
-        order = sorted(own, key=lambda v: -strides[v])
-        return strided_window(part.shape, part.index, order, around)
+        found = strided_window(part.shape, part.index, around)
+        order = [number for number in found.plain if number is not None]
+        if also is None or also in order:
+            return found
+        return strided_window(part.shape, part.index, around, [*order, also])
 
     def _kept(self, slot: _Slot, operand: OperandAccess, around: Surroundings) -> NewOperand:
         """Return an operand that stays, except that dimensions of split loops are expanded."""
@@ -271,22 +271,34 @@ class _Plan:
                 continue
             if number in _plain(operands):
                 continue
-            place = next(
-                (i for i, o in enumerate(operands) if not o.is_output and o.moves_with(number)),
-                None,
-            )
-            source = slots[place].source if place is not None else None
-            if place is None or not isinstance(source, list) or operands[place].virtual:
-                name = self.loops.names[number]
-                raise CannotRewrite(f"no operand has loop {name} as a dimension any more")
-            part = source[0].resolved(self.loops)
-            found = self._strided(part, around)
+            place = self._operand_to_widen(slots, operands, number)
+            source = slots[place].source
+            assert isinstance(source, list)
+            found = self._strided(source[0].resolved(self.loops), around, also=number)
             operands[place] = replace(
                 operands[place], shape=found.shape, index=found.index, steps=found.steps
             )
         if dropped:
             operands[:] = [o.without(dropped) for o in operands]
         return frozenset(dropped)
+
+    def _operand_to_widen(
+        self, slots: Sequence[_Slot], operands: Sequence[NewOperand], number: int
+    ) -> int:
+        """Return the input that can have a loop as a dimension of its own, of stride 0 if need be.
+
+        Raises: CannotRewrite where there is none.
+        """
+        inputs = [
+            place
+            for place, (slot, operand) in enumerate(zip(slots, operands, strict=True))
+            if isinstance(slot.source, list) and not operand.virtual and not operand.is_output
+        ]
+        moving = [place for place in inputs if operands[place].moves_with(number)]
+        if not inputs:
+            name = self.loops.names[number]
+            raise CannotRewrite(f"no operand has loop {name} as a dimension any more")
+        return [*moving, *inputs][0]
 
 
 def _plain(operands: Sequence[NewOperand]) -> set[int]:

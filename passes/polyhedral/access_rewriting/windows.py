@@ -100,11 +100,15 @@ def window(shape: Sequence[int], forms: Sequence[Form], around: Surroundings) ->
 
 
 def strided_window(
-    shape: Sequence[int], forms: Sequence[Form], order: Sequence[int], around: Surroundings
+    shape: Sequence[int],
+    forms: Sequence[Form],
+    around: Surroundings,
+    order: Sequence[int] | None = None,
 ) -> Window:
-    """Return a reinterpret_cast of a row-major array with one dimension for each of `order`.
+    """Return a reinterpret_cast of a row-major array with one dimension for each variable.
 
-    Variables that do not occur get the stride 0.
+    The dimensions are `order`, where variables that do not occur get the stride 0; without an
+    order, they are those that occur, the largest stride first.
 
     Raises: CannotRewrite where the address runs backwards.
     """
@@ -113,16 +117,18 @@ def strided_window(
     for extent, form in zip(reversed(shape), reversed(forms), strict=True):
         address = add(address, form, stride)
         stride *= extent
-    factors = dict(address.coefficients)
-    sizes = [around.ranges[v][1] - around.ranges[v][0] + 1 for v in order]
-    strides = [factors.pop(v, 0) for v in order]
-    if any(s < 0 for s in strides) or any(v >= around.depth for v in factors):
+    factors = {v: c for v, c in address.coefficients if v >= around.depth}
+    if any(factor < 0 for factor in factors.values()):
         raise CannotRewrite("the access runs backwards through the array")
-    lows = sum(around.ranges[v][0] * s for v, s in zip(order, strides, strict=True))
-    offset = make(factors, address.constant + lows)
-    step = Reinterpret(around.to_loop_index(offset), tuple(sizes), tuple(strides))
-    index = tuple(variable(v, 1, -around.ranges[v][0]) for v in order)
-    return Window((step,), tuple(sizes), index)
+    order = sorted(factors, key=lambda v: -factors[v]) if order is None else order
+    lows = [around.ranges[v][0] for v in order]
+    sizes = tuple(around.ranges[v][1] - low + 1 for v, low in zip(order, lows, strict=True))
+    strides = tuple(factors.get(v, 0) for v in order)
+    start = sum(low * s for low, s in zip(lows, strides, strict=True)) + address.constant
+    offset = make({v: c for v, c in address.coefficients if v < around.depth}, start)
+    step = Reinterpret(around.to_loop_index(offset), sizes, strides)
+    index = tuple(variable(v, 1, -low) for v, low in zip(order, lows, strict=True))
+    return Window((step,), sizes, index)
 
 
 def _check_inside(shape: Sequence[int], forms: Sequence[Form], ranges: Sequence[Interval]) -> None:
