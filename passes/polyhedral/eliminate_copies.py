@@ -36,8 +36,8 @@ class EliminateCopiesPass(Pass):
     Copies compute nothing and loops keep the order of their sums, so that results stay the same
     bit by bit.
 
-    Source: H. Zheng et al., "Optimizing Memory-Access Patterns for Deep Learning Accelerators",
-    arXiv 2002.12798 (data-movement elimination).
+    Source: "Optimizing Memory-Access Patterns for Deep Learning Accelerators", arXiv 2002.12798
+    (data-movement elimination).
     """
 
     name: ClassVar[str] = "poly-eliminate-copies"

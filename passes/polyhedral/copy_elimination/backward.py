@@ -43,13 +43,16 @@ class _Merging:
         self.program = program
         self.pair = pair
         self.plan = plan
-        pieces = pair.source.pieces
+        piece = pair.source.pieces[0]
         target = pair.target.array
-        if len(pieces) > 1 or pieces[0].array is None or pieces[0].where:
+        if len(pair.source.pieces) > 1 or piece.array is None or piece.where:
             raise BlockedError([pair], "it reads several arrays")
         assert target is not None
-        self.piece = pieces[0]
-        self.source: str = pieces[0].array
+        self.program = program
+        self.pair = pair
+        self.plan = plan
+        self.piece = piece
+        self.source: str = piece.array
         self.target = target
         self.users = [n for n in program.touching(self.source) if n is not pair]
         self.depth = shared_depth([*self.users, pair])
@@ -78,8 +81,10 @@ class _Merging:
         program, pair = self.program, self.pair
         if self.source == self.target:
             raise BlockedError([pair], "it copies within one array")
-        local = legality.source_is_local(program, self.source)
-        require(local, "source_is_local", pair)
+        if not legality.source_is_local(program, self.source):
+            is_output = not program.is_local(self.target)
+            why = "an input, a weight or another output is an output as it is"
+            raise BlockedError([pair], why if is_output else legality.RULES["source_is_local"])
         if program.is_vague(self.source):
             raise BlockedError([pair], "source is used in a way that is not understood")
         read = self._inverse(self.piece, self.source)

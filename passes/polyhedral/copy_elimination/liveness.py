@@ -25,7 +25,7 @@ def remove_dead(program: WorkingProgram, arrays: Iterable[str]) -> list[Node]:
         for node in _dead_writers(program, array):
             program.remove(node)
             removed.append(node)
-            todo.update(dict.fromkeys(a for a in node.arrays if a is not None))
+            todo.update(dict.fromkeys(sorted(node.arrays)))
     return removed
 
 
