@@ -20,6 +20,7 @@ from polystage.passes.lower.tensor_engine.plan import (
     footprint,
     stage_bytes,
 )
+from polystage.passes.lower.tensor_engine.spread_load import Spread, is_spread
 from polystage.passes.lower.tensor_engine.transposed_load import Turned, load_transposed
 
 Box = dict[int, Tile]
@@ -125,6 +126,8 @@ class OperandLoader:
         transposed = self._is_loaded_transposed(resident)
         if channel is None and transposed:
             self._load_transposed(resident, box, segment, Offset(), count)
+        elif channel is None and self._load_spread(resident, box, segment):
+            pass
         elif channel is None:
             for tile in self.builder.tiles(count, 1, self.channel_cut(segment)):
                 self._load_directly(resident, box, segment, tile.start, tile.start)
@@ -178,6 +181,23 @@ class OperandLoader:
             sizes = [segment.size, 1, *shape[2:]]
             place = self.builder.subview(resident.buffer, starts, sizes, drop=[1])
             self.builder.dma(source, place, cause)
+
+    def _load_spread(self, resident: Resident, box: Box, segment: Segment) -> bool:
+        """Load a window with a border by way of a buffer without it, where that is faster."""
+        access = resident.access
+        array = self.values[access.argument]
+        if self.plan.packed or access is not self.contraction.moving:
+            return False
+        if not isinstance(array, Mosaic) or len(array.pieces) != 1:
+            return False
+        window = self._window(resident, box, self._channels(segment, Offset(), 1))
+        if not is_spread(self.builder.target, window, segment.count, self.plan.spare_bytes):
+            return False
+        spread = Spread(self.builder, window, resident.buffer)
+        for tile in self.builder.tiles(segment.count, 1):
+            spread.load(tile, self._window(resident, box, self._channels(segment, tile.start, 1)))
+        spread.finish()
+        return True
 
     def _channels(self, segment: Segment, tile: Offset, count: int) -> Tile:
         return Tile(tile * segment.size + segment.start, segment.size * count)

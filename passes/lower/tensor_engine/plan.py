@@ -9,7 +9,7 @@ in chunks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from polystage.allocation import aligned
@@ -42,6 +42,8 @@ class ContractionPlan:
     column_block: tuple[int, ...]
     rows_outermost: bool
     streamed: bool
+    spare_bytes: int
+    """Bytes per partition that nothing of this takes."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class _Candidate:
     columns: tuple[int, ...]
     traffic: int
     rows_outermost: bool
+    bytes_per_partition: int = 0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -98,6 +101,7 @@ class ContractionPlanner:
             best.columns,
             best.rows_outermost,
             streamed,
+            0 if streamed else self._budget - best.bytes_per_partition,
         )
 
     def _streamed_tiles(
@@ -192,9 +196,10 @@ class ContractionPlanner:
         for rows in _shrinking(self._row_extent, row_tile):
             stationary = depth * prod(self.extents[d] for d in loose) * rows * self.element_bytes
             for columns in self._column_blocks(column_tile):
-                if stationary + self._moving_bytes(depth, packed, loose, columns) > self._budget:
+                needed = stationary + self._moving_bytes(depth, packed, loose, columns)
+                if needed > self._budget:
                     continue
-                candidate = self._cost(rows, columns)
+                candidate = replace(self._cost(rows, columns), bytes_per_partition=needed)
                 if best is None or candidate.key < best.key:
                     best = candidate
         return best
