@@ -101,8 +101,8 @@ class TestCharges:
         assert (plain.onchip_bytes, plain.offchip_bytes) == (0, 2 * 64**3 * 4)
         assert (turned.onchip_bytes, turned.offchip_bytes) == (512**2 * 4, 2 * 512**2 * 4)
 
-    def test_lanes_are_filled_with_stacks_and_in_rounds(self):
-        assert [filled_lanes(n, TARGET) for n in (64, 7, 128, 129)] == [128, 56, 128, 64.5]
+    def test_lanes_are_filled_in_rounds(self):
+        assert [filled_lanes(n, TARGET) for n in (64, 128, 129, 384)] == [64, 128, 64.5, 128]
 
 
 class TestChoice:

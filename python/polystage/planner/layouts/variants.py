@@ -14,9 +14,6 @@ from polystage.polyhedral.expressions import used_dims
 from polystage.polyhedral.model import Kind, Statement
 from polystage.polyhedral.operations import indexing_maps, input_count
 
-MAX_STACK = 8
-"""Most pieces of a loop that the lane engines put beside each other on the partitions."""
-
 _FREE = ("arith.ext", "arith.trunc", "arith.index_cast", "linalg.", "memref.")
 
 
@@ -157,16 +154,13 @@ def _unit_form(d: int, n_dims: int) -> tuple[int, list[int]]:
 
 
 def filled_lanes(extent: int, target: Target) -> float:
-    """Return how many partitions a loop keeps busy on average; few iterations are stacked.
+    """Return how many partitions a loop keeps busy on average.
 
     >>> target = Target.load("neuroncore_v2")
-    >>> filled_lanes(64, target), filled_lanes(112, target), filled_lanes(160, target)
-    (128, 112, 80.0)
+    >>> filled_lanes(64, target), filled_lanes(160, target)
+    (64.0, 80.0)
     """
-    partitions = target.sbuf.partitions
-    if extent > partitions:
-        return extent / ceil(extent / partitions)
-    return extent * min(MAX_STACK, partitions // extent)
+    return extent / ceil(extent / target.sbuf.partitions)
 
 
 def _passes(statement: Statement) -> int:
