@@ -8,7 +8,8 @@ import numpy as np
 from copy_programs import DTYPES, Memref, NoMeaning, Op, State, check_overlap, indices
 
 Scalar = Any
-"""`("add", a, b)` and the like, `("constant", n)`, `("index", d)`, `("load", memref, ...)`, or the
+"""`("add", a, b)` and the like, `("constant", n)`, `("index", d)`, `("load", memref, ...)`, which
+takes indices modulo the extents, `("row", memref, a)`, which loads `memref[a, d1, d2, ..]`, or the
 number of an operand."""
 
 _FUNCTIONS = {
@@ -42,6 +43,8 @@ class _Writer:
             return self.line(f"arith.sitofp {number} : i32 to f32") if is_float else number
         if kind == "load":
             return self.load(*arguments)
+        if kind == "row":
+            return self.row(*arguments)
         name = _FUNCTIONS[kind][self.element == "f32"]
         left, right = map(self.write, arguments)
         return self.line(f"{name} {left}, {right} : {self.element}")
@@ -55,6 +58,12 @@ class _Writer:
             inside = self.line(f"arith.remui {value}, {limit} : i32")
             places.append(self.line(f"arith.index_cast {inside} : i32 to index"))
         return self.line(f"memref.load {table.name}[{', '.join(places)}] : {table.type}")
+
+    def row(self, table: Memref, scalar: Scalar) -> str:
+        """Load from the row that a scalar names, at the place where the loops are."""
+        first = self.line(f"arith.index_cast {self.write(scalar)} : i32 to index")
+        rest = [self.line(f"linalg.index {d} : index") for d in range(1, len(table.shape))]
+        return self.line(f"memref.load {table.name}[{', '.join([first, *rest])}] : {table.type}")
 
     def line(self, text: str) -> str:
         name = f"%r{len(self.lines)}"
@@ -75,25 +84,34 @@ def _value(scalar: Scalar, operands: Sequence[Any], state: State, extents: Seque
         places = (np.asarray(_value(s, operands, state, extents), np.int32) for s in scalars)
         index = tuple(p.view(np.uint32) % n for p, n in zip(places, table.shape, strict=True))
         return state.memory[table.name].read(index)
+    if kind == "row":
+        table, scalar = arguments
+        rows = np.asarray(_value(scalar, operands, state, extents))
+        return state.memory[table.name].read((rows, *np.indices(extents)[1:]))
     left, right = (_value(s, operands, state, extents) for s in arguments)
     return _FUNCTIONS[kind][2](left, right)
 
 
+def _parts(scalar: Scalar) -> list[Scalar | Memref]:
+    """Return what a scalar is computed from."""
+    is_leaf = isinstance(scalar, int) or scalar[0] in ("constant", "index")
+    return [] if is_leaf else list(scalar[1:])
+
+
 def _used(scalar: Scalar) -> set[int]:
+    """Return the operands of which a scalar takes the value."""
     if isinstance(scalar, int):
         return {scalar}
-    return (
-        set().union(*(_used(s) for s in scalar[1:]))
-        if scalar[0] in _FUNCTIONS
-        else (set().union(*(_used(s) for s in scalar[2:])) if scalar[0] == "load" else set())
-    )
+    inner = (part for part in _parts(scalar) if not isinstance(part, Memref))
+    return set().union(*map(_used, inner))
 
 
 def _tables(scalar: Scalar) -> list[Memref]:
-    if isinstance(scalar, int) or scalar[0] in ("constant", "index"):
-        return []
-    own = [scalar[1]] if scalar[0] == "load" else []
-    return own + [t for s in scalar[1 + len(own) :] for t in _tables(s)]
+    """Return the memrefs that a scalar is loaded from."""
+    found: list[Memref] = []
+    for part in _parts(scalar):
+        found += [part] if isinstance(part, Memref) else _tables(part)
+    return found
 
 
 @dataclass(frozen=True)

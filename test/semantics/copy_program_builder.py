@@ -208,11 +208,11 @@ class Builder:
         """Add a step, or leave everything as it was."""
         saved, block, body = self.state.saved(), list(self.block), list(self.program.body)
         arrays, views, ivs = list(self.arrays), list(self.views), dict(self.state.ivs)
-        current, loops = self.block, self.loops
+        current, loops, weights = self.block, self.loops, list(self.program.weights)
         try:
             step()
         except NoMeaning:
-            self.block, self.loops = current, loops
+            self.block, self.loops, self.program.weights = current, loops, weights
             self.program.body[:] = body
             self.block[:] = block
             self.arrays, self.views, self.state.ivs = arrays, views, ivs

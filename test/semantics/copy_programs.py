@@ -317,9 +317,13 @@ class Program:
     weights: list[Memref] = field(default_factory=list)
     body: list[Op | Loop] = field(default_factory=list)
     results: list[Memref] = field(default_factory=list)
+    given: dict[str, np.ndarray] = field(default_factory=dict)
+    """The values of some of the weights; the others are random."""
 
     def initial(self, memref: Memref) -> np.ndarray:
         """Return the values of an argument or a weight before the first operation."""
+        if memref.name in self.given:
+            return self.given[memref.name]
         name = int(memref.name.removeprefix("%v"))
         values = np.random.default_rng(name).integers(-5, 6, memref.shape)
         return values.astype(DTYPES[self.element])

@@ -272,6 +272,24 @@ class RandomProgram(Builder):
         target = self.target(places.shape)
         self.emit(generic(places.shape, [self.operand(places)], [self.operand(target)], [result]))
 
+    def take(self) -> None:
+        """Load the rows that a constant lists: every second one, or all of them in some order."""
+        table = self.some_view()
+        if self.program.element != "i32" or not table.shape:
+            raise NoMeaning("floats are no indices")
+        extent = table.shape[0]
+        start, step = self.random.randrange(extent), self.random.choice([-1, 0, 1, 1, 2])
+        rows = list(range(start, extent if step >= 0 else -1, step or extent))
+        if self.happens(0.3):
+            rows = self.random.sample(range(extent), extent)
+        listed = array(self.name(), [len(rows)], "i32")
+        self.program.given[listed.name] = np.array(rows, np.int32)
+        self.program.weights.append(listed)
+        self.state.allocate(listed, self.program.initial(listed))
+        target = self.target([len(rows), *table.shape[1:]])
+        ins, outs = [self.operand(listed, "d0")], [self.operand(target)]
+        self.emit(generic(target.shape, ins, outs, [("row", table, 0)]))
+
     # -- loops -----------------------------------------------------------------------------
 
     def nest(self) -> None:
@@ -385,7 +403,7 @@ SIMPLE_STEPS = [
 STEPS = [
     *SIMPLE_STEPS,
     *["split", "concat", "concat", "pad", "pad", "reordered", "reordered"],
-    *["gather", "nest", "nest", "loop", "loop"],
+    *["gather", "take", "take", "nest", "nest", "loop", "loop"],
 ]
 PROFILES = [STEPS, STEPS, [*STEPS, *["loop"] * 20]]
 

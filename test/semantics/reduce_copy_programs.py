@@ -45,7 +45,8 @@ def _candidates(program: Program) -> list[Program]:
 
 
 def _with(program: Program, body: list[Op | Loop], results: list[Memref]) -> Program:
-    return Program(program.element, program.arguments, program.weights, body, results)
+    weights, given = program.weights, program.given
+    return Program(program.element, program.arguments, weights, body, results, given)
 
 
 def _without(body: Sequence[Op | Loop], dropped: set[int]) -> list[Op | Loop]:
