@@ -13,7 +13,7 @@ from polystage.passes.polyhedral.copy_elimination.working_program import (
     WorkingProgram,
 )
 from polystage.passes.registry import Form, Pass, register_pass
-from polystage.polyhedral import Kind, TensorProgram
+from polystage.polyhedral import TensorProgram
 
 
 @register_pass
@@ -45,18 +45,18 @@ class EliminateCopiesPass(Pass):
     output_form: ClassVar[Form] = "buffers"
 
     def run(self, module: ir.Module) -> None:
-        """Remove what can be removed; again where that lets a gather be understood."""
+        """Decide on the abstract program, then change the IR."""
         npu.load(module.context)
         with module.context, ir.Location.unknown():
             program = WorkingProgram(TensorProgram.from_module(module))
             self.count("bytes of arrays before", program.intermediate_bytes())
-            while self._eliminate(program):
-                program = WorkingProgram(TensorProgram.from_module(module))
-        self.count("bytes of arrays after", program.intermediate_bytes())
+            outcome = eliminate(program, plan_rewrite)
+            self._report_removals(program, outcome)
+            self._report_survivors(program, outcome)
+            self.count("bytes of arrays after", program.intermediate_bytes())
+            emit(program, outcome)
 
-    def _eliminate(self, program: WorkingProgram) -> bool:
-        """Change the IR; return whether there is reason to look again."""
-        outcome = eliminate(program, plan_rewrite)
+    def _report_removals(self, program: WorkingProgram, outcome: Outcome) -> None:
         for removal in outcome.removals:
             text = f"'{removal.node.name}' removed {removal.way}: {removal.detail}"
             self.remark(removal.node.statement.op, text)
@@ -65,11 +65,6 @@ class EliminateCopiesPass(Pass):
             self._count_pair(program, removal.node)
         if outcome.dead:
             self.count("other operations removed", len(outcome.dead))
-        look_again = any(_is_new_gather(node) for node in program.nodes.values())
-        if not look_again:
-            self._report_survivors(program, outcome)
-        emit(program, outcome)
-        return look_again
 
     def _report_survivors(self, program: WorkingProgram, outcome: Outcome) -> None:
         self.count("copied bytes after", sum(map(program.copied_bytes, outcome.survivors)))
@@ -82,8 +77,3 @@ class EliminateCopiesPass(Pass):
     def _count_pair(self, program: WorkingProgram, node: Node) -> None:
         self.count("pairs found")
         self.count("copied bytes before", program.copied_bytes(node))
-
-
-def _is_new_gather(node: Node) -> bool:
-    """Tell whether a gather may read its indices from a constant now, and so be a copy."""
-    return node.statement.kind == Kind.GATHER and node.rewrite is not None
