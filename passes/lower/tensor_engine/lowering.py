@@ -159,21 +159,39 @@ class TensorEngineLowering:
     def _compute(
         self, box: Box, rows: Box, columns: Box, left: list[Resident], right: list[Resident]
     ) -> None:
-        """Compute one block: per row tile all its column tiles, then one store."""
+        """Compute one block: per row tile all its column tiles, and one store.
+
+        The stores of a few row tiles come after them, so that each has a buffer of its own and
+        the next tile need not wait until it is empty.
+        """
         row_block = rows[self.row].size if self.row >= 0 else 1
+        together = self.plan.output_tiles * self.plan.row_tile
+        for group in self._row_tiles(row_block, together):
+            finished: list[tuple[ir.Value, Box]] = []
+            for row_tile in _parts(group, self.plan.row_tile):
+                window = box | columns | _shifted(rows, row_tile)
+                output = self.outputs.open(window)
+                self._compute_rows(output, row_tile, columns, left, right)
+                finished.append((output, window))
+            for output, window in finished:
+                self.outputs.store(output, window)
+
+    def _compute_rows(
+        self,
+        output: ir.Value,
+        row_tile: Box,
+        columns: Box,
+        left: list[Resident],
+        right: list[Resident],
+    ) -> None:
+        """Compute all column tiles of a row tile into its output buffer."""
         sizes = [columns[d].size for d in self.contraction.columns]
-        for row_tile in self._row_tiles(row_block, self.plan.row_tile):
-            window = box | columns | _shifted(rows, row_tile)
-            output = self.outputs.open(window)
-            for column_tile in self._column_tiles(sizes, self.plan.column_tile):
-                local = row_tile | column_tile
-                psum = self.outputs.psum(local)
-                for number, channel, taps, not_first in self._contraction_loops():
-                    self._matmul(
-                        psum, left[number], right[number], channel, local | taps, not_first
-                    )
-                self.outputs.evict(psum, output, column_tile)
-            self.outputs.store(output, window)
+        for column_tile in self._column_tiles(sizes, self.plan.column_tile):
+            local = row_tile | column_tile
+            psum = self.outputs.psum(local)
+            for number, channel, taps, not_first in self._contraction_loops():
+                self._matmul(psum, left[number], right[number], channel, local | taps, not_first)
+            self.outputs.evict(psum, output, column_tile)
 
     # --- streamed operands -----------------------------------------------------------------------
 
@@ -212,6 +230,15 @@ class TensorEngineLowering:
 
 def _at_origin(box: Box) -> Box:
     return {d: Tile(Offset(), tile.size) for d, tile in box.items()}
+
+
+def _parts(group: Box, size: int) -> Iterator[Box]:
+    """Yield the tiles of `size` rows that a group of rows consists of, the last perhaps smaller."""
+    if not group:
+        yield group
+    for row, tile in group.items():
+        for start in range(0, tile.size, size):
+            yield {row: Tile(tile.start + start, min(size, tile.size - start))}
 
 
 def _shifted(block: Box, local: Box) -> Box:

@@ -20,6 +20,9 @@ from polystage.passes.lower.tensor_engine.contraction import Contraction
 
 _ACCUMULATOR_BYTES = 4
 
+MAX_OUTPUT_TILES = 4
+"""Most row tiles whose output is on chip at once."""
+
 
 @dataclass(frozen=True)
 class ContractionPlan:
@@ -44,6 +47,9 @@ class ContractionPlan:
     streamed: bool
     spare_bytes: int
     """Bytes per partition that nothing of this takes."""
+    output_tiles: int
+    """Row tiles that are computed before the first is stored, so that stores and matmuls
+    overlap."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,21 @@ class ContractionPlanner:
             best.columns,
             best.rows_outermost,
             streamed,
-            0 if streamed else self._budget - best.bytes_per_partition,
+            0 if streamed else self._budget - best.bytes_per_partition - self._beside(best),
+            1 + self._extra_outputs(best) if not streamed else 1,
         )
+
+    def _extra_outputs(self, best: _Candidate) -> int:
+        """Return how many output tiles fit beside the first, in half of what is left over."""
+        tiles = ceil(best.rows / min(self._row_extent, self.target.tensor.columns))
+        room = max(0, self._budget - best.bytes_per_partition) // 2
+        return min(MAX_OUTPUT_TILES - 1, tiles - 1, room // self._output_tile_bytes(best))
+
+    def _beside(self, best: _Candidate) -> int:
+        return self._extra_outputs(best) * self._output_tile_bytes(best)
+
+    def _output_tile_bytes(self, best: _Candidate) -> int:
+        return aligned(prod(best.columns) * self.output_bytes)
 
     def _streamed_tiles(
         self, row_tile: int, column_tile: tuple[int, ...]

@@ -14,6 +14,9 @@ from polystage.polyhedral.expressions import used_dims
 from polystage.polyhedral.model import Kind, Statement
 from polystage.polyhedral.operations import indexing_maps, input_count
 
+STORES_TOGETHER = 4
+"""Row tiles of a contraction whose stores the lowering lets overlap."""
+
 _FREE = ("arith.ext", "arith.trunc", "arith.index_cast", "linalg.", "memref.")
 
 
@@ -259,9 +262,9 @@ def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], targe
 
 
 def _leaving_ns(target: Target) -> float:
-    """Return how long a finished row tile keeps its output buffer: out of the array, out of psum,
-    out to DRAM."""
+    """Return how long a finished row tile holds up the next: out of the array, out of psum, its
+    share of the stores' start-up."""
     array, scalar = target.tensor, target.scalar
     drain = (array.rows + array.columns + array.startup_cycles) / array.clock_ghz
     evict = (scalar.startup_cycles + scalar.issue_cycles) / scalar.clock_ghz
-    return drain + evict + target.dma.startup_ns
+    return drain + evict + target.dma.startup_ns / STORES_TOGETHER
