@@ -27,6 +27,8 @@ from polystage.planner.layouts import (
 )
 from polystage.polyhedral import Role, TensorProgram
 
+_SHOWING = (*VIEW_OPS, "npu.overlay")
+
 
 @register_pass
 @dataclass
@@ -105,7 +107,7 @@ class MapBanksPass(Pass):
                 op, operand = use.access.op, use.access.operand
                 assert source is not None and op is not None and operand is not None
                 copy = copy if copy is not None else _copied(source, layout.copy, op)
-                op.operands[operand] = _same_view(op.operands[operand], source, copy, op)
+                op.operands[operand] = _through_copy(op.operands[operand], source, copy, op)
 
 
 def storable_dims(program: TensorProgram) -> dict[str, list[int]]:
@@ -173,13 +175,19 @@ def _copied(source: ir.Value, dim: int, reader: ir.Operation) -> ir.Value:
     return copy.memref
 
 
-def _same_view(value: ir.Value, source: ir.Value, copy: ir.Value, reader: ir.Operation) -> ir.Value:
-    """Return the same view of `copy` as `value` is of `source`."""
+def _through_copy(
+    value: ir.Value, source: ir.Value, copy: ir.Value, reader: ir.Operation
+) -> ir.Value:
+    """Return what `value` shows, views and overlays, with `copy` in place of `source`."""
     if value == source:
         return copy
     op = defining_op(value)
-    assert op is not None and op.name in VIEW_OPS
-    below = _same_view(op.operands[0], source, copy, reader)
+    if op is None or op.name not in _SHOWING:
+        return value
+    operands = [_through_copy(operand, source, copy, reader) for operand in op.operands]
+    if all(new == old for new, old in zip(operands, op.operands, strict=True)):
+        return value
     clone = op.clone(ip=ir.InsertionPoint(reader))
-    clone.operands[0] = below
+    for number, operand in enumerate(operands):
+        clone.operands[number] = operand
     return clone.results[0]

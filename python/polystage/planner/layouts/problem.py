@@ -281,7 +281,7 @@ def _layouts(
 ) -> list[Layout]:
     """Return the layouts worth considering: those that some use wants, the row-major one first.
 
-    A copy is worth considering where several reads may want it, after the last write.
+    A copy is worth considering where several operands may want it, after the last write.
     """
     wanted: dict[int, set[str]] = {}
     for use in uses:
@@ -301,7 +301,8 @@ def _layouts(
 
 def _may_be_copied(program: TensorProgram, array: Array) -> bool:
     touching = [s for s in program.statements if any(a.array == array.name for a in s.accesses)]
-    if any(s.depth for s in touching):
+    accesses = [a for s in touching for a in s.reads if a.array == array.name]
+    if any(s.depth for s in touching) or any(a.operand is None for a in accesses):
         return False
     writes = [s.position for s in touching if any(a.array == array.name for a in s.writes)]
     reads = [s.position for s in touching if not any(a.array == array.name for a in s.writes)]
