@@ -32,6 +32,7 @@ from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.lowering import lower_contraction
 from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
 from polystage.passes.lower.tensor_engine.split import split_taps
+from polystage.passes.lower.unfold_groups import unfold_groups
 from polystage.passes.registry import Pass, register_pass
 
 _LOWERED = ("linalg.generic", "memref.copy")
@@ -112,6 +113,9 @@ class ProgramLowering:
         """Lower every operation in program order."""
         scalars = inline_scalars(self._operations())
         operations = self._operations()
+        for op in operations:
+            if op.name == "linalg.generic":
+                unfold_groups(op)
         overlays = [op for op in _walk(self.function.entry_block) if op.name == "npu.overlay"]
         for op in operations:
             if (found := initialised(op)) is None:

@@ -16,6 +16,7 @@ from polystage.machine.target import Target
 from polystage.mlir import ir, memref
 from polystage.passes.lower.generic_op import Access, GenericOp, inline_scalar_operands
 from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.unfold_groups import unfold_groups
 from polystage.passes.registry import Pass, register_pass
 
 
@@ -56,6 +57,7 @@ class PackWeightsPass(Pass):
     def _contraction(self, op: ir.OpView, target: Target) -> Contraction | None:
         inline_scalar_operands(op)
         try:
+            unfold_groups(op.operation)
             generic = GenericOp.from_op(op).without_unit_dims()
         except PassError as error:
             self.remark(op, f"not packed: {error.message}")

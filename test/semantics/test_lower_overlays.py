@@ -337,3 +337,23 @@ def test_tokens_behind_a_class_token(target):
     ins = [(value, total, "b, t, k"), ("%w", (24, 40), "k, n")]
     text = program(overlays, ins, (2, 31, 40), "b, t, n, k", "b, t, n", MULTIPLY_ADD, ("k",))
     check(text, target, "tensor")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("groups, channels", [(3, 4), (4, 24)])
+@pytest.mark.parametrize("pad", [0, 2])
+def test_grouped_convolution_of_rows(groups, channels, pad, target):
+    """Tokens of `groups * channels` features, which the access reads as one sum of loops."""
+    overlays = Overlays()
+    width = groups * channels
+    value, total = overlays.argument((17, width)), (17, width)
+    if pad:
+        total = [17 + 2 * pad, width]
+        value = overlays.lay(value, (17, width), (pad, 0), total, fill=0.0)
+    weight = (groups, 6, channels, 5)
+    out = (groups, 6, total[0] - 4)
+    ins = [(value, total, f"t + k, g * {channels} + c"), ("%w", weight, "g, m, c, k")]
+    text = program(overlays, ins, out, "g, m, t, c, k", "g, m, t", MULTIPLY_ADD, ("c", "k"))
+    module, _, _ = check(text, target, exact=False)
+    kernels = [op for op in walk(module.operation) if op.name == "npu.matmul"]
+    assert kernels, "on the tensor engine"

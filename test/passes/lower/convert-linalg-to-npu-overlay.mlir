@@ -90,7 +90,8 @@ func.func @pool(%x: memref<8x62x30xf32>, %window: memref<3x3xf32>, %y: memref<8x
 
 // -----
 
-/// A convolution with a border: the operand of the matmuls has the border, DRAM has not.
+/// A convolution with a border: the operand of the matmuls has the border, DRAM has not. The image comes in one run per channel, and
+/// an engine moves its short rows to the inside.
 
 // CHECK-LABEL: func.func @convolution(
 func.func @convolution(%x: memref<8x6x6xf32>, %filter: memref<4x8x3x3xf32>, %y: memref<4x6x6xf32>) {
@@ -112,9 +113,12 @@ func.func @convolution(%x: memref<8x6x6xf32>, %filter: memref<4x8x3x3xf32>, %y: 
 
 // CHECK: func.func private @matmul_0(
 // CHECK: %[[WINDOW:[0-9]+]] = "npu.alloc"() : () -> memref<8x1x8x8xf32
+// CHECK: %[[STAGE:[0-9]+]] = "npu.alloc"() : () -> memref<8x1x6x6xf32
+// CHECK: %[[IMAGE:.*]] = memref.subview %[[STAGE]]
+// CHECK: "npu.dma"(%{{.*}}, %[[IMAGE]])
 // CHECK-COUNT-4: "npu.memset"
-// CHECK: %[[INSIDE:.*]] = memref.subview %{{.*}}[0, 1, 1] [8, 6, 6]
-// CHECK: "npu.dma"(%{{.*}}, %[[INSIDE]])
+// CHECK: %[[INSIDE:.*]] = memref.subview %[[WINDOW]][0, 0, 1, 1] [8, 1, 6, 6]
+// CHECK: "npu.activate"(%[[IMAGE]], %[[INSIDE]])
 // CHECK: "npu.matmul"
 
 // -----
@@ -139,6 +143,29 @@ func.func @no_fold_of_what_is_read(%x: memref<4x8xf32>, %y: memref<2x4xf32>, %co
     ins(%y : memref<2x4xf32>) outs(%part : memref<2x4xf32, strided<[4, 1], offset: 4>>) {
   ^bb0(%in: f32, %out: f32):
     %sum = arith.addf %in, %out : f32
+    linalg.yield %sum : f32
+  }
+  return
+}
+
+// -----
+
+/// The features of a grouped convolution are `group * 4 + channel` in memory. They become two dimensions, and the convolution a
+/// matmul over the four channels.
+
+// CHECK-LABEL: func.func @groups(
+func.func @groups(%x: memref<9x8xf32>, %filter: memref<2x6x4xf32>, %y: memref<2x6x9xf32>) {
+  // CHECK: %[[GROUPS:.*]] = memref.expand_shape %{{.*}} {{\[\[}}0], [1, 2]] output_shape [9, 2, 4]
+  // CHECK: call @matmul_0(%[[GROUPS]]
+  linalg.generic {
+    indexing_maps = [
+      affine_map<(g, m, t, c) -> (t, g * 4 + c)>, affine_map<(g, m, t, c) -> (g, m, c)>, affine_map<(g, m, t, c) -> (g, m, t)>
+    ],
+    iterator_types = ["parallel", "parallel", "parallel", "reduction"]
+  } ins(%x, %filter : memref<9x8xf32>, memref<2x6x4xf32>) outs(%y : memref<2x6x9xf32>) {
+  ^bb0(%in: f32, %weight: f32, %out: f32):
+    %product = arith.mulf %in, %weight : f32
+    %sum = arith.addf %out, %product : f32
     linalg.yield %sum : f32
   }
   return
