@@ -261,7 +261,8 @@ def to_text(form: Form, names: Sequence[str]) -> str:
             inner = to_text(atom.inner, names)
             inner = inner if inner.isidentifier() else f"({inner})"
             text = f"{inner} {'mod' if atom.is_mod else 'floordiv'} {atom.divisor}"
+            text = text if form == Form(((atom, 1),), 0) else f"({text})"
         parts.append(text if coefficient == 1 else f"{coefficient} * {text}")
     if form.constant or not parts:
         parts.append(str(form.constant))
-    return " + ".join(parts)
+    return " + ".join(parts).replace("+ -", "- ")
