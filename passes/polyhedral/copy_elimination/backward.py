@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from polystage.mlir import ir
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting import CannotRewrite, Rewrite
 from polystage.passes.polyhedral.copy_elimination import legality
-from polystage.passes.polyhedral.copy_elimination.blocked import BlockedError, require
+from polystage.passes.polyhedral.copy_elimination.blocked import (
+    BlockedError,
+    not_representable,
+    require,
+)
 from polystage.passes.polyhedral.copy_elimination.forward import Planner
 from polystage.passes.polyhedral.copy_elimination.working_program import (
     Merge,
@@ -152,13 +155,14 @@ class _Merging:
         writes = {operand: moved(piece) for operand, piece in node.writes_of(self.source)}
         return reads, writes
 
-    def _planned(self, node: Node, reads: dict[int, Reading], writes: dict[int, Piece]) -> Any:
+    def _planned(self, node: Node, reads: dict[int, Reading], writes: dict[int, Piece]) -> Rewrite:
         all_reads = {n: node.reads[n] for n in node.changed if n in node.reads} | reads
         all_writes = {n: node.writes[n] for n in node.changed if n in node.writes} | writes
         try:
             return self.plan(node.statement, all_reads, all_writes, self.program.arrays)
         except CannotRewrite as error:
-            raise BlockedError([self.pair], str(error), f"'{node.name}' uses the source") from None
+            who = f"'{node.name}' uses the source"
+            raise not_representable([self.pair], error, who) from None
 
     # -- order -------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ def emit(program: WorkingProgram, outcome: Outcome) -> None:
     for node in [removal.node for removal in outcome.removals] + outcome.dead:
         node.statement.op.erase()
     for node in changed:
+        assert node.rewrite is not None
         node.rewrite.emit(values)
     _erase_unused(body)
 

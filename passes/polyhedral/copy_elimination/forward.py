@@ -1,11 +1,14 @@
 """Forward elimination: who reads what a pair wrote reads where the pair read."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting import CannotRewrite, Rewrite
 from polystage.passes.polyhedral.copy_elimination import legality
-from polystage.passes.polyhedral.copy_elimination.blocked import BlockedError, require
+from polystage.passes.polyhedral.copy_elimination.blocked import (
+    BlockedError,
+    not_representable,
+    require,
+)
 from polystage.passes.polyhedral.copy_elimination.content import (
     Source,
     Viewpoint,
@@ -21,7 +24,7 @@ from polystage.polyhedral.inversion import NotInvertibleError
 from polystage.polyhedral.readings import Piece, Reading, Region, simplify
 
 Planner = Callable[
-    [Statement, Mapping[int, Reading], Mapping[int, Piece], Mapping[str, Array]], Any
+    [Statement, Mapping[int, Reading], Mapping[int, Piece], Mapping[str, Array]], Rewrite
 ]
 
 
@@ -80,12 +83,12 @@ class _Readers:
         self.depth = depth
         self.plan = plan
 
-    def changes(self) -> dict[Node, tuple[dict[int, Reading], Any]]:
+    def changes(self) -> dict[Node, tuple[dict[int, Reading], Rewrite]]:
         """Return the new reads of every reader that changes, and how its op changes.
 
         Raises: BlockedError with the pairs that have to stay.
         """
-        found: dict[Node, tuple[dict[int, Reading], Any]] = {}
+        found: dict[Node, tuple[dict[int, Reading], Rewrite]] = {}
         for node in self.program.readers(self.array):
             used: dict[Node, None] = {}
             reads = {
@@ -100,13 +103,13 @@ class _Readers:
                 found[node] = (reads, self._planned(node, reads, used))
         return found
 
-    def _planned(self, node: Node, reads: dict[int, Reading], used: dict[Node, None]) -> Any:
+    def _planned(self, node: Node, reads: dict[int, Reading], used: dict[Node, None]) -> Rewrite:
         all_reads = {n: node.reads[n] for n in node.changed if n in node.reads} | reads
         writes = {n: node.writes[n] for n in node.changed if n in node.writes}
         try:
             return self.plan(node.statement, all_reads, writes, self.program.arrays)
         except CannotRewrite as error:
-            raise BlockedError(used, str(error), f"'{node.name}' reads it") from None
+            raise not_representable(used, error, f"'{node.name}' reads it") from None
 
     def _new_reading(self, node: Node, reading: Reading, used: dict[Node, None]) -> Reading:
         pieces: list[Piece] = []

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 from polystage.mlir import ir
+from polystage.passes.polyhedral.access_rewriting import Rewrite
 from polystage.polyhedral import Array, Kind, Role, Statement, TensorProgram
 from polystage.polyhedral.expressions import value_range
 from polystage.polyhedral.inversion import Inverse, NotInvertibleError, invert
@@ -38,7 +38,7 @@ class Node:
     """Those of them to which it may write."""
     changed: set[int] = field(default_factory=set[int])
     """The operands whose access is not that of the IR any more."""
-    rewrite: Any = None
+    rewrite: Rewrite | None = None
     """The change of the IR that makes the accesses what they are here."""
     _inverses: dict[tuple[object, ...], Inverse | str] = field(
         default_factory=dict[tuple[object, ...], Inverse | str]
