@@ -35,6 +35,56 @@ def test_programs_mean_what_upstream_and_the_evaluator_make_of_them():
 
 
 FOUND = {
+    "another statement of the loop reads the window before the next iteration": """
+      func.func @main(%x: memref<2xi32>, %y: memref<2xi32>, %z: memref<2xi32>) {
+        %c0 = arith.constant 0 : index
+        %c1 = arith.constant 1 : index
+        %c2 = arith.constant 2 : index
+        %t = memref.alloc() : memref<2xi32>
+        scf.for %i = %c0 to %c2 step %c1 {
+          memref.copy %y, %z : memref<2xi32> to memref<2xi32>
+          linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>],
+                          iterator_types = ["parallel"]}
+              ins(%x : memref<2xi32>) outs(%t : memref<2xi32>) {
+          ^bb0(%in: i32, %out: i32):
+            %double = arith.addi %in, %in : i32
+            linalg.yield %double : i32
+          }
+        }
+        memref.copy %t, %y : memref<2xi32> to memref<2xi32>
+        return
+      }""",
+    "a loop of extent 1 loses the operand that had it as a dimension": """
+      func.func @main(%x: memref<1x4xi32>, %y: memref<4xi32>) {
+        %c0 = arith.constant 0 : index
+        %c1 = arith.constant 1 : index
+        %c4 = arith.constant 4 : index
+        %t = memref.alloc() : memref<1x12xi32>
+        linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1 floordiv 3)>,
+                                         affine_map<(d0, d1) -> (d0, d1)>],
+                        iterator_types = ["parallel", "parallel"]}
+            ins(%x : memref<1x4xi32>) outs(%t : memref<1x12xi32>) {
+        ^bb0(%in: i32, %out: i32):
+          linalg.yield %in : i32
+        }
+        scf.for %i = %c0 to %c4 step %c1 {
+          %first = affine.apply affine_map<(d0) -> (d0 * 3)>(%i)
+          %part = memref.subview %t[0, %first] [1, 3] [1, 1]
+              : memref<1x12xi32> to memref<1x3xi32, strided<[12, 1], offset: ?>>
+          %sum = memref.subview %y[%i] [1] [1]
+              : memref<4xi32> to memref<i32, strided<[], offset: ?>>
+          linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>,
+                                           affine_map<(d0, d1) -> ()>],
+                          iterator_types = ["reduction", "reduction"]}
+              ins(%part : memref<1x3xi32, strided<[12, 1], offset: ?>>)
+              outs(%sum : memref<i32, strided<[], offset: ?>>) {
+          ^bb0(%in: i32, %out: i32):
+            %added = arith.addi %in, %out : i32
+            linalg.yield %added : i32
+          }
+        }
+        return
+      }""",
     "a later iteration overwrites what another statement of the loop wrote": """
       func.func @main(%x: memref<2xi32>, %y: memref<3x2xi32>, %z: memref<3x2xi32>) {
         %c0 = arith.constant 0 : index
