@@ -1,10 +1,10 @@
 """When a load/store pair may go: one function per rule.
 
 A pair is `T1[w(i)] := T0[r(i)]` for all `i`. The numbers of the rules for forward elimination are
-those of FACTS.md, section 1 ("load-store-pair elimination, formally"). Its rule 5, that hardware can
-issue the access, is asked of `access_rewriting`. Those for backward elimination there suppose that
-nobody else uses T0; here others may, and time decides. Places are compared in the block that all
-statements in question stand in; a loop is one place.
+those of FACTS.md, section 1 ("load-store-pair elimination, formally"). Its rule 5, that hardware
+can issue the access, is asked of `access_rewriting`. The rules for backward elimination there
+suppose that nobody else uses T0; here others may, and what counts is who touches what when. Places
+are compared in the block that all statements in question stand in; a loop is one place.
 """
 
 from collections.abc import Sequence
