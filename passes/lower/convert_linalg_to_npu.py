@@ -48,6 +48,10 @@ class ConvertLinalgToNpuPass(Pass):
     engine where that is faster, everything else on the vector, scalar and gpsimd engines. Equal
     operations share one kernel.
 
+    An input that is an `npu.overlay` takes no storage: its kernel gets the arrays that show, brings
+    each to its part of the tile, and writes the constant around them on chip. Tiles that reach over
+    an edge stand by themselves, those between share a loop.
+
     A fill that only initialises the output of the operation that follows is folded into that
     operation's kernel.
     """

@@ -58,6 +58,10 @@ class Operand:
         """How many elements lie in memory."""
         return elements_of(self.value)
 
+    def is_whole(self, dim: int) -> bool:
+        """Whether an array fills the dimension, not a piece of it."""
+        return not isinstance(self.value, Mosaic) or self.value.covers(dim)
+
     @property
     def dims(self) -> set[int]:
         """The loop dimensions that the access depends on."""

@@ -199,17 +199,21 @@ def _transpose_ns(operand: Operand, dim: int, choice: Partitioning, target: Targ
 
 def _run_elements(operand: Operand, dim: int | None, choice: Partitioning) -> int:
     """Return how many elements of one partition are neighbours in DRAM."""
-    dims: list[tuple[int, int]] = []
+    dims: list[tuple[int, int, bool]] = []
     for i, (size, stride) in enumerate(zip(operand.shape, operand.strides, strict=True)):
+        ends = not operand.is_whole(i)
         if i != dim:
-            dims.append((stride, size))
+            dims.append((stride, size, ends))
             continue
         rest = size // choice.partitions
-        dims.append((stride, rest) if choice.outer else (stride * choice.partitions, rest))
+        step = stride if choice.outer else stride * choice.partitions
+        dims.append((step, rest, ends))
     run = 1
-    for stride, size in sorted(dims):
+    for stride, size, ends in sorted(dims):
         if size > 1 and stride == run:
             run *= size
+        if ends:  # there is a border on chip, which parts the rows
+            break
     return run
 
 
