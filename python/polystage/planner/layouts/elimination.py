@@ -168,7 +168,8 @@ class _Elimination:
             rest = tuple(u for u in table.scope if u != v)
             if rest:
                 axis = table.scope.index(v)
-                self._add(Table(rest, table.costs.take(self.present[v], axis=axis)))
+                fixed = np.asarray(table.costs.take(self.present[v], axis=axis))
+                self._add(Table(rest, fixed))
         return touched
 
 

@@ -14,6 +14,9 @@ from polystage.polyhedral.expressions import used_dims
 from polystage.polyhedral.model import Kind, Statement
 from polystage.polyhedral.operations import indexing_maps, input_count
 
+MAX_STACK = 8
+"""Most pieces of a loop that the lane engines put beside each other on the partitions."""
+
 STORES_TOGETHER = 4
 """Row tiles of a contraction whose stores the lowering lets overlap."""
 
@@ -94,10 +97,19 @@ def _lane_variants(statement: Statement, extents: Sequence[int], target: Target)
     found: list[Variant] = []
     for loop in loops:
         merged = _merged_extent(statement, loop, extents)
-        merged_ns = stream / filled_lanes(merged, target)
-        alone_ns = stream / filled_lanes(extents[loop], target)
-        found.append(Variant(loop, min(merged_ns, alone_ns), alone_ns))
+        alone = filled_lanes(extents[loop], target)
+        others = [extents[d] for d in own if d != loop and statement.iterators[d] == "parallel"]
+        stacked = alone * _most_pieces(extents[loop], others, target)
+        lanes = max(filled_lanes(merged, target), stacked)
+        found.append(Variant(loop, stream / lanes, stream / alone))
     return sorted(found, key=lambda v: v.alone_ns)
+
+
+def _most_pieces(extent: int, others: Sequence[int], target: Target) -> int:
+    """Return how many equal pieces of another loop lie side by side on the partitions."""
+    room = min(MAX_STACK, target.sbuf.partitions // extent)
+    counts = range(room, 1, -1)
+    return next((n for n in counts if any(other % n == 0 for other in others)), 1)
 
 
 def _merged_extent(statement: Statement, loop: int, extents: Sequence[int]) -> int:
