@@ -85,6 +85,26 @@ FOUND = {
         }
         return
       }""",
+    "two reduced loops lose the operand that had them as dimensions": """
+      func.func @main(%x: memref<2xi32>, %y: memref<2xi32>) {
+        %t = memref.alloc() : memref<3x2x4xi32>
+        linalg.generic {indexing_maps = [affine_map<(d0, d1, d2) -> (d1)>,
+                                         affine_map<(d0, d1, d2) -> (d0, d1, d2)>],
+                        iterator_types = ["parallel", "parallel", "parallel"]}
+            ins(%x : memref<2xi32>) outs(%t : memref<3x2x4xi32>) {
+        ^bb0(%in: i32, %out: i32):
+          linalg.yield %in : i32
+        }
+        linalg.generic {indexing_maps = [affine_map<(d0, d1, d2) -> (d0, d1, d2)>,
+                                         affine_map<(d0, d1, d2) -> (d1)>],
+                        iterator_types = ["reduction", "parallel", "reduction"]}
+            ins(%t : memref<3x2x4xi32>) outs(%y : memref<2xi32>) {
+        ^bb0(%in: i32, %out: i32):
+          %added = arith.addi %in, %out : i32
+          linalg.yield %added : i32
+        }
+        return
+      }""",
     "a later iteration overwrites what another statement of the loop wrote": """
       func.func @main(%x: memref<2xi32>, %y: memref<3x2xi32>, %z: memref<3x2xi32>) {
         %c0 = arith.constant 0 : index

@@ -228,15 +228,14 @@ class _Plan:
             steps = found.steps
         return NewOperand(slot.number, slot.is_output, found.shape, found.index, part.array, steps)
 
-    def _strided(self, part: Part, around: Surroundings, also: int | None = None) -> Window:
-        """Return a window with a dimension for each loop that moves it, and for `also`."""
+    def _strided(self, part: Part, around: Surroundings, also: Sequence[int] = ()) -> Window:
+        """Return a window with a dimension for each loop that moves it, and for those of `also`."""
         if not part.is_row_major:
             raise CannotRewrite("the access is no window of an array with a layout")
         found = strided_window(part.shape, part.index, around)
         order = [number for number in found.plain if number is not None]
-        if also is None or also in order:
-            return found
-        return strided_window(part.shape, part.index, around, [*order, also])
+        more = [number for number in also if number not in order]
+        return strided_window(part.shape, part.index, around, [*order, *more]) if more else found
 
     def _kept(self, slot: _Slot, operand: OperandAccess, around: Surroundings) -> NewOperand:
         """Return an operand that stays, except that dimensions of split loops are expanded."""
@@ -264,17 +263,18 @@ class _Plan:
         """Make every loop a dimension of an operand; return those of extent 1 that are dropped."""
         missing = set(self.loops.own) - _plain(operands)
         dropped: set[int] = set()
-        for number in sorted(missing):
-            if self.loops.extent(number) == 1:
+        for number in sorted(missing, key=lambda n: (self.loops.extent(n) == 1, n)):
+            if number in _plain(operands):
+                continue
+            if self.loops.extent(number) == 1:  # last: a wider operand loses its dims of extent 1
                 if not _give_to_unit_dim(operands, number):
                     dropped.add(number)
-                continue
-            if number in _plain(operands):
                 continue
             place = self._operand_to_widen(slots, operands, number)
             source = slots[place].source
             assert isinstance(source, list)
-            found = self._strided(source[0].resolved(self.loops), around, also=number)
+            also = [*sorted(_plain([operands[place]])), number]
+            found = self._strided(source[0].resolved(self.loops), around, also)
             operands[place] = replace(
                 operands[place], shape=found.shape, index=found.index, steps=found.steps
             )
