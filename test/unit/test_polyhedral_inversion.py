@@ -85,6 +85,15 @@ def test_reshape_of_other_loops():
     check([div(linear, 6), mod(linear, 6)], [(0, 2), (0, 3)], [2, 6])
 
 
+def test_one_loop_over_dimensions_that_are_apart():
+    check([div(dim(0), 2), dim(1), mod(dim(0), 2)], [(0, 5), (0, 2)], [3, 3, 2])
+
+
+def test_digits_in_another_form():
+    middle = div(mod(dim(0), 16), 4)
+    check([div(dim(0), 16), middle, mod(dim(0), 4)], [(0, 31)], [2, 4, 4])
+
+
 def test_diagonal():
     check([dim(0), dim(0)], [(0, 3)], [4, 4])
 

@@ -133,7 +133,7 @@ def window_is_not_read_before(merge: Merge, node: Node) -> bool:
     for _, piece in node.pieces_of(merge.target):
         if not may_overlap(node, piece, merge.pair, merge.pair.target):
             continue
-        is_first = node.place[merge.depth] == merge.first
+        is_first = node.place[merge.depth] == merge.first and merge.is_alone(node)
         if not (is_first and _all_same_elements(node, piece, merge.writes_of(node), merge.depth)):
             return False
     return True
@@ -154,7 +154,7 @@ def window_is_kept(merge: Merge, node: Node) -> bool:
     place = node.place[merge.depth]
     if not merge.copied < place <= merge.last_read or not _writes_window(merge, node):
         return True
-    if place != merge.last_read or not merge.reads_of(node) or merge.target in node.vague_writes:
+    if place != merge.last_read or not merge.is_alone(node) or merge.target in node.vague_writes:
         return False
     return all(
         _all_same_elements(node, read, [piece], merge.depth)

@@ -247,6 +247,11 @@ class Merge:
     changed: Fraction | None
     """The place of the first writer of the source after the pair."""
 
+    def is_alone(self, node: Node) -> bool:
+        """Tell whether `node` uses the source, and no other user stands in the same loop."""
+        place = node.place[self.depth]
+        return [user for user in self.accesses if user.place[self.depth] == place] == [node]
+
     def reads_of(self, node: Node) -> list[Piece]:
         """Return the pieces by which `node` reads the source, as they are in the target."""
         return [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from polystage.mlir import ir
 from polystage.polyhedral.expressions import (
     Range,
+    constant_value,
     from_terms,
     linear_terms,
     merge_divisions,
@@ -103,28 +104,35 @@ class _Inverter:
     def _equations(self, index: Sequence[ir.AffineExpr], shape: Sequence[int]) -> list[_Equation]:
         """Return one equation per array dimension, or per group of dims that make one sum."""
         found: list[_Equation] = []
-        first = 0
-        while first < len(shape):
-            for last in range(first + 1, len(shape) + 1):
-                equation = self._equation(index, shape, first, last)
+        divided: list[int] = []
+        for place in range(len(shape)):
+            equation = self._equation(index, shape, [place])
+            if equation is None:
+                divided.append(place)
+            else:
+                found.append(equation)
+        while divided:
+            for size in range(2, len(divided) + 1):
+                equation = self._equation(index, shape, divided[:size])
                 if equation is not None:
                     break
             else:
-                raise NotInvertibleError("the elements that are written have no simple form")
+                raise NotInvertibleError("the elements that it touches have no simple form")
             found.append(equation)
-            first = last
+            del divided[:size]
         return found
 
     def _equation(
-        self, index: Sequence[ir.AffineExpr], shape: Sequence[int], first: int, last: int
+        self, index: Sequence[ir.AffineExpr], shape: Sequence[int], places: Sequence[int]
     ) -> _Equation | None:
-        """Return the equation of the dimensions `first..last`, if their sum is linear."""
+        """Return the equation of these dimensions, as digits of one number, if it is linear."""
         total: Terms = {}
         value: Terms = {}
         constant, stride = 0, 1
-        for place in range(last - 1, first - 1, -1):
+        for place in reversed(places):
             terms, offset = linear_terms(index[place])
             for atom, factor in terms.items():
+                atom = _mod_of_division(atom)
                 total[atom] = total.get(atom, 0) + factor * stride
             constant += offset * stride
             value[self.elements[place]] = stride
@@ -158,7 +166,7 @@ class _Inverter:
             step = abs(factor)
             reach -= step * (extent - 1)
             if reach >= step:
-                raise NotInvertibleError("the elements that are written overlap")
+                raise NotInvertibleError("the elements that it touches overlap in an irregular way")
             count = self._simplified(ir.AffineExpr.get_floor_div(rest, step))
             low, high = self.ranges[dim]
             self.known[dim] = self._simplified(count + low if factor > 0 else count * -1 + high)
@@ -176,3 +184,17 @@ class _Inverter:
     def _simplified(self, expr: ir.AffineExpr) -> ir.AffineExpr:
         dims = [ir.AffineExpr.get_dim(dim) for dim in range(len(self.space))]
         return substitute(expr, dims, (), self.space or ((0, 0),))
+
+
+def _mod_of_division(atom: ir.AffineExpr) -> ir.AffineExpr:
+    """Return `(x mod a*b) floordiv a` as `(x floordiv a) mod b`, and all else as it is."""
+    if not isinstance(atom, ir.AffineFloorDivExpr):
+        return atom
+    inner, divisor = atom.lhs.maybe_downcast(), constant_value(atom.rhs)
+    if not isinstance(inner, ir.AffineModExpr) or not divisor:
+        return atom
+    modulus = constant_value(inner.rhs)
+    if not modulus or modulus % divisor:
+        return atom
+    quotient = ir.AffineExpr.get_floor_div(inner.lhs, divisor)
+    return ir.AffineExpr.get_mod(quotient, modulus // divisor).maybe_downcast()

@@ -320,6 +320,36 @@ func.func @no_source_changed_in_the_loop(%x: memref<4x8xf32>, %y: memref<4x8xf32
 
 // -----
 
+#id = affine_map<(i) -> (i)>
+
+/// Each iteration reads the output as it was before; its row may not be there while they run.
+// CHECK-LABEL: @no_target_read_in_the_loop
+// CHECK: memref.copy
+// REMARK: stays: target is read while the source is being computed
+func.func @no_target_read_in_the_loop(%y: memref<4x8xf32>) {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c4 = arith.constant 4 : index
+  %t = memref.alloc() : memref<8xf32>
+  scf.for %i = %c0 to %c4 step %c1 {
+  %old = memref.alloc() : memref<4x8xf32>
+  memref.copy %y, %old : memref<4x8xf32> to memref<4x8xf32>
+  %row = memref.subview %old[%i, 0] [1, 8] [1, 1]
+      : memref<4x8xf32> to memref<8xf32, strided<[1], offset: ?>>
+  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]}
+      ins(%row : memref<8xf32, strided<[1], offset: ?>>) outs(%t : memref<8xf32>) {
+  ^bb0(%i0: f32, %out: f32):
+    %0 = math.exp %i0 : f32
+    linalg.yield %0 : f32
+  }
+  }
+  %first = memref.subview %y[0, 0] [1, 8] [1, 1] : memref<4x8xf32> to memref<8xf32, strided<[1]>>
+  memref.copy %t, %first : memref<8xf32> to memref<8xf32, strided<[1]>>
+  return
+}
+
+// -----
+
 
 /// An array is moved along within itself.
 // CHECK-LABEL: @no_copy_within_an_array
