@@ -357,3 +357,15 @@ def test_grouped_convolution_of_rows(groups, channels, pad, target):
     module, _, _ = check(text, target, exact=False)
     kernels = [op for op in walk(module.operation) if op.name == "npu.matmul"]
     assert kernels, "on the tensor engine"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(10, 17, 9), (9, 8, 40)])
+def test_padded_convolution_of_channels_last(shape, target):
+    overlays = Overlays()
+    value, total = overlays.padded(shape, (1, 1, 0), (1, 1, 0), 0.0)
+    h, w, c = shape
+    ins = [(value, total, "h + p, w + q, c"), ("%filter", (3, 3, c, 6), "p, q, c, f")]
+    dims, reductions = "h, w, f, p, q, c", ("p", "q", "c")
+    text = program(overlays, ins, (h, w, 6), dims, "h, w, f", MULTIPLY_ADD, reductions)
+    check(text, target, "tensor")
