@@ -47,14 +47,20 @@ ALIGNED = Charge("aligned")
 
 
 def access_charge(
-    target: Target, array: Array, touched: int, extent: int, walk: Walk, kernel: Kernel
+    target: Target,
+    array: Array,
+    touched: int,
+    extent: int,
+    walk: Walk,
+    kernel: Kernel,
+    trips: int = 1,
 ) -> Charge:
     """Return the charge of moving `touched` elements between DRAM and the scratchpad, `extent`
-    iterations of a loop across the partitions."""
+    iterations of a loop across the partitions, in `trips` transfers that follow each other."""
     size = array.element_bytes
     run = walk.run_elements
-    if walk.partition_stride == 1 and kernel == "lanes":
-        run = max(run, ceil(extent / target.sbuf.partitions))
+    if kernel == "lanes":
+        run = _shared_run(target, extent, walk)
     ideal = cost.dma(target, touched * size, touched * size, walk.elements * size)
     plain = cost.dma(target, touched * size, touched * size, run * size)
     strided_ns = plain.busy_ns - ideal.busy_ns
@@ -63,9 +69,20 @@ def access_charge(
     if not _can_turn(target, array, walk, kernel):
         return Charge("strided", strided_ns)
     turned_ns = turning_ns(target, array, touched, extent)
+    if kernel == "array load":
+        turned_ns += trips * _arrival_ns(target)
     if kernel == "array load" or turned_ns < strided_ns:
         return Charge("turned", turned_ns, onchip_bytes=touched * size)
     return Charge("strided", strided_ns)
+
+
+def _shared_run(target: Target, extent: int, walk: Walk) -> int:
+    """Return the run of engines that work in lanes: many iterations leave neighbours of the loop to
+    each partition, few are cut up so that all partitions have a part."""
+    partitions = target.sbuf.partitions
+    if walk.partition_stride == 1:
+        return max(walk.run_elements, ceil(extent / partitions))
+    return max(1, walk.run_elements * min(extent, partitions) // partitions)
 
 
 def _can_turn(target: Target, array: Array, walk: Walk, kernel: Kernel) -> bool:
@@ -84,6 +101,18 @@ def turning_ns(target: Target, array: Array, touched: int, extent: int) -> float
     turn = cost.transpose(target, rows, columns, array.dtype)
     leave = cost.activate(target, rows, partitions=columns, uses_psum=True)
     return tiles * (turn.busy_ns + leave.latency_ns)
+
+
+def _arrival_ns(target: Target) -> float:
+    """Return how long the tensor engine waits for an operand that it has to turn first, beyond the
+    transfer itself."""
+    array, scalar = target.tensor, target.scalar
+    drain = (array.rows + array.columns + array.startup_cycles) / array.clock_ghz
+    return (
+        target.dma.startup_ns
+        + drain
+        + (scalar.startup_cycles + scalar.issue_cycles) / scalar.clock_ghz
+    )
 
 
 def copy_charge(target: Target, array: Array, runs: Sequence[int], *, turns: bool) -> Charge:

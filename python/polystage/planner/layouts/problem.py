@@ -146,7 +146,9 @@ class LayoutProblem:
         forms = index_forms(use.access, at_once, array.shape) if still else use.forms
         way = walk(forms, at_once, array.shape, home, loop)
         touched = prod(form.touched for form in use.forms)
-        charge = access_charge(self.target, array, touched, extents[loop], way, kernel)
+        walked = {d for form in use.forms for d in form.coefficients}
+        turns = prod(extents[d] for d in variant.stepped & walked)
+        charge = access_charge(self.target, array, touched, extents[loop], way, kernel, turns)
         trips = prod(extents[: use.statement.depth])
         return charge if trips == 1 else _times(charge, trips)
 
