@@ -12,7 +12,8 @@ from polystage.dtypes import byte_width
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest
+from polystage.passes.lower.lane_engines.operand import Operand
 from polystage.passes.lower.lane_engines.tile_program import Slot, tile_base, tile_extent
 from polystage.passes.lower.lane_engines.tiling import staged_rows
 from polystage.passes.lower.mosaic import Array, Mosaic, shape_of

@@ -11,7 +11,8 @@ from polystage.dtypes import byte_width
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest
+from polystage.passes.lower.lane_engines.operand import Operand
 
 MAX_STACK = 8
 """Most pieces of a loop beside each other on the partitions."""

@@ -13,7 +13,8 @@ from math import prod
 from polystage.dtypes import byte_width
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
-from polystage.passes.lower.lane_engines.loop_nest import LoopNest, Operand
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest
+from polystage.passes.lower.lane_engines.operand import Operand
 
 
 def tile_extent(linear: Linear, tiles: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.lane_engines import data_movement
-from polystage.passes.lower.lane_engines.loop_nest import Operand
+from polystage.passes.lower.lane_engines.operand import Operand
 from polystage.passes.lower.lane_engines.tile_program import (
     Activate,
     Compute,
