@@ -2,13 +2,15 @@
 
     choices     array A: home dimension h, and perhaps the dimension of an explicit copy
                 statement S: variant v (loop across the partitions, stationary operand)
-    minimise    sum_S penalty(S, v) + sum_A copy(A) + sum_(S accesses A) charge(S, v, A, h)
+    minimise    sum_S penalty(S, v) + sum_A (copy(A) + order(A))
+                + sum_(S accesses A) charge(S, v, A, h)
 
 in nanoseconds of the machine. `penalty` is what the engine takes longer than with the fastest
 variant; `charge` what a transfer takes longer than if the array lay as the variant wants it, by
 the cheapest way (`charges`): bytes that are turned on chip or copied in DRAM, times what the
-machine takes for them. An explicit copy is paid once for all its readers. Constants cost nothing:
-they are laid out when the program is compiled. The boundary of the program is row-major.
+machine takes for them; `order` is a handicap of arrays that are not row-major. An explicit copy is
+paid once for all its readers. Constants cost nothing: they are laid out when the program is
+compiled. The boundary of the program is row-major.
 
 The objective after FACTS section 1 (copied bytes); the weights are the target's.
 """
@@ -36,6 +38,10 @@ from polystage.planner.layouts.strides import (
 from polystage.planner.layouts.variants import Variant, variants_of
 from polystage.polyhedral.model import Access, Array, Role, Statement
 from polystage.polyhedral.program import TensorProgram
+
+ROW_MAJOR_NS = 500.0
+"""What an array has to save by any other order than row-major, in which views on it and loops over
+it merge best. Chosen so that no model of `benchmarks/bank_mapping.py` gets slower."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,10 @@ class LayoutProblem:
         graph = CostGraph()
         places: dict[str, int] = {}
         for name, layouts in self.layouts.items():
-            costs = [self.copied(name, layout).ns for layout in layouts]
+            costs = [
+                self.copied(name, layout).ns + (layout.home != layouts[0].home) * ROW_MAJOR_NS
+                for layout in layouts
+            ]
             places[name] = graph.add_variable(costs)
         statements: dict[str, int] = {}
         for name, variants in self.variants.items():
