@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import highspy
+
 from polystage.planner.layouts.cost_graph import CostGraph
 from polystage.planner.layouts.elimination import Solution
 
@@ -18,8 +20,6 @@ def minimise_exactly(graph: CostGraph, seconds: float = 120.0) -> Solution:
 
     Raises: RuntimeError where there is no optimum within `seconds`.
     """
-    import highspy
-
     model = highspy.Highs()
     model.setOptionValue("output_flag", False)
     model.setOptionValue("time_limit", seconds)
