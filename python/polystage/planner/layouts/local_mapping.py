@@ -8,12 +8,13 @@ from polystage.planner.layouts.problem import LayoutProblem, Mapping
 def local_choices(problem: LayoutProblem) -> list[int]:
     """Return the choice in which every statement takes its fastest variant and every array lies as
     its first writer leaves it."""
+    left: dict[str, int | None] = {}
+    for use in problem.uses:
+        if use.is_write and use.access.array not in left:
+            left[use.access.array] = use.wanted(problem.variants[use.statement.name][0])
     layouts: list[int] = []
     for name, options in problem.layouts.items():
-        writes = [u for u in problem.uses if u.is_write and u.access.array == name]
-        wanted = None
-        if writes:
-            wanted = writes[0].wanted(problem.variants[writes[0].statement.name][0])
+        wanted = left.get(name)
         homes = [layout.home if layout.copy is None else None for layout in options]
         layouts.append(homes.index(wanted) if wanted in homes else 0)
     return layouts + [0] * len(problem.variants)

@@ -231,12 +231,19 @@ def build_problem(
     variants = {s.name: variants_of(s, extents[s.name], target) for s in program.statements}
     variants = {name: found for name, found in variants.items() if found}
     uses = list(_uses(program, variants, extents))
+    mine: dict[str, list[Use]] = {}
+    for use in uses:
+        mine.setdefault(use.access.array, []).append(use)
+    touching: dict[str, list[Statement]] = {name: [] for name in mine}
+    for statement in program.statements:
+        for name in {access.array for access in statement.accesses} & mine.keys():
+            touching[name].append(statement)
     layouts: dict[str, list[Layout]] = {}
     for name, array in program.arrays.items():
-        mine = [use for use in uses if use.access.array == name]
-        if mine:
+        if name in mine:
             dims = _home_dims(array, (allowed or {}).get(name))
-            layouts[name] = _layouts(program, array, dims, mine, variants)
+            copies = _may_be_copied(array, touching[name])
+            layouts[name] = _layouts(array, dims, mine[name], variants, copies=copies)
     return LayoutProblem(program, target, layouts, variants, uses, extents)
 
 
@@ -284,11 +291,12 @@ def _uses(
 
 
 def _layouts(
-    program: TensorProgram,
     array: Array,
     dims: list[int],
     uses: list[Use],
     variants: dict[str, list[Variant]],
+    *,
+    copies: bool,
 ) -> list[Layout]:
     """Return the layouts worth considering: those that some use wants, the row-major one first.
 
@@ -304,14 +312,13 @@ def _layouts(
                     readers.add(use.statement.name)
     homes = [d for i, d in enumerate(dims) if i == 0 or d in wanted]
     plain = [Layout(home) for home in homes]
-    if not _may_be_copied(program, array):
+    if not copies:
         return plain
     shared = [d for d, readers in wanted.items() if len(readers) > 1 and array.shape[d] > 1]
     return plain + [Layout(h, d) for h in homes for d in shared if d != h]
 
 
-def _may_be_copied(program: TensorProgram, array: Array) -> bool:
-    touching = [s for s in program.statements if any(a.array == array.name for a in s.accesses)]
+def _may_be_copied(array: Array, touching: Sequence[Statement]) -> bool:
     accesses = [a for s in touching for a in s.reads if a.array == array.name]
     if any(s.depth for s in touching) or any(a.operand is None for a in accesses):
         return False
