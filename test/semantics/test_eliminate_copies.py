@@ -105,6 +105,30 @@ FOUND = {
         }
         return
       }""",
+    "a window over an input is left with one loop when a loop of extent 1 is dropped": """
+      func.func @main(%x: memref<2x4xi32>, %w: memref<3xi32>, %y: memref<2xi32>) {
+        %zero = arith.constant 0 : i32
+        %t = memref.alloc() : memref<2x1xi32>
+        linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>],
+                        iterator_types = ["parallel", "parallel"]}
+            outs(%t : memref<2x1xi32>) {
+        ^bb0(%out: i32):
+          linalg.yield %zero : i32
+        }
+        linalg.generic {indexing_maps = [affine_map<(d0, d1, d2) -> (d0, d1 * 2 + d2)>,
+                                         affine_map<(d0, d1, d2) -> (d2)>,
+                                         affine_map<(d0, d1, d2) -> (d0, d1)>],
+                        iterator_types = ["parallel", "parallel", "reduction"]}
+            ins(%x, %w : memref<2x4xi32>, memref<3xi32>) outs(%t : memref<2x1xi32>) {
+        ^bb0(%in: i32, %weight: i32, %out: i32):
+          %term = arith.muli %in, %weight : i32
+          %added = arith.addi %term, %out : i32
+          linalg.yield %added : i32
+        }
+        %flat = memref.collapse_shape %t [[0, 1]] : memref<2x1xi32> into memref<2xi32>
+        memref.copy %flat, %y : memref<2xi32> to memref<2xi32>
+        return
+      }""",
     "a later iteration overwrites what another statement of the loop wrote": """
       func.func @main(%x: memref<2xi32>, %y: memref<3x2xi32>, %z: memref<3x2xi32>) {
         %c0 = arith.constant 0 : index

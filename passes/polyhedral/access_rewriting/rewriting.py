@@ -279,8 +279,26 @@ class _Plan:
                 operands[place], shape=found.shape, index=found.index, steps=found.steps
             )
         if dropped:
-            operands[:] = [o.without(dropped) for o in operands]
+            operands[:] = [self._without(o, dropped, around) for o in operands]
         return frozenset(dropped)
+
+    def _without(self, operand: NewOperand, dropped: set[int], around: Surroundings) -> NewOperand:
+        """Return an operand without loops of extent 1.
+
+        A dimension that is indexed by one loop alone then has to be as long as that.
+        """
+        left = operand.without(dropped)
+        plain = map(plain_variable, left.index)
+        sizes = [
+            e if v is None else self.loops.extent(v) for e, v in zip(left.shape, plain, strict=True)
+        ]
+        if sizes == list(left.shape):
+            return left
+        if left.virtual is not None:
+            raise CannotRewrite("a window on several arrays is longer than the loop over it")
+        found = window(left.shape, left.index, around)
+        steps = (*left.steps, *found.steps)
+        return replace(left, shape=found.shape, index=found.index, steps=steps)
 
     def _operand_to_widen(
         self, slots: Sequence[_Slot], operands: Sequence[NewOperand], number: int
