@@ -66,10 +66,11 @@ def stationary_operand(op: ir.Operation) -> int | None:
     return ir.IntegerAttr(op.attributes[STATIONARY]).value
 
 
-def possible_dims(alloc: ir.Operation) -> list[int]:
-    """Return the dimensions of more than one element that may be stored outermost."""
-    shape = ir.MemRefType(alloc.results[0].type).shape
-    return [d for d, n in enumerate(shape) if n > 1 and _obstacle(alloc, d) is None]
+def possible_dims(array: ir.Value) -> list[int]:
+    """Return the dimensions of more than one element that an array, or a copy of it, may be stored
+    with outermost."""
+    shape = ir.MemRefType(array.type).shape
+    return [d for d, n in enumerate(shape) if n > 1 and _obstacle(array, d) is None]
 
 
 def stored_order(shape: Sequence[int], dim: int) -> list[int]:
@@ -119,7 +120,7 @@ def _lay_out(op: ir.Operation) -> None:
     order = stored_order(shape, dim)
     if order == list(range(len(shape))):
         return
-    if (obstacle := _obstacle(op, dim)) is not None:
+    if (obstacle := _obstacle(op.results[0], dim)) is not None:
         raise PassError(
             f"'{PARTITION}' of an array of type {type_} is {dim}, but {obstacle}",
             op=op,
@@ -167,15 +168,15 @@ def _users(value: ir.Value) -> Iterator[tuple[ir.Operation, int]]:
         yield use.owner.operation, use.operand_number
 
 
-def _obstacle(alloc: ir.Operation, dim: int) -> str | None:
+def _obstacle(array: ir.Value, dim: int) -> str | None:
     """Return what keeps an array from being stored with `dim` outermost, or None."""
-    type_ = ir.MemRefType(alloc.results[0].type)
+    type_ = ir.MemRefType(array.type)
     order = stored_order(type_.shape, dim)
     if order == list(range(type_.rank)):
         return None
     stored = ir.MemRefType.get([type_.shape[d] for d in order], type_.element_type)
     back = [order.index(d) for d in range(type_.rank)]
-    return _obstacle_of(alloc.results[0], transposed_type(stored, back))
+    return _obstacle_of(array, transposed_type(stored, back))
 
 
 def _obstacle_of(value: ir.Value, type_: ir.MemRefType) -> str | None:

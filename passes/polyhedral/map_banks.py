@@ -111,12 +111,12 @@ class MapBanksPass(Pass):
 
 
 def storable_dims(program: TensorProgram) -> dict[str, list[int]]:
-    """Return for every intermediate array the dimensions that it may be stored with outermost."""
+    """Return for every array but constants the dimensions that it, or a copy, may be stored with
+    outermost."""
     found: dict[str, list[int]] = {}
     for name, array in program.arrays.items():
-        if array.role == Role.INTERMEDIATE and array.value is not None:
-            op = defining_op(array.value)
-            found[name] = possible_dims(op) if op is not None and op.name == "memref.alloc" else []
+        if array.role != Role.WEIGHT and array.value is not None:
+            found[name] = possible_dims(array.value)
     return found
 
 

@@ -224,7 +224,8 @@ def build_problem(
 ) -> LayoutProblem:
     """Return the problem of a program on a target.
 
-    `allowed` restricts the dimensions that may lie outermost in some arrays, as views on them may;
+    `allowed` restricts the dimensions that may lie outermost in some arrays and copies of them, as
+    views on them may;
     an array's first dimension of more than one element is always allowed.
     """
     extents = {s.name: _extents(s) for s in program.statements}
@@ -243,7 +244,8 @@ def build_problem(
         if name in mine:
             dims = _home_dims(array, (allowed or {}).get(name))
             copies = _may_be_copied(array, touching[name])
-            layouts[name] = _layouts(array, dims, mine[name], variants, copies=copies)
+            storable = (allowed or {}).get(name, range(len(array.shape))) if copies else ()
+            layouts[name] = _layouts(array, dims, mine[name], variants, storable)
     return LayoutProblem(program, target, layouts, variants, uses, extents)
 
 
@@ -295,8 +297,7 @@ def _layouts(
     dims: list[int],
     uses: list[Use],
     variants: dict[str, list[Variant]],
-    *,
-    copies: bool,
+    storable: Sequence[int],
 ) -> list[Layout]:
     """Return the layouts worth considering: those that some use wants, the row-major one first.
 
@@ -312,9 +313,7 @@ def _layouts(
                     readers.add(use.statement.name)
     homes = [d for i, d in enumerate(dims) if i == 0 or d in wanted]
     plain = [Layout(home) for home in homes]
-    if not copies:
-        return plain
-    shared = [d for d, readers in wanted.items() if len(readers) > 1 and array.shape[d] > 1]
+    shared = [d for d in wanted if len(wanted[d]) > 1 and array.shape[d] > 1 and d in storable]
     return plain + [Layout(h, d) for h in homes for d in shared if d != h]
 
 
