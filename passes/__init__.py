@@ -18,6 +18,7 @@ from polystage.passes.tensors import set_float_type
 from polystage.passes.polyhedral import raise_affine_to_linalg
 from polystage.passes.polyhedral import eliminate_copies
 from polystage.passes.lower import attach_target
+from polystage.passes.polyhedral import map_banks
 from polystage.passes.lower import pack_weights
 from polystage.passes.lower import convert_linalg_to_npu
 from polystage.passes.placement import allocate_scratchpad
@@ -37,6 +38,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "keep_arguments",
+    "map_banks",
     "pack_weights",
     "protect_contractions",
     "raise_affine_to_linalg",
