@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.mlir import ir, linalg, memref, scf
 from polystage.passes.polyhedral.box_operand import (
@@ -16,7 +17,7 @@ from polystage.passes.polyhedral.index_arithmetic import constant_index, index_v
 from polystage.polyhedral import Access, Kind, Statement
 from polystage.polyhedral.expressions import Range, substitute, used_dims
 from polystage.polyhedral.rectangles import BoxOperation, Step
-from polystage.polyhedral.scalar import LOADS, defining_op, factors_of, leaves
+from polystage.polyhedral.scalar import LOADS, factors_of, leaves
 
 _LOOPS = frozenset({"affine.for", "scf.for"})
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
 
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.forms import walk
 from polystage.mlir import ir, memref, passmanager
@@ -12,7 +13,7 @@ from polystage.passes.registry import Form, Pass, register_pass
 from polystage.polyhedral import Kind, Statement, TensorProgram
 from polystage.polyhedral.distribution import Leaf, Node, distribute
 from polystage.polyhedral.rectangles import UnrollLimitError, rectangular_steps
-from polystage.polyhedral.scalar import accumulates, defining_op
+from polystage.polyhedral.scalar import accumulates
 
 _STORES = frozenset({"affine.store", "memref.store"})
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.polyhedral.copy_elimination.backward import Move
 from polystage.passes.polyhedral.copy_elimination.elimination import Outcome
 from polystage.passes.polyhedral.copy_elimination.working_program import WorkingProgram
 from polystage.polyhedral.memrefs import ALLOCATIONS
-from polystage.polyhedral.scalar import LOADS, defining_op
+from polystage.polyhedral.scalar import LOADS
 from polystage.polyhedral.views import VIEW_OPS
 
 _HOISTED = frozenset({*ALLOCATIONS, *VIEW_OPS, "arith.constant", "npu.overlay"})

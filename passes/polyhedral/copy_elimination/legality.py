@@ -12,6 +12,7 @@ from typing import Any
 
 import islpy as isl
 
+from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.polyhedral.copy_elimination.working_program import (
     Merge,
@@ -23,7 +24,6 @@ from polystage.polyhedral.expressions import linear_terms, to_aff
 from polystage.polyhedral.inversion import Inverse, NotInvertibleError
 from polystage.polyhedral.model import Bound, map_from_affs
 from polystage.polyhedral.readings import Piece, Region
-from polystage.polyhedral.scalar import defining_op
 
 RULES = {
     "writes_each_element_once": "several of its instances write one element",

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting import Rewrite
 from polystage.polyhedral import Array, Kind, Role, Statement, TensorProgram
 from polystage.polyhedral.expressions import value_range
 from polystage.polyhedral.inversion import Inverse, NotInvertibleError, invert
 from polystage.polyhedral.readings import Piece, Reading
-from polystage.polyhedral.scalar import defining_op
 
 Place = tuple[Fraction, ...]
 Box = tuple[tuple[int, int], ...]

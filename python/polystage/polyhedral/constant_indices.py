@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from polystage.constants import constant_array
+from polystage.dialects.npu.views import defining_op
 from polystage.dtypes import numpy_dtype
 from polystage.errors import PolystageError
 from polystage.evaluator.scalar_ops import constant_scalar, is_scalar_op, scalar_function
@@ -26,7 +27,7 @@ from polystage.polyhedral.operations import (
     walk_block,
 )
 from polystage.polyhedral.quasi_affine_fit import Run, fit_box
-from polystage.polyhedral.scalar import LOADS, defining_op
+from polystage.polyhedral.scalar import LOADS
 from polystage.polyhedral.statements import Body
 
 MAX_ELEMENTS = 2**22

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from polystage.dialects.npu.overlay import is_overlay, pieces
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PolystageError
 from polystage.mlir import ir
 from polystage.polyhedral.expressions import (
@@ -16,7 +17,7 @@ from polystage.polyhedral.expressions import (
 from polystage.polyhedral.model import Array, Role
 from polystage.polyhedral.names import Names, location_name
 from polystage.polyhedral.operations import is_memref, root_op
-from polystage.polyhedral.scalar import LOADS, defining_op
+from polystage.polyhedral.scalar import LOADS
 from polystage.polyhedral.views import VIEW_OPS, View, fold_view, whole
 
 ALLOCATIONS = frozenset({"memref.alloc", "memref.alloca", "memref.get_global"})

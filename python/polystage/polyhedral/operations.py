@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir, linalg
 from polystage.polyhedral.expressions import NotAffineError, used_dims
-from polystage.polyhedral.scalar import LOADS, defining_op
+from polystage.polyhedral.scalar import LOADS
 from polystage.polyhedral.views import VIEW_OPS
 
 

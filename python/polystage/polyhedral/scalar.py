@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.polyhedral.model import Kind
 
@@ -9,12 +10,6 @@ _ADD = frozenset({"arith.addf", "arith.addi"})
 _MULTIPLY = frozenset({"arith.mulf", "arith.muli"})
 LOADS = frozenset({"affine.load", "memref.load"})
 _CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"})
-
-
-def defining_op(value: ir.Value) -> ir.Operation | None:
-    """Return the operation whose result `value` is, or None for a block argument."""
-    owner = value.owner
-    return None if isinstance(owner, ir.Block) else owner.operation
 
 
 def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
