@@ -23,7 +23,8 @@ from polystage.passes.polyhedral.access_rewriting import CannotRewrite, plan_rew
 from polystage.polyhedral import Statement, TensorProgram
 from polystage.polyhedral.expressions import evaluate as evaluate_expr
 from polystage.polyhedral.expressions import substitute
-from polystage.polyhedral.readings import Bound, Piece, Reading
+from polystage.polyhedral.model import Bound
+from polystage.polyhedral.readings import Piece, Reading
 from polystage.reference import jit_run
 from polystage.simulator import simulate
 

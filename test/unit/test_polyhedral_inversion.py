@@ -9,7 +9,8 @@ import pytest
 from polystage.mlir import ir
 from polystage.polyhedral.expressions import evaluate, substitute
 from polystage.polyhedral.inversion import NotInvertibleError, invert
-from polystage.polyhedral.readings import Bound, Piece, Region, make_bound, simplify
+from polystage.polyhedral.model import Bound
+from polystage.polyhedral.readings import Piece, Region, make_bound, simplify
 
 Ranges = list[tuple[int, int]]
 

@@ -20,8 +20,8 @@ from polystage.passes.polyhedral.access_rewriting.forms import (
 )
 from polystage.passes.polyhedral.access_rewriting.splitting import Loops
 from polystage.passes.polyhedral.access_rewriting.view_steps import Collapse, ViewStep
-from polystage.polyhedral.model import Array
-from polystage.polyhedral.readings import Bound, Piece, Reading
+from polystage.polyhedral.model import Array, Bound
+from polystage.polyhedral.readings import Piece, Reading
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,6 @@ def eliminate_backward(program: WorkingProgram, pair: Node, plan: Planner) -> li
 
 class _Merging:
     def __init__(self, program: WorkingProgram, pair: Node, plan: Planner) -> None:
-        self.program = program
-        self.pair = pair
-        self.plan = plan
         piece = pair.source.pieces[0]
         target = pair.target.array
         if len(pair.source.pieces) > 1 or piece.array is None or piece.where:

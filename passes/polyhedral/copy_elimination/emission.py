@@ -17,9 +17,9 @@ _LOOPS = frozenset({"affine.for", "scf.for"})
 
 def emit(program: WorkingProgram, outcome: Outcome) -> None:
     """Change the IR to what the program has become."""
-    if not program.source.statements:
+    if not program.original.statements:
         return
-    body = _blocks(program.source.statements[0].op)[-1]
+    body = _blocks(program.original.statements[0].op)[-1]
     for move in outcome.moves:
         _move(move)
     changed = sorted(

@@ -1,10 +1,17 @@
 """When a load/store pair may go: one function per rule.
 
-A pair is `T1[w(i)] := T0[r(i)]` for all `i`. The numbers of the rules for forward elimination are
-those of FACTS.md, section 1 ("load-store-pair elimination, formally"). Its rule 5, that hardware
-can issue the access, is asked of `access_rewriting`. The rules for backward elimination there
-suppose that nobody else uses T0; here others may, and what counts is who touches what when. Places
-are compared in the block that all statements in question stand in; a loop is one place.
+A pair is `T1[w(i)] := T0[r(i)]` for all `i`. Forward, a reader of `T1[x]` reads `T0[r(w^-1(x))]` if
+
+1. `w` is injective;
+2. the value that it reads is the pair's, not that of a later writer (`content`) or its own;
+3. nothing overwrites the elements of T0 between the pair and the reader, and T0 lives there;
+4. T1 is no output of the model;
+5. the access can be written, which is asked of `access_rewriting`.
+
+Backward, T0 moves to the window `w(r^-1(T0))` of T1. Were T0 used by nobody but its producer and
+the pair, an injective `r` whose range holds all that is produced would do. Others may use both
+arrays here, so what counts besides is who touches the window while T0 lives. Places are compared in
+the block that all statements in question stand in; a loop is one place.
 """
 
 from collections.abc import Sequence
@@ -23,6 +30,7 @@ from polystage.polyhedral.domains import variables
 from polystage.polyhedral.expressions import linear_terms, to_aff
 from polystage.polyhedral.inversion import Inverse, NotInvertibleError
 from polystage.polyhedral.model import Bound, map_from_affs
+from polystage.polyhedral.overlays import instances_where
 from polystage.polyhedral.readings import Piece, Region
 
 RULES = {
@@ -221,14 +229,8 @@ def elements_map(node: Node, piece: Piece) -> isl.Map:
     domain = node.statement.domain.reset_tuple_id()
     space = domain.get_space()
     dims = variables(space)
-    for bound in piece.where:
-        aff = to_aff(bound.expr, dims)
-        zero = isl.Aff.zero_on_domain(aff.get_domain_local_space())
-        domain = domain.intersect(aff.ge_set(zero.set_constant_val(isl.Val(bound.low))))
-        domain = domain.intersect(aff.le_set(zero.set_constant_val(isl.Val(bound.high))))
-    return map_from_affs(space, [to_aff(expr, dims) for expr in piece.index]).intersect_domain(
-        domain
-    )
+    index = map_from_affs(space, [to_aff(expr, dims) for expr in piece.index])
+    return index.intersect_domain(instances_where(domain, piece.where))
 
 
 def _all_same_elements(node: Node, read: Piece, written: Sequence[Piece], depth: int) -> bool:

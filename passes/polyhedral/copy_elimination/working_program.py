@@ -9,6 +9,7 @@ from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting import Rewrite
 from polystage.polyhedral import Array, Kind, Role, Statement, TensorProgram
+from polystage.polyhedral.domains import ranges_of
 from polystage.polyhedral.expressions import value_range
 from polystage.polyhedral.inversion import Inverse, NotInvertibleError, invert
 from polystage.polyhedral.readings import Piece, Reading
@@ -128,7 +129,8 @@ class WorkingProgram:
     """All statements, by the arrays that they touch, in program order."""
 
     def __init__(self, program: TensorProgram) -> None:
-        self.source = program
+        self.original = program
+        """The program as the IR has it."""
         self.arrays: dict[str, Array] = dict(program.arrays)
         self.shapes: dict[str, tuple[int, ...]] = {
             name: array.shape for name, array in program.arrays.items()
@@ -280,13 +282,6 @@ def _node(statement: Statement) -> Node:
     """Return the statement as it is at first."""
     if statement.domain.is_empty():
         return _unknown(statement)
-    ranges = tuple(
-        (
-            statement.domain.dim_min_val(dim).to_python(),
-            statement.domain.dim_max_val(dim).to_python(),
-        )
-        for dim in range(len(statement.dims))
-    )
     reads: dict[int, list[Piece]] = {}
     loads = 0
     for access in statement.reads:
@@ -309,7 +304,7 @@ def _node(statement: Statement) -> Node:
     return Node(
         statement,
         _place(statement),
-        ranges,
+        tuple(ranges_of(statement.domain)),
         _is_box(statement),
         {key: Reading(tuple(pieces)) for key, pieces in reads.items()},
         writes,

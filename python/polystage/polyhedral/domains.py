@@ -81,6 +81,20 @@ def outermost() -> Scope:
     return Scope(isl.Set.universe(isl.Space.set_alloc(isl.DEFAULT_CONTEXT, 0, 0)))
 
 
+def range_of(domain: isl.Set, dim: int) -> tuple[int, int]:
+    """Return the smallest and largest value of a dim of a bounded set that is not empty."""
+    return domain.dim_min_val(dim).to_python(), domain.dim_max_val(dim).to_python()
+
+
+def ranges_of(domain: isl.Set) -> list[tuple[int, int]]:
+    """Return the smallest and largest value of every dim of a bounded set that is not empty.
+
+    >>> ranges_of(isl.Set("{ [i, j] : 0 <= i < 4 and i <= j < 6 }"))
+    [(0, 3), (0, 5)]
+    """
+    return [range_of(domain, dim) for dim in range(domain.dim(isl.dim_type.set))]
+
+
 def variables(space: isl.Space) -> list[isl.Aff]:
     """Return the dimensions of a set space as expressions; a constant where there are none."""
     local = isl.LocalSpace.from_space(space)

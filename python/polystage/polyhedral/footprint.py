@@ -13,7 +13,7 @@ import islpy as isl
 import numpy as np
 
 from polystage.mlir import ir
-from polystage.polyhedral.domains import variables
+from polystage.polyhedral.domains import range_of, variables
 from polystage.polyhedral.expressions import linear_terms, to_aff
 from polystage.polyhedral.model import Access, Bound, Statement, map_from_affs
 
@@ -229,9 +229,7 @@ def _bounds(
 
 
 def _limits(domain: isl.Set, used: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        (domain.dim_min_val(dim).to_python(), domain.dim_max_val(dim).to_python()) for dim in used
-    )
+    return tuple(range_of(domain, dim) for dim in used)
 
 
 @cache

@@ -8,6 +8,7 @@ import islpy as isl
 
 from polystage.mlir import ir
 from polystage.polyhedral.dependences import DependenceKind
+from polystage.polyhedral.domains import range_of, ranges_of
 from polystage.polyhedral.expressions import Range, linear_terms, value_range
 from polystage.polyhedral.model import Access, Array, Bound, Statement
 from polystage.polyhedral.program import TensorProgram
@@ -75,7 +76,7 @@ def _is_same_operand(above: Access, access: Access) -> bool:
 def _condition_texts(access: Access, statement: Statement) -> Iterator[str]:
     """Yield where one of several accesses happens, and what is read elsewhere."""
     if access.where:
-        ranges = _ranges(statement.domain)
+        ranges = ranges_of(statement.domain)
         bounds = [_bound_text(bound, statement.dims, ranges) for bound in access.where]
         yield f"  where {', '.join(bounds)}"
     fill: Any = access.fill
@@ -94,13 +95,6 @@ def _bound_text(bound: Bound, dims: tuple[str, ...], ranges: Sequence[Range]) ->
     return f"{left}{text}{right}"
 
 
-def _ranges(domain: isl.Set) -> list[Range]:
-    dims = range(domain.dim(isl.dim_type.set))
-    return [
-        (domain.dim_min_val(dim).to_python(), domain.dim_max_val(dim).to_python()) for dim in dims
-    ]
-
-
 def domain_text(statement: Statement) -> str:
     """Return the domain as ranges, `h < 56, c < 64`, or in isl notation where it is no box."""
     domain = statement.domain
@@ -116,7 +110,7 @@ def domain_text(statement: Statement) -> str:
 
 
 def _range_text(domain: isl.Set, dim: int, name: str) -> str:
-    low, high = (value.to_python() for value in (domain.dim_min_val(dim), domain.dim_max_val(dim)))
+    low, high = range_of(domain, dim)
     return f"{name} < {high + 1}" if low == 0 else f"{low} <= {name} < {high + 1}"
 
 

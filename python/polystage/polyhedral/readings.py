@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from polystage.mlir import ir
-from polystage.polyhedral.expressions import Range, linear_terms, substitute, value_range
-from polystage.polyhedral.expressions import from_terms as expr_of
+from polystage.polyhedral.expressions import (
+    Range,
+    from_terms,
+    linear_terms,
+    substitute,
+    value_range,
+)
 from polystage.polyhedral.model import Bound
-
-__all__ = ["Bound", "Piece", "Reading", "Region", "compose", "make_bound", "simplify"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Reading:
-    """What an operand reads: the first piece whose bounds hold; every instance has one."""
+    """What an operand reads: the first piece whose bounds hold; every instance has one.
+
+    Over the dims of the statement, those of the loops around first.
+    """
 
     pieces: tuple[Piece, ...]
 
@@ -33,7 +39,7 @@ def make_bound(expr: ir.AffineExpr, low: int, high: int) -> Bound:
     terms, constant = linear_terms(expr)
     if not constant:
         return Bound(expr, low, high)
-    return Bound(expr_of(terms), low - constant, high - constant)
+    return Bound(from_terms(terms), low - constant, high - constant)
 
 
 Box = dict[ir.AffineExpr, tuple[int, int]]

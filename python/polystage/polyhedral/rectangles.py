@@ -12,6 +12,7 @@ import islpy as isl
 
 from polystage.mlir import ir
 from polystage.polyhedral.distribution import Leaf, Loop, Node
+from polystage.polyhedral.domains import range_of
 from polystage.polyhedral.expressions import from_terms
 from polystage.polyhedral.model import Statement
 
@@ -77,7 +78,7 @@ def _steps(node: Node, fixed: Fixed, limit: int) -> list[Step]:
 def _loop_steps(node: Loop, fixed: Fixed, limit: int) -> list[Step]:
     """Keep the loop if everything inside stays rectangular, else unroll it."""
     domains = [_restricted(s.domain, fixed) for s in node.statements]
-    ranges = [_range(domain, node.level) for domain in domains if not domain.is_empty()]
+    ranges = [range_of(domain, node.level) for domain in domains if not domain.is_empty()]
     if not ranges:
         return []
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
@@ -112,7 +113,7 @@ def _leaf_steps(leaf: Leaf, fixed: Fixed, limit: int) -> list[Step]:
     if operation is not None:
         return [operation]
     free = [dim for dim in range(len(leaf.statement.dims)) if dim not in fixed]
-    ranges = {dim: _range(domain, dim) for dim in free}
+    ranges = {dim: range_of(domain, dim) for dim in free}
     for dim in sorted(free, key=lambda d: ranges[d][1] - ranges[d][0]):
         try:
             return _unrolled([leaf], dim, *ranges[dim], fixed, limit)
@@ -129,10 +130,6 @@ def _restricted(domain: isl.Set, fixed: Fixed) -> isl.Set:
             domain = domain.lower_bound_val(isl.dim_type.set, dim, isl.Val(value[0]))
             domain = domain.upper_bound_val(isl.dim_type.set, dim, isl.Val(value[1]))
     return domain
-
-
-def _range(domain: isl.Set, dim: int) -> tuple[int, int]:
-    return domain.dim_min_val(dim).to_python(), domain.dim_max_val(dim).to_python()
 
 
 def _box_operation(leaf: Leaf, domain: isl.Set, fixed: Fixed) -> BoxOperation | None:
