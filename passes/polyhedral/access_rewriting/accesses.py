@@ -9,9 +9,9 @@ from math import gcd
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
 from polystage.passes.polyhedral.access_rewriting.flattening import flatten
-from polystage.passes.polyhedral.access_rewriting.forms import (
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
     Division,
-    Form,
+    IndexForm,
     Interval,
     from_affine,
     interval,
@@ -21,6 +21,7 @@ from polystage.passes.polyhedral.access_rewriting.forms import (
 from polystage.passes.polyhedral.access_rewriting.splitting import Loops
 from polystage.passes.polyhedral.access_rewriting.view_steps import Collapse, ViewStep
 from polystage.polyhedral.model import Array, Bound
+from polystage.polyhedral.operations import is_row_major
 from polystage.polyhedral.readings import Piece, Reading
 
 
@@ -28,7 +29,7 @@ from polystage.polyhedral.readings import Piece, Reading
 class Limit:
     """`low <= form <= high`."""
 
-    form: Form
+    form: IndexForm
     low: int
     high: int
 
@@ -42,7 +43,7 @@ class Part:
 
     array: str | None
     shape: tuple[int, ...]
-    index: tuple[Form, ...]
+    index: tuple[IndexForm, ...]
     limits: tuple[Limit, ...]
     fill: ir.Attribute | None
     steps: tuple[ViewStep, ...] = ()
@@ -60,11 +61,11 @@ class Part:
         limits = (_simplified(_resolved(limit, loops), loops.ranges) for limit in self.limits)
         return self._with(index, tuple(limit for limit in limits if limit is not None))
 
-    def with_index(self, index: Iterable[Form]) -> Part:
+    def with_index(self, index: Iterable[IndexForm]) -> Part:
         """Return the same with another index."""
         return self._with(tuple(index), self.limits)
 
-    def _with(self, index: tuple[Form, ...], limits: tuple[Limit, ...]) -> Part:
+    def _with(self, index: tuple[IndexForm, ...], limits: tuple[Limit, ...]) -> Part:
         return Part(self.array, self.shape, index, limits, self.fill, self.steps, self.is_row_major)
 
 
@@ -104,7 +105,7 @@ def read_piece(
     index = tuple(merge_divisions(from_affine(expr, ranges), ranges) for expr in piece.index)
     steps: tuple[ViewStep, ...] = ()
     shape = array.shape
-    row_major = _is_row_major(array)
+    row_major = array.value is None or is_row_major(array.value)
     if row_major and not all(form.is_linear for form in index):
         flat = flatten(shape, index, ranges)
         if flat.is_changed:
@@ -182,12 +183,3 @@ def _simplified(limit: Limit, ranges: Sequence[Interval]) -> Limit | None:
                 high // step,
             )
     return Limit(make(dict(terms)), low, high)
-
-
-def _is_row_major(array: Array) -> bool:
-    if array.value is None:
-        return True
-    type_ = ir.MemRefType(array.value.type)
-    return type_.affine_map.is_permutation and type_.affine_map == ir.AffineMap.get_identity(
-        type_.rank, type_.context
-    )

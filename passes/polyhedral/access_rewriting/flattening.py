@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polystage.passes.polyhedral.access_rewriting.forms import (
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
     ZERO,
-    Form,
+    IndexForm,
     Interval,
     add,
     merge_divisions,
@@ -20,7 +20,7 @@ class Flattened:
 
     groups: tuple[int, ...]
     shape: tuple[int, ...]
-    index: tuple[Form, ...]
+    index: tuple[IndexForm, ...]
 
     @property
     def is_changed(self) -> bool:
@@ -28,9 +28,11 @@ class Flattened:
         return any(count > 1 for count in self.groups)
 
 
-def flatten(shape: Sequence[int], index: Sequence[Form], ranges: Sequence[Interval]) -> Flattened:
+def flatten(
+    shape: Sequence[int], index: Sequence[IndexForm], ranges: Sequence[Interval]
+) -> Flattened:
     """Merge neighbouring dimensions of a row-major array where that removes divisions."""
-    groups: list[tuple[int, int, Form]] = []  # dimensions, extent, index
+    groups: list[tuple[int, int, IndexForm]] = []  # dimensions, extent, index
     for extent, form in zip(shape, index, strict=True):
         groups.append((1, extent, form))
         while (merged := _merged_with_previous(groups, ranges)) is not None:
@@ -40,8 +42,8 @@ def flatten(shape: Sequence[int], index: Sequence[Form], ranges: Sequence[Interv
 
 
 def _merged_with_previous(
-    groups: list[tuple[int, int, Form]], ranges: Sequence[Interval]
-) -> list[tuple[int, int, Form]] | None:
+    groups: list[tuple[int, int, IndexForm]], ranges: Sequence[Interval]
+) -> list[tuple[int, int, IndexForm]] | None:
     """Return the groups with the last one merged into one before it, across unit dimensions."""
     *before, (count, extent, form) = groups
     if form.is_linear:

@@ -8,8 +8,8 @@ from typing import Any
 
 from polystage.dialects.npu.overlay import overlay
 from polystage.mlir import arith, ir, linalg, memref
-from polystage.passes.polyhedral.access_rewriting.forms import (
-    Form,
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
+    IndexForm,
     make,
     to_affine,
 )
@@ -31,7 +31,7 @@ class NewOperand:
     """The old operand whose element it provides to the body."""
     is_output: bool
     shape: tuple[int, ...]
-    index: tuple[Form, ...]
+    index: tuple[IndexForm, ...]
     array: str | None = None
     steps: tuple[ViewStep, ...] = ()
     virtual: VirtualArray | None = None

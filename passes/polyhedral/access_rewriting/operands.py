@@ -9,9 +9,9 @@ from polystage.dialects.npu.overlay import is_overlay
 from polystage.dialects.npu.views import shape_of
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
-from polystage.passes.polyhedral.access_rewriting.forms import (
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
     UNBOUNDED,
-    Form,
+    IndexForm,
     Interval,
     from_affine,
     variable,
@@ -33,7 +33,7 @@ class OperandAccess:
     """An operand as it is: its value, and the index into it (None for what is no memref)."""
 
     value: ir.Value
-    index: tuple[Form, ...] | None
+    index: tuple[IndexForm, ...] | None
 
     @property
     def is_overlay(self) -> bool:
@@ -55,7 +55,7 @@ class TensorOperation:
     iterators: tuple[str, ...]
     operands: tuple[OperandAccess, ...]
     inputs: int
-    to_loop_index: Mapping[int, tuple[int, Form]]
+    to_loop_index: Mapping[int, tuple[int, IndexForm]]
     """For every loop around with a step: step and lower bound."""
 
     @property
@@ -107,7 +107,7 @@ def read_operation(statement: Statement) -> TensorOperation:
     return TensorOperation(op, loops, iterators, operands, input_count(op), steps)
 
 
-def _index(map_: ir.AffineMap, loops: Loops) -> tuple[Form, ...]:
+def _index(map_: ir.AffineMap, loops: Loops) -> tuple[IndexForm, ...]:
     return tuple(from_affine(expr, loops.ranges, loops.depth) for expr in map_.results)
 
 
@@ -122,16 +122,18 @@ def loop_ranges(statement: Statement) -> list[Interval]:
     return ranges
 
 
-def loop_steps(statement: Statement, ranges: Sequence[Interval]) -> dict[int, tuple[int, Form]]:
+def loop_steps(
+    statement: Statement, ranges: Sequence[Interval]
+) -> dict[int, tuple[int, IndexForm]]:
     """Return step and lower bound of the loops whose index is `lower + step * dim`."""
-    steps: dict[int, tuple[int, Form]] = {}
+    steps: dict[int, tuple[int, IndexForm]] = {}
     for level, expr in enumerate(statement.loop_indices):
         form = from_affine(expr, ranges)
         if form == variable(level):
             continue
         terms = dict(form.terms)
         step = terms.pop(level)
-        steps[level] = (step, Form(tuple(terms.items()), form.constant))
+        steps[level] = (step, IndexForm(tuple(terms.items()), form.constant))
     return steps
 
 

@@ -13,8 +13,8 @@ from math import gcd
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting.accesses import Part
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
-from polystage.passes.polyhedral.access_rewriting.forms import (
-    Form,
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
+    IndexForm,
     Interval,
     interval,
     make,
@@ -57,7 +57,7 @@ class VirtualArray:
     layers: tuple[Layer, ...]
     fill: ir.Attribute | None
     shape: tuple[int, ...]
-    index: tuple[Form, ...]
+    index: tuple[IndexForm, ...]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _negated(terms: Terms) -> Terms:
     return tuple((v, -c) for v, c in terms)
 
 
-def _moving(form: Form, around: Surroundings) -> Terms:
+def _moving(form: IndexForm, around: Surroundings) -> Terms:
     if not around.depth:
         return form.coefficients
     return tuple(term for term in form.coefficients if term[0] >= around.depth)
@@ -228,7 +228,7 @@ class _Composition:
                 terms, factor = _negated(terms), -factor
             place = self.basis.index(terms)
             sides[place] = _clipped(sides[place], factor, 0, limit.low, limit.high)
-        placed: list[Form] = []
+        placed: list[IndexForm] = []
         for extent, form in zip(part.shape, part.index, strict=True):
             own = self._placed(form)
             placed.append(own)
@@ -241,7 +241,7 @@ class _Composition:
             return None
         return _Box(part.with_index(placed), tuple(sides))
 
-    def _placed(self, form: Form) -> Form:
+    def _placed(self, form: IndexForm) -> IndexForm:
         """Return an index over the dimensions of the virtual array."""
         factors, rest = _over(self.basis, _moving(form, self.around))
         if rest:
@@ -337,7 +337,7 @@ def _is_known(place: int | None) -> bool:
 
 def dropped(shape: Sequence[int], kept: Sequence[int]) -> Cut:
     """Return the step that drops all dimensions but `kept`; those must be of extent 1."""
-    start = (Form((), 0),) * len(shape)
+    start = (IndexForm((), 0),) * len(shape)
     return Cut(start, tuple(shape), (1,) * len(shape), tuple(kept))
 
 

@@ -13,11 +13,11 @@ from polystage.passes.polyhedral.access_rewriting.accesses import (
     read_reading,
 )
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
-from polystage.passes.polyhedral.access_rewriting.forms import ZERO, Form, add, variable
 from polystage.passes.polyhedral.access_rewriting.generic_emission import (
     NewOperand,
     TensorRewrite,
 )
+from polystage.passes.polyhedral.access_rewriting.index_forms import ZERO, IndexForm, add, variable
 from polystage.passes.polyhedral.access_rewriting.loop_nest_accesses import plan_store
 from polystage.passes.polyhedral.access_rewriting.operands import (
     OperandAccess,
@@ -184,7 +184,7 @@ class _Plan:
             self.loops.split_for(form)
         return slot
 
-    def _to_loop_index(self, form: Form) -> Form:
+    def _to_loop_index(self, form: IndexForm) -> IndexForm:
         """Write an offset over the indices of the loops around instead of their iterations."""
         for level in range(self.loops.depth - 1, -1, -1):
             step, lower = self.operation.to_loop_index.get(level, (1, ZERO))

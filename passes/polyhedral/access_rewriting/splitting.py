@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import gcd
 
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
-from polystage.passes.polyhedral.access_rewriting.forms import (
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
     Division,
-    Form,
+    IndexForm,
     Interval,
     substitute,
     to_text,
@@ -38,7 +38,7 @@ class Loops:
         self.names = list(names)
         self._digits = [[Digit(self.depth + d, 1)] for d in range(len(extents))]
         self._loop_of = {self.depth + d: d for d in range(len(extents))}
-        self._splits: dict[int, Form] = {}
+        self._splits: dict[int, IndexForm] = {}
 
     def digits(self, loop: int) -> list[Digit]:
         """The digits of own loop `loop`, the slowest first."""
@@ -58,13 +58,13 @@ class Loops:
         """Whether a variable is of the operation, not an enclosing loop."""
         return number >= self.depth
 
-    def resolve(self, form: Form) -> Form:
+    def resolve(self, form: IndexForm) -> IndexForm:
         """Write `form` over the variables as they are now, simplified."""
         if not self._splits or not form.terms:
             return form
         return substitute(form, self._splits.get, self.ranges)
 
-    def split_for(self, form: Form) -> Form:
+    def split_for(self, form: IndexForm) -> IndexForm:
         """Split loops until `form` is linear, and return it.
 
         Raises: CannotRewrite where no way of splitting does that.
@@ -100,12 +100,12 @@ class Loops:
         place = next(i for i, digit in enumerate(digits) if digit.variable == number)
         factor = digits[place].factor
         digits[place : place + 1] = [Digit(high, factor * part), Digit(low, factor)]
-        self._splits[number] = Form(((high, part), (low, 1)), 0)
+        self._splits[number] = IndexForm(((high, part), (low, 1)), 0)
         for old, form in self._splits.items():
             if any(atom == number for atom, _ in form.terms):
                 self._splits[old] = self.resolve(form)
 
-    def _why_not(self, division: Division, form: Form) -> str:
+    def _why_not(self, division: Division, form: IndexForm) -> str:
         text = to_text(form, self.names)
         moving = [v for v, c in division.inner.coefficients if c % division.divisor]
         if any(not self.is_own(number) for number in moving):
@@ -119,12 +119,12 @@ class Loops:
         return f"no way of splitting the loops makes the index {text} linear"
 
 
-def _innermost(form: Form) -> Division:
+def _innermost(form: IndexForm) -> Division:
     """Return a division whose inner expression is linear."""
     division = next(atom for atom, _ in form.terms if isinstance(atom, Division))
     return division if division.inner.is_linear else _innermost(division.inner)
 
 
-def loop_variable(loops: Loops, loop: int) -> Form:
+def loop_variable(loops: Loops, loop: int) -> IndexForm:
     """Return the index of own loop `loop` over the variables as they are now."""
     return loops.resolve(variable(loops.depth + loop))

@@ -1,5 +1,4 @@
-"""The view operations that a plan consists of; each is made of one value when the plan is carried
-out."""
+"""The view operations that a plan consists of: described first, created when it is carried out."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from polystage.passes.lower.memref_types import (
     transposed_type,
     window_type,
 )
-from polystage.passes.polyhedral.access_rewriting.forms import Form, to_affine
+from polystage.passes.polyhedral.access_rewriting.index_forms import IndexForm, to_affine
 from polystage.passes.polyhedral.index_arithmetic import index_value
 
 _DYNAMIC = ir.ShapedType.get_dynamic_stride_or_offset()
@@ -62,7 +61,7 @@ class Cut:
     Offsets are forms over the indices of the loops around. Only dimensions of size 1 are dropped.
     """
 
-    offsets: tuple[Form, ...]
+    offsets: tuple[IndexForm, ...]
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
     kept: tuple[int, ...]
@@ -94,7 +93,7 @@ class Transpose:
 class Reinterpret:
     """Walk a row-major array from its start with strides that may overlap, or be 0."""
 
-    offset: Form
+    offset: IndexForm
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
 
@@ -111,6 +110,6 @@ class Reinterpret:
         return cast.result
 
 
-def _value(form: Form, indices: Sequence[ir.Value]) -> ir.Value:
+def _value(form: IndexForm, indices: Sequence[ir.Value]) -> ir.Value:
     dims = [ir.AffineExpr.get_dim(d) for d in range(len(indices))]
     return index_value(to_affine(form, dims), indices, ())

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from math import gcd, prod
 
 from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
-from polystage.passes.polyhedral.access_rewriting.forms import (
+from polystage.passes.polyhedral.access_rewriting.index_forms import (
     ZERO,
-    Form,
+    IndexForm,
     Interval,
     add,
     interval,
@@ -34,7 +34,7 @@ class Window:
 
     steps: tuple[ViewStep, ...]
     shape: tuple[int, ...]
-    index: tuple[Form, ...]
+    index: tuple[IndexForm, ...]
     """Over the operation's variables; each starts at 0."""
 
     @property
@@ -50,7 +50,7 @@ class Window:
         return len(plain) == len(moving)
 
 
-def plain_variable(form: Form) -> int | None:
+def plain_variable(form: IndexForm) -> int | None:
     """Return the variable that a form is, or None."""
     if form.constant == 0 and len(form.terms) == 1:
         ((atom, coefficient),) = form.terms
@@ -66,7 +66,7 @@ class Surroundings:
     ranges: Sequence[Interval]
     depth: int = 0
     """Variables below it are the indices of loops around: their part of an index is an offset."""
-    to_loop_index: Callable[[Form], Form] = field(default=lambda form: form)
+    to_loop_index: Callable[[IndexForm], IndexForm] = field(default=lambda form: form)
     """Rewrites an offset from the numbers of iterations to the indices of the loops."""
 
 
@@ -75,10 +75,10 @@ class _Level:
     """A dimension of the array, or a part of one after expanding it."""
 
     extent: int
-    form: Form
+    form: IndexForm
 
 
-def window(shape: Sequence[int], forms: Sequence[Form], around: Surroundings) -> Window:
+def window(shape: Sequence[int], forms: Sequence[IndexForm], around: Surroundings) -> Window:
     """Return the view on an array of `shape` whose elements at `forms` are accessed.
 
     Raises: CannotRewrite where the access leaves the array.
@@ -101,7 +101,7 @@ def window(shape: Sequence[int], forms: Sequence[Form], around: Surroundings) ->
 
 def strided_window(
     shape: Sequence[int],
-    forms: Sequence[Form],
+    forms: Sequence[IndexForm],
     around: Surroundings,
     order: Sequence[int] | None = None,
 ) -> Window:
@@ -131,7 +131,9 @@ def strided_window(
     return Window((step,), sizes, index)
 
 
-def _check_inside(shape: Sequence[int], forms: Sequence[Form], ranges: Sequence[Interval]) -> None:
+def _check_inside(
+    shape: Sequence[int], forms: Sequence[IndexForm], ranges: Sequence[Interval]
+) -> None:
     for extent, form in zip(shape, forms, strict=True):
         low, high = interval(form, ranges)
         if low < 0 or high >= extent:
@@ -142,7 +144,7 @@ def _check_inside(shape: Sequence[int], forms: Sequence[Form], ranges: Sequence[
 
 def _add_cut(
     steps: list[ViewStep],
-    offsets: Sequence[Form],
+    offsets: Sequence[IndexForm],
     sizes: Sequence[int],
     strides: Sequence[int],
     shape: Sequence[int],
@@ -156,7 +158,7 @@ def _add_cut(
 # --- one dimension as several ---------------------------------------------------------------------
 
 
-def _levels(extent: int, form: Form, around: Surroundings) -> tuple[Form, list[_Level]]:
+def _levels(extent: int, form: IndexForm, around: Surroundings) -> tuple[IndexForm, list[_Level]]:
     """Return a start, and the dimensions into which what follows it is expanded."""
     if len(form.terms) < 2:
         return ZERO, [_Level(extent, form)]
@@ -174,7 +176,7 @@ def _levels(extent: int, form: Form, around: Surroundings) -> tuple[Form, list[_
     return ZERO, levels
 
 
-def without_fixed(form: Form, around: Surroundings) -> Form:
+def without_fixed(form: IndexForm, around: Surroundings) -> IndexForm:
     """Replace variables with one value by it, except where a variable is the only one."""
     ranges, depth = around.ranges, around.depth
     own = len(form.terms)
@@ -195,7 +197,7 @@ def without_fixed(form: Form, around: Surroundings) -> Form:
     return make({v: c for v, c in form.coefficients if v not in fixed}, constant)
 
 
-def _expanded(extent: int, form: Form, ranges: Sequence[Interval]) -> list[_Level]:
+def _expanded(extent: int, form: IndexForm, ranges: Sequence[Interval]) -> list[_Level]:
     """Return the levels of a mixed-radix index, as many as there are; the slowest first."""
     terms = sorted(form.coefficients, key=lambda term: -abs(term[1]))
     radices: list[int] = []
@@ -225,10 +227,10 @@ def _expanded(extent: int, form: Form, ranges: Sequence[Interval]) -> list[_Leve
 
 @dataclass(frozen=True)
 class _Span:
-    offset: Form
+    offset: IndexForm
     size: int
     stride: int
-    index: Form
+    index: IndexForm
 
 
 def _span(level: _Level, around: Surroundings) -> _Span:
@@ -238,11 +240,11 @@ def _span(level: _Level, around: Surroundings) -> _Span:
         start = make({v: c for v, c in form.coefficients if v < around.depth}, form.constant)
         own = tuple(term for term in form.coefficients if term[0] >= around.depth)
     else:
-        start, own = Form((), form.constant), form.coefficients
-    low, high = interval(Form(own, 0), around.ranges)
-    start = around.to_loop_index(Form(start.terms, start.constant + low))
+        start, own = IndexForm((), form.constant), form.coefficients
+    low, high = interval(IndexForm(own, 0), around.ranges)
+    start = around.to_loop_index(IndexForm(start.terms, start.constant + low))
     step = gcd(*(c for _, c in own)) or 1
     if len(own) > 1 and step == 1 and start == ZERO:
-        return _Span(ZERO, level.extent, 1, Form(own, -low))
-    index = Form(tuple((v, c // step) for v, c in own), -low // step)
+        return _Span(ZERO, level.extent, 1, IndexForm(own, -low))
+    index = IndexForm(tuple((v, c // step) for v, c in own), -low // step)
     return _Span(start, (high - low) // step + 1, step, index)

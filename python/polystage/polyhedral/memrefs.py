@@ -16,7 +16,7 @@ from polystage.polyhedral.expressions import (
 )
 from polystage.polyhedral.model import Array, Role
 from polystage.polyhedral.names import Names, location_name
-from polystage.polyhedral.operations import is_memref, root_op
+from polystage.polyhedral.operations import is_memref, is_row_major, root_op
 from polystage.polyhedral.scalar import LOADS
 from polystage.polyhedral.views import VIEW_OPS, View, fold_view, whole
 
@@ -145,7 +145,7 @@ class Values:
                 return replace(source, shape=tuple(ir.MemRefType(value.type).shape))
             shape = self.arrays[source.array].shape
             root = self.arrays[source.array].value
-            if op.name == "memref.reinterpret_cast" and not _is_row_major(root):
+            if op.name == "memref.reinterpret_cast" and (root is None or not is_row_major(root)):
                 return replace(
                     source,
                     shape=tuple(ir.MemRefType(value.type).shape),
@@ -216,13 +216,6 @@ class Values:
 
 def _unknown(value: ir.Value) -> View:
     return View(None, tuple(ir.MemRefType(value.type).shape), None, "array is not known")
-
-
-def _is_row_major(value: ir.Value | None) -> bool:
-    if value is None:
-        return False
-    type_ = ir.MemRefType(value.type)
-    return type_.affine_map == ir.AffineMap.get_identity(type_.rank)
 
 
 def _byte_width(type_: ir.Type) -> int:

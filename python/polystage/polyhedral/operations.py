@@ -16,6 +16,12 @@ def is_memref(value: ir.Value) -> bool:
     return isinstance(value.type, ir.MemRefType)
 
 
+def is_row_major(value: ir.Value) -> bool:
+    """Tell whether the elements of a memref follow each other in memory, the last dim fastest."""
+    type_ = ir.MemRefType(value.type)
+    return type_.affine_map == ir.AffineMap.get_identity(type_.rank, type_.context)
+
+
 def children(op: Any) -> Iterator[ir.Operation]:
     """Yield the operations directly inside of `op`."""
     for region in op.regions:

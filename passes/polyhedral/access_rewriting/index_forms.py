@@ -23,11 +23,11 @@ class Division(NamedTuple):
     """`inner floordiv divisor`, or `inner mod divisor`."""
 
     is_mod: bool
-    inner: Form
+    inner: IndexForm
     divisor: int
 
 
-class Form(NamedTuple):
+class IndexForm(NamedTuple):
     """`constant + sum(coefficient * atom)`; an atom is the number of a variable, or a division."""
 
     terms: tuple[tuple[int | Division, int], ...]
@@ -49,20 +49,20 @@ class Form(NamedTuple):
         return sum(1 + atom.inner.divisions for atom, _ in self.terms if isinstance(atom, Division))
 
 
-ZERO = Form((), 0)
+ZERO = IndexForm((), 0)
 
 
-def variable(number: int, factor: int = 1, constant: int = 0) -> Form:
+def variable(number: int, factor: int = 1, constant: int = 0) -> IndexForm:
     """Return `factor * variable + constant`."""
-    return Form(((number, factor),), constant)
+    return IndexForm(((number, factor),), constant)
 
 
-def make(terms: dict[int | Division, int] | dict[int, int], constant: int = 0) -> Form:
+def make(terms: dict[int | Division, int] | dict[int, int], constant: int = 0) -> IndexForm:
     """Return the form in which equal sums are equal values."""
     kept = [(atom, c) for atom, c in terms.items() if c]
     if len(kept) > 1:
         kept.sort(key=_order)
-    return Form(tuple(kept), constant)
+    return IndexForm(tuple(kept), constant)
 
 
 def _order(term: tuple[int | Division, int]) -> tuple[Any, ...]:
@@ -73,17 +73,17 @@ def _order(term: tuple[int | Division, int]) -> tuple[Any, ...]:
     return (1, atom.is_mod, atom.divisor, len(inner), inner, atom.inner.constant, coefficient)
 
 
-def add(left: Form, right: Form, factor: int = 1) -> Form:
+def add(left: IndexForm, right: IndexForm, factor: int = 1) -> IndexForm:
     """Return `left + factor * right`."""
     if not right.terms:
-        return Form(left.terms, left.constant + factor * right.constant)
+        return IndexForm(left.terms, left.constant + factor * right.constant)
     terms = dict(left.terms)
     for atom, coefficient in right.terms:
         terms[atom] = terms.get(atom, 0) + factor * coefficient
     return make(terms, left.constant + factor * right.constant)
 
 
-def interval(form: Form, ranges: Sequence[Interval]) -> Interval:
+def interval(form: IndexForm, ranges: Sequence[Interval]) -> Interval:
     """Return the range of a form by interval arithmetic."""
     low = high = form.constant
     for atom, coefficient in form.terms:
@@ -104,54 +104,54 @@ def _division_range(atom: Division, ranges: Sequence[Interval]) -> Interval:
     return 0, atom.divisor - 1
 
 
-def floor_div(form: Form, divisor: int, ranges: Sequence[Interval]) -> Form:
+def floor_div(form: IndexForm, divisor: int, ranges: Sequence[Interval]) -> IndexForm:
     """Return `form floordiv divisor`, simplified."""
     if divisor == 1:
         return form
     quotient, rest = _split_multiples(form, divisor)
     low, high = interval(rest, ranges)
     if low // divisor == high // divisor:
-        return Form(quotient.terms, quotient.constant + low // divisor)
+        return IndexForm(quotient.terms, quotient.constant + low // divisor)
     step, rest, _ = _without_low_part(rest, divisor, ranges)
     if step > 1:  # floor(step * x / divisor) = floor(x / (divisor / step))
         return add(quotient, floor_div(rest, divisor // step, ranges))
     atom, coefficient = rest.terms[0]
-    if isinstance(atom, Division) and coefficient == 1 and rest == Form(((atom, 1),), 0):
+    if isinstance(atom, Division) and coefficient == 1 and rest == IndexForm(((atom, 1),), 0):
         if not atom.is_mod:  # (x floordiv a) floordiv b
             return add(quotient, floor_div(atom.inner, atom.divisor * divisor, ranges))
         if atom.divisor % divisor == 0:  # (x mod ab) floordiv b = (x floordiv b) mod a
             inner = floor_div(atom.inner, divisor, ranges)
             return add(quotient, mod(inner, atom.divisor // divisor, ranges))
-    return add(quotient, Form(((Division(False, rest, divisor), 1),), 0))
+    return add(quotient, IndexForm(((Division(False, rest, divisor), 1),), 0))
 
 
-def mod(form: Form, divisor: int, ranges: Sequence[Interval]) -> Form:
+def mod(form: IndexForm, divisor: int, ranges: Sequence[Interval]) -> IndexForm:
     """Return `form mod divisor`, simplified."""
     _, rest = _split_multiples(form, divisor)
     low, high = interval(rest, ranges)
     if low // divisor == high // divisor:
-        return Form(rest.terms, rest.constant - low // divisor * divisor)
+        return IndexForm(rest.terms, rest.constant - low // divisor * divisor)
     step, rest, lower = _without_low_part(rest, divisor, ranges)
     if step > 1:  # (step * x + lower) mod divisor, lower < step
         return add(lower, mod(rest, divisor // step, ranges), step)
     atom, _ = rest.terms[0]
-    is_alone = rest == Form(((atom, 1),), 0)
+    is_alone = rest == IndexForm(((atom, 1),), 0)
     if is_alone and isinstance(atom, Division) and atom.is_mod and atom.divisor % divisor == 0:
         return mod(atom.inner, divisor, ranges)  # (x mod ab) mod b
-    return Form(((Division(True, rest, divisor), 1),), 0)
+    return IndexForm(((Division(True, rest, divisor), 1),), 0)
 
 
-def _split_multiples(form: Form, divisor: int) -> tuple[Form, Form]:
+def _split_multiples(form: IndexForm, divisor: int) -> tuple[IndexForm, IndexForm]:
     """Return quotient and rest of `form = divisor * quotient + rest`, term by term."""
     terms = form.terms
     quotient = tuple((a, c // divisor) for a, c in terms if c % divisor == 0)
     rest = tuple((a, c) for a, c in terms if c % divisor)
-    return Form(quotient, form.constant // divisor), Form(rest, form.constant % divisor)
+    return IndexForm(quotient, form.constant // divisor), IndexForm(rest, form.constant % divisor)
 
 
 def _without_low_part(
-    form: Form, divisor: int, ranges: Sequence[Interval]
-) -> tuple[int, Form, Form]:
+    form: IndexForm, divisor: int, ranges: Sequence[Interval]
+) -> tuple[int, IndexForm, IndexForm]:
     """Write `form = step * high + low` with `0 <= low < step`, where step divides `divisor`.
 
     Return step, high, low; the step is 1 where there is no such way.
@@ -170,10 +170,10 @@ def _without_low_part(
 
 
 def substitute(
-    form: Form, replacement: Callable[[int], Form | None], ranges: Sequence[Interval]
-) -> Form:
+    form: IndexForm, replacement: Callable[[int], IndexForm | None], ranges: Sequence[Interval]
+) -> IndexForm:
     """Replace variables, then simplify; None keeps the variable."""
-    total = Form((), form.constant)
+    total = IndexForm((), form.constant)
     kept: dict[int | Division, int] = {}
     for atom, coefficient in form.terms:
         if isinstance(atom, int):
@@ -188,7 +188,7 @@ def substitute(
     return add(total, make(kept)) if kept else total
 
 
-def merge_divisions(form: Form, ranges: Sequence[Interval]) -> Form:
+def merge_divisions(form: IndexForm, ranges: Sequence[Interval]) -> IndexForm:
     """Replace `c*n*(e floordiv n) + c*(e mod n)` by `c*e` wherever both are there."""
     for atom, coefficient in form.terms:
         if not isinstance(atom, Division) or not atom.is_mod:
@@ -206,13 +206,13 @@ def merge_divisions(form: Form, ranges: Sequence[Interval]) -> Form:
     return form
 
 
-def from_affine(expr: ir.AffineExpr, ranges: Sequence[Interval], shift: int = 0) -> Form:
+def from_affine(expr: ir.AffineExpr, ranges: Sequence[Interval], shift: int = 0) -> IndexForm:
     """Return an affine expression over dims as a form; dim `i` is the variable `i + shift`."""
     expr = expr.maybe_downcast()
     if isinstance(expr, ir.AffineDimExpr):
         return variable(expr.position + shift)
     if isinstance(expr, ir.AffineConstantExpr):
-        return Form((), expr.value)
+        return IndexForm((), expr.value)
     if isinstance(expr, ir.AffineSymbolExpr):
         raise CannotRewrite(f"an index has the symbol {expr}")
     left, right = from_affine(expr.lhs, ranges, shift), from_affine(expr.rhs, ranges, shift)
@@ -227,16 +227,16 @@ def from_affine(expr: ir.AffineExpr, ranges: Sequence[Interval], shift: int = 0)
         return mod(left, divisor, ranges)
     if isinstance(expr, ir.AffineFloorDivExpr):
         return floor_div(left, divisor, ranges)
-    return floor_div(Form(left.terms, left.constant + divisor - 1), divisor, ranges)
+    return floor_div(IndexForm(left.terms, left.constant + divisor - 1), divisor, ranges)
 
 
-def _product(left: Form, right: Form) -> Form:
+def _product(left: IndexForm, right: IndexForm) -> IndexForm:
     if left.terms:
         raise CannotRewrite("an index is a product of two indices")
     return add(ZERO, right, left.constant)
 
 
-def to_affine(form: Form, variables: Sequence[ir.AffineExpr]) -> ir.AffineExpr:
+def to_affine(form: IndexForm, variables: Sequence[ir.AffineExpr]) -> ir.AffineExpr:
     """Return the expression of a form, whose variable `i` is `variables[i]`."""
     total: ir.AffineExpr = ir.AffineConstantExpr.get(form.constant)
     for place, (atom, coefficient) in enumerate(form.terms):
@@ -251,7 +251,7 @@ def to_affine(form: Form, variables: Sequence[ir.AffineExpr]) -> ir.AffineExpr:
     return total + form.constant if form.terms and form.constant else total
 
 
-def to_text(form: Form, names: Sequence[str]) -> str:
+def to_text(form: IndexForm, names: Sequence[str]) -> str:
     """Return the formula of a form for messages."""
     parts: list[str] = []
     for atom, coefficient in form.terms:
@@ -261,7 +261,7 @@ def to_text(form: Form, names: Sequence[str]) -> str:
             inner = to_text(atom.inner, names)
             inner = inner if inner.isidentifier() else f"({inner})"
             text = f"{inner} {'mod' if atom.is_mod else 'floordiv'} {atom.divisor}"
-            text = text if form == Form(((atom, 1),), 0) else f"({text})"
+            text = text if form == IndexForm(((atom, 1),), 0) else f"({text})"
         parts.append(text if coefficient == 1 else f"{coefficient} * {text}")
     if form.constant or not parts:
         parts.append(str(form.constant))
