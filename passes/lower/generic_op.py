@@ -45,7 +45,7 @@ class Linear:
 class Access:
     """An operand: which argument of the kernel, and where each of its dimensions is accessed.
 
-    `argument` counts the operands of the operation; `block_argument` those of its body.
+    `argument` counts the operands of the operation, and so the arguments of its body.
     """
 
     argument: int

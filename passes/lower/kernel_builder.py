@@ -28,9 +28,9 @@ Cut = Callable[[int, int], Hashable]
 class KernelBuilder:
     """A private function `npu.kernel` under construction.
 
-    Methods append to the innermost open loop. All shapes are static; where a tile does not divide
-    a dimension, `tiles`
-    yields the remainder as a piece of its own, so that the body is written once more for it.
+    Methods append to the innermost open loop. All shapes are static; where a tile does not divide a
+    dimension, `tiles` yields the remainder as a piece of its own, so that the body is written once
+    more for it.
     """
 
     def __init__(

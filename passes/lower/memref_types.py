@@ -9,6 +9,15 @@ from polystage.dialects.npu.views import DYNAMIC
 from polystage.mlir import ir
 
 
+def row_major_strides(shape: Sequence[int]) -> list[int]:
+    """Return the strides, in elements, of an array of `shape` without gaps, the last dim fastest.
+
+    >>> row_major_strides([2, 3, 4])
+    [12, 4, 1]
+    """
+    return [prod(shape[d + 1 :]) for d in range(len(shape))]
+
+
 def window_type(
     source: ir.MemRefType,
     starts: Sequence[int],
@@ -39,7 +48,7 @@ def expanded_type(source: ir.MemRefType, shapes: Sequence[Sequence[int]]) -> ir.
     strides, offset = source.get_strides_and_offset()
     new_strides: list[int] = []
     for stride, shape in zip(strides, shapes, strict=True):
-        new_strides += [stride * prod(shape[i + 1 :]) for i in range(len(shape))]
+        new_strides += [stride * inner for inner in row_major_strides(shape)]
     return _reshaped(source, [s for shape in shapes for s in shape], new_strides, offset)
 
 

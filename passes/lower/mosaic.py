@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from polystage.dialects.npu import overlay
+from polystage.dialects.npu import overlay, views
 from polystage.mlir import ir
+from polystage.passes.lower.memref_types import row_major_strides
 
 Range = tuple[int, int]
 """First index, and the one behind the last."""
+
+Box = list[Range]
+"""A range in every dimension."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,12 @@ class Piece:
     @property
     def shape(self) -> list[int]:
         """The extents."""
-        return list(ir.MemRefType(self.value.type).shape)
+        return views.shape_of(self.value)
 
     @property
     def strides(self) -> list[int]:
         """The strides in elements."""
-        return ir.MemRefType(self.value.type).get_strides_and_offset()[0]
+        return views.strides_of(self.value.type)
 
     def range(self, dim: int) -> Range:
         """Return where the piece lies in a dimension of the mosaic."""
@@ -54,7 +58,7 @@ class Mosaic:
         """The strides of the largest piece, in elements."""
         largest = self._largest
         if largest is None:
-            return [prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+            return row_major_strides(self.shape)
         return largest.strides
 
     @property
@@ -83,10 +87,10 @@ class Mosaic:
                 return False
         return True
 
-    def rest(self) -> list[list[Range]]:
+    def rest(self) -> list[Box]:
         """Return disjoint boxes that are what no piece covers."""
         dims = range(len(self.shape))
-        boxes: list[list[Range]] = [[(0, n) for n in self.shape]]
+        boxes: list[Box] = [[(0, n) for n in self.shape]]
         for piece in self.pieces:
             hole = [piece.range(d) for d in dims]
             boxes = [part for box in boxes for part in difference(box, hole)]
@@ -106,14 +110,14 @@ def shape_of(array: Array) -> list[int]:
     """Return the extents of an array."""
     if isinstance(array, Mosaic):
         return list(array.shape)
-    return list(ir.MemRefType(array.type).shape)
+    return views.shape_of(array)
 
 
 def strides_of(array: Array) -> list[int]:
     """Return the strides of an array in elements."""
     if isinstance(array, Mosaic):
         return array.strides
-    return ir.MemRefType(array.type).get_strides_and_offset()[0]
+    return views.strides_of(array.type)
 
 
 def element_type_of(array: Array) -> ir.Type:
@@ -142,7 +146,7 @@ def hits(target: Range, start: int, size: int, step: int) -> Range | None:
     return (low, high) if low < high else None
 
 
-def difference(box: Sequence[Range], hole: Sequence[Range]) -> Iterator[list[Range]]:
+def difference(box: Box, hole: Box) -> Iterator[Box]:
     """Yield disjoint boxes that are what `box` has outside of `hole`."""
     inside = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, hole, strict=True)]
     if any(a >= b for a, b in inside):
@@ -154,7 +158,7 @@ def difference(box: Sequence[Range], hole: Sequence[Range]) -> Iterator[list[Ran
                 yield [*inside[:dim], part, *box[dim + 1 :]]
 
 
-def rows(start: int, size: int, shape: Sequence[int]) -> Iterator[tuple[list[Range], int]]:
+def rows(start: int, size: int, shape: Sequence[int]) -> Iterator[tuple[Box, int]]:
     """Yield boxes of a row-major `shape` that are the range of `size` elements from `start`, with
     the element at which each begins.
 
@@ -177,17 +181,13 @@ def rows(start: int, size: int, shape: Sequence[int]) -> Iterator[tuple[list[Ran
         yield from _in_row(last, last * row, stop - last * row, shape)
 
 
-def _in_row(
-    number: int, start: int, size: int, shape: Sequence[int]
-) -> Iterator[tuple[list[Range], int]]:
+def _in_row(number: int, start: int, size: int, shape: Sequence[int]) -> Iterator[tuple[Box, int]]:
     base = number * prod(shape[1:])
     for box, first in rows(start - base, size, shape[1:]):
         yield [(number, number + 1), *box], base + first
 
 
-def borders(
-    shape: Sequence[int], parts: Sequence[Sequence[Range]]
-) -> dict[tuple[int, bool], list[Range]] | None:
+def borders(shape: Sequence[int], parts: Sequence[Box]) -> dict[tuple[int, bool], Box] | None:
     """Return the boxes of `shape` beside the hull of `parts`, by dimension and whether they lie at
     its start; None where the parts leave holes in their hull.
 
@@ -197,7 +197,7 @@ def borders(
     hull = [(min(p[d][0] for p in parts), max(p[d][1] for p in parts)) for d in range(len(shape))]
     if sum(map(_size, parts)) != _size(hull):
         return None
-    found: dict[tuple[int, bool], list[Range]] = {}
+    found: dict[tuple[int, bool], Box] = {}
     for dim, ((start, stop), extent) in enumerate(zip(hull, shape, strict=True)):
         for is_first, part in ((True, (0, start)), (False, (stop, extent))):
             if part[0] < part[1]:
@@ -205,7 +205,7 @@ def borders(
     return found
 
 
-def _size(box: Sequence[Range]) -> int:
+def _size(box: Box) -> int:
     return prod(b - a for a, b in box)
 
 
@@ -217,7 +217,11 @@ def array_of(value: ir.Value) -> Array:
     if not overlay.is_overlay(value):
         return value
     layers, fill = overlay.pieces(value)
+    return mosaic_of(value, [Piece(offsets, source, "") for offsets, source in layers], fill)
+
+
+def mosaic_of(value: ir.Value, pieces: Sequence[Piece], fill: ir.Attribute | None) -> Mosaic:
+    """Return the overlay `value` as a mosaic of `pieces`, and `fill` elsewhere."""
     type_ = ir.MemRefType(value.type)
-    pieces = tuple(Piece(offsets, source, "") for offsets, source in layers)
     constant = None if fill is None else fill.value
-    return Mosaic(tuple(type_.shape), type_.element_type, pieces, constant)
+    return Mosaic(tuple(type_.shape), type_.element_type, tuple(pieces), constant)

@@ -11,7 +11,16 @@ from typing import Any, Protocol
 from polystage.dialects.npu.views import access_pattern, shape_of, strides_of
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.mosaic import Array, Mosaic, Piece, Range, borders, hits, rows
+from polystage.passes.lower.mosaic import (
+    Array,
+    Box,
+    Mosaic,
+    Piece,
+    Range,
+    borders,
+    hits,
+    rows,
+)
 from polystage.passes.lower.offset import Offset
 
 
@@ -43,9 +52,6 @@ class Builder(Protocol):
     def memset(  # noqa: D102
         self, destination: ir.Value, value: float | int, engine: str = "vector"
     ) -> None: ...
-
-
-Box = list[Range]
 
 
 def window(
@@ -166,8 +172,9 @@ def load(builder: Builder, mosaic: Mosaic, destination: ir.Value) -> None:
     """Bring the pieces to their places in a buffer; `fill_borders` has to come first."""
     sizes = shape_of(destination)
     for piece in mosaic.pieces:
-        repeated = [n == 1 for n in mosaic.shape]
-        extents = [n if r else m for n, m, r in zip(sizes, piece.shape, repeated, strict=True)]
+        # a transfer repeats an extent of 1, as broadcasts need it
+        dims = zip(sizes, piece.shape, mosaic.shape, strict=True)
+        extents = [size if whole == 1 else own for size, own, whole in dims]
         place = builder.subview(destination, piece.offsets, extents)
         builder.dma(piece.value, place, piece.cause)
 

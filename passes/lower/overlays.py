@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polystage.dialects.npu import overlay
-from polystage.dialects.npu.views import shape_of
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.mosaic import Mosaic, Piece, Range, difference
+from polystage.passes.lower.mosaic import Box, Piece, difference, mosaic_of
 
 
 def bind_arguments(
@@ -36,17 +35,14 @@ def bind_arguments(
         pieces: list[Piece] = []
         for (offsets, _), (argument, cause) in zip(layers, mine, strict=True):
             pieces += _visible(builder, Piece(offsets, argument, cause), pieces)
-        shape = shape_of(value)
-        constant = None if fill is None else fill.value
-        element_type = ir.MemRefType(value.type).element_type
-        builder.arguments.append(Mosaic(tuple(shape), element_type, tuple(pieces), constant))
+        builder.arguments.append(mosaic_of(value, pieces, fill))
     return found
 
 
 def _visible(builder: KernelBuilder, piece: Piece, above: Sequence[Piece]) -> list[Piece]:
     """Return what the pieces above leave of a piece."""
     dims = range(len(piece.offsets))
-    boxes: list[list[Range]] = [[piece.range(d) for d in dims]]
+    boxes: list[Box] = [[piece.range(d) for d in dims]]
     for other in above:
         hole = [other.range(d) for d in dims]
         boxes = [part for box in boxes for part in difference(box, hole)]

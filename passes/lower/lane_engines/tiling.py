@@ -22,6 +22,7 @@ from polystage.passes.lower.lane_engines.tile_program import (
     TileProgram,
     tile_extent,
 )
+from polystage.passes.lower.memref_types import row_major_strides
 
 CHUNK_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
@@ -164,8 +165,8 @@ def _patterns_fit(step: Step, tiles: Sequence[int], target: Target) -> bool:
 
 def free_strides(slot: Slot, box: Sequence[int], tiles: Sequence[int]) -> list[int]:
     """Return the stride in elements that every loop of `box` has in a buffer."""
-    shape = slot.free_shape(tiles)
+    strides = row_major_strides(slot.free_shape(tiles))
     return [
-        sum(linear.coefficients[d] * prod(shape[i + 1 :]) for i, linear in enumerate(slot.index))
+        sum(x.coefficients[d] * stride for x, stride in zip(slot.index, strides, strict=True))
         for d in box
     ]

@@ -19,11 +19,9 @@ class Contraction:
     """A contraction and the part that every loop dimension plays.
 
     `batch` occurs in all three operands, `rows` (m) in stationary and output, `columns` (n) in
-    moving and output,
-    `channel` is the contracted dimension that lies on the partitions (it is accessed plainly by
-    both operands; -1 where
-    there is none) and `taps` are the other contracted dimensions, for instance those of a
-    convolution's window.
+    moving and output, `channel` is the contracted dimension that lies on the partitions (it is
+    accessed plainly by both operands; -1 where there is none) and `taps` are the other contracted
+    dimensions, for instance those of a convolution's window.
     """
 
     generic: GenericOp

@@ -31,8 +31,7 @@ def lower_contraction(
                 store the output buffer
 
     `values[i]` and `causes[i]` belong to operand i; `initial` is what the output holds beforehand,
-    None where it has to be
-    loaded and added.
+    None where it has to be loaded and added.
 
     Raises:
         PassError: not even one tile fits the scratchpad (found by npu-allocate-scratchpad).
@@ -43,9 +42,8 @@ def lower_contraction(
 class TensorEngineLowering:
     """The loop nest of one contraction.
 
-    Shapes: stationary blocks [channel, channel tile, taps.., rows], moving blocks [channel,
-    channel tile, window..],
-    psum tiles and output buffers [rows, columns..].
+    Shapes: stationary blocks [channel, channel tile, taps.., rows], moving blocks [channel, channel
+    tile, window..], psum tiles and output buffers [rows, columns..].
     """
 
     def __init__(

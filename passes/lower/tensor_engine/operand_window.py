@@ -20,8 +20,8 @@ from polystage.passes.lower.tensor_engine.plan import (
     footprint,
     stage_bytes,
 )
-from polystage.passes.lower.tensor_engine.spread_load import Spread, is_spread
-from polystage.passes.lower.tensor_engine.transposed_load import Turned, load_transposed
+from polystage.passes.lower.tensor_engine.spread_load import SpreadLoad, is_spread
+from polystage.passes.lower.tensor_engine.transposed_load import TransposedLoad, load_transposed
 
 Box = dict[int, Tile]
 """A tile of some loop dimensions; a dimension that is missing is not walked."""
@@ -41,8 +41,7 @@ class Resident:
     """An operand's window in sbuf: [partition, channel tile, *kept operand dimensions].
 
     In the operand dimensions of `dense` only the elements that are used were loaded, so that a
-    column walks them with
-    stride 1.
+    column walks them with stride 1.
     """
 
     buffer: ir.Value
@@ -140,9 +139,8 @@ class OperandLoader:
     def _dense(self, access: Access) -> frozenset[int]:
         """Return the strided dimensions of which only the elements needed are loaded.
 
-        With its tap on the partitions, a strided dimension is walked without overlap. The
-        innermost dimension is loaded
-        whole all the same: long runs beat few bytes.
+        With its tap on the partitions, a strided dimension is walked without overlap. The innermost
+        dimension is loaded whole all the same: long runs beat few bytes.
         """
         return frozenset(
             i
@@ -193,7 +191,7 @@ class OperandLoader:
         window = self._window(resident, box, self._channels(segment, Offset(), 1))
         if not is_spread(self.builder.target, window, segment.count, self.plan.spare_bytes):
             return False
-        spread = Spread(self.builder, window, resident.buffer)
+        spread = SpreadLoad(self.builder, window, resident.buffer)
         for tile in self.builder.tiles(segment.count, 1):
             spread.load(tile, self._window(resident, box, self._channels(segment, tile.start, 1)))
         spread.finish()
@@ -268,7 +266,9 @@ class OperandLoader:
             windows.append(self._window(resident, at, channels, partition_first=False))
         room = stage_bytes(self.builder.target, element_bytes(access))
         cause = self.causes[access.argument]
-        load_transposed(self.builder, Turned(windows, resident.buffer, segment.size, room, cause))
+        load_transposed(
+            self.builder, TransposedLoad(windows, resident.buffer, segment.size, room, cause)
+        )
 
     # --- which tiles cut the pieces of a mosaic alike ---------------------------------------------
 

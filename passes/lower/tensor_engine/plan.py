@@ -1,9 +1,8 @@
 """Chooses tiles and loop order of one contraction so that its operands fit the scratchpad.
 
 Levels, outermost first: batch; blocks of rows and columns whose operands are resident in sbuf;
-tiles of one matmul;
-contraction. Where not even one tile fits with the whole contraction, the contraction is streamed
-in chunks.
+tiles of one matmul; contraction. Where not even one tile fits with the whole contraction, the
+contraction is streamed in chunks.
 """
 
 from __future__ import annotations
@@ -29,11 +28,9 @@ class ContractionPlan:
     """Decisions for one contraction; dimensions and extents are those of its loop nest.
 
     `packed` taps lie on the partitions beside the channel; `loose` taps are looped over. A matmul
-    takes `channel_tile`
-    channels, `row_tile` rows and `column_tile[i]` of column dimension i. `row_block` rows and
-    `column_block[i]` columns are
-    resident together. `rows_outermost` orders the blocks; `streamed` says that operands are loaded
-    per matmul instead.
+    takes `channel_tile` channels, `row_tile` rows and `column_tile[i]` of column dimension i.
+    `row_block` rows and `column_block[i]` columns are resident together. `rows_outermost` orders
+    the blocks; `streamed` says that operands are loaded per matmul instead.
     """
 
     packed: tuple[int, ...]

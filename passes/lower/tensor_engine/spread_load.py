@@ -18,6 +18,7 @@ from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.memref_types import row_major_strides
 from polystage.passes.lower.mosaic import Array, Mosaic, Piece
 from polystage.passes.lower.offset import Offset, Tile
 
@@ -28,7 +29,7 @@ def is_spread(target: Target, window: Array, count: int, room: int) -> bool:
     if not isinstance(window, Mosaic) or len(window.pieces) != 1:
         return False
     (piece,) = window.pieces
-    shape, strides = piece.shape, _row_major(window.shape)
+    shape, strides = piece.shape, row_major_strides(window.shape)
     if shape[0] != window.shape[0] or not isinstance(window.element_type, ir.FloatType):
         return False
     if len(access_pattern(shape[1:], strides[1:])) >= target.access_pattern.max_free_dims:
@@ -45,10 +46,6 @@ def is_spread(target: Target, window: Array, count: int, room: int) -> bool:
     return staged.busy_ns + copy.latency_ns < direct.busy_ns
 
 
-def _row_major(shape: Sequence[int]) -> list[int]:
-    return [prod(shape[d + 1 :]) for d in range(len(shape))]
-
-
 def _run(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Return how many elements follow each other in memory."""
     run = 1
@@ -58,7 +55,7 @@ def _run(shape: Sequence[int], strides: Sequence[int]) -> int:
     return run
 
 
-class Spread:
+class SpreadLoad:
     """The load of `buffer` [channel, tile, free..]; `window` is that of any of its tiles."""
 
     def __init__(self, builder: KernelBuilder, window: Mosaic, buffer: ir.Value) -> None:

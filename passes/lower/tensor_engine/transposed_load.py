@@ -18,7 +18,7 @@ from polystage.passes.lower.offset import Offset, Tile
 
 
 @dataclass(frozen=True)
-class Turned:
+class TransposedLoad:
     """`buffer` [partition, channel tile, free..] holds windows [free.., channel], one for each
     packed tap, with `channels` channels in a tile. `room` bytes per partition are for staging."""
 
@@ -29,13 +29,13 @@ class Turned:
     cause: str
 
 
-def load_transposed(builder: KernelBuilder, load: Turned) -> None:
+def load_transposed(builder: KernelBuilder, load: TransposedLoad) -> None:
     """Bring windows on chip with their channels across the partitions, packed taps behind each
     other."""
     _Writer(builder, _merged(builder, load)).write()
 
 
-def _merged(builder: KernelBuilder, load: Turned) -> Turned:
+def _merged(builder: KernelBuilder, load: TransposedLoad) -> TransposedLoad:
     """Return the load with free dimensions merged where all windows run through them as one."""
     free = len(shape_of(load.buffer)) - 2
     groups: list[int] = []
@@ -46,7 +46,7 @@ def _merged(builder: KernelBuilder, load: Turned) -> Turned:
             groups.append(1)
     windows = [builder.collapse(window, [*groups, 1]) for window in load.windows]
     buffer = builder.collapse(load.buffer, [1, 1, *groups])
-    return Turned(windows, buffer, load.channels, load.room, load.cause)
+    return TransposedLoad(windows, buffer, load.channels, load.room, load.cause)
 
 
 def _continues(array: Array, dim: int) -> bool:
@@ -60,7 +60,7 @@ class _Writer:
     """The loops of one load. Of the free dimensions, `wide` goes through the array and `plane`, if
     there is one, is staged as far as it fits; the others are walked one by one."""
 
-    def __init__(self, builder: KernelBuilder, load: Turned) -> None:
+    def __init__(self, builder: KernelBuilder, load: TransposedLoad) -> None:
         self.builder = builder
         self.load = load
         self.type = element_type_of(load.buffer)
@@ -143,8 +143,8 @@ class _Writer:
 
     def _place(self, box: Sequence[Tile], tile: Offset, planes: Tile) -> ir.Value:
         """Return the part of the buffer for one channel tile: [partition, plane, wide]."""
-        starts = [tile_.start for tile_ in box]
-        sizes = [tile_.size for tile_ in box]
+        starts = [part.start for part in box]
+        sizes = [part.size for part in box]
         if self.plane is not None:
             starts[self.plane] += planes.start
             sizes[self.plane] = planes.size
