@@ -19,7 +19,7 @@ from polystage.machine import Target
 from polystage.mlir import ir
 from polystage.passes.lower.convert_linalg_to_npu import ConvertLinalgToNpuPass
 from polystage.passes.placement.allocate_scratchpad import AllocateScratchpadPass
-from polystage.passes.polyhedral.access_rewriting import CannotRewrite, plan_rewrite
+from polystage.passes.polyhedral.access_rewriting import CannotRewriteError, plan_rewrite
 from polystage.polyhedral import Statement, TensorProgram
 from polystage.polyhedral.expressions import evaluate as evaluate_expr
 from polystage.polyhedral.expressions import substitute
@@ -325,7 +325,7 @@ def check_reading(
     after = program_of(kind, shapes)
     try:
         new = rewrite(after, {0: asked}, {})
-    except CannotRewrite as error:
+    except CannotRewriteError as error:
         tally[str(error)] += 1
         return None
     tally["rewritten"] += 1
@@ -376,7 +376,7 @@ def check_write(kind: str, target: Sources, tally: Counter[str]) -> None:
     reads = {} if kind in ("copy", "elementwise") else {write.operand or 0: asked}
     try:
         new = rewrite(after, reads, {write.operand or 0: asked.pieces[0]})
-    except CannotRewrite as error:
+    except CannotRewriteError as error:
         tally[str(error)] += 1
         return
     tally["rewritten"] += 1
@@ -439,7 +439,7 @@ def zero() -> ir.Attribute:
 
 
 def reason(module: ir.Module, *args: Any) -> str:
-    with pytest.raises(CannotRewrite) as error:
+    with pytest.raises(CannotRewriteError) as error:
         rewrite(module, *args)
     return str(error.value)
 
@@ -936,7 +936,7 @@ def test_no_load_whose_value_is_stored_twice():
     program = TensorProgram.from_module(module)
     i, j = dims(2)
     asked = {-1: Reading((Piece("s", (j - 2, i)),))}
-    with pytest.raises(CannotRewrite, match="the value it loads is stored more than once"):
+    with pytest.raises(CannotRewriteError, match="the value it loads is stored more than once"):
         plan_rewrite(program.statements[0], asked, {}, program.arrays)
 
 

@@ -165,31 +165,37 @@ class TensorEngineLowering:
         row_block = rows[self.row].size if self.row >= 0 else 1
         together = self.plan.output_tiles * self.plan.row_tile
         for group in self._row_tiles(row_block, together):
-            finished: list[tuple[ir.Value, Box]] = []
-            for row_tile in _parts(group, self.plan.row_tile):
-                window = box | columns | _shifted(rows, row_tile)
-                output = self.outputs.open(window)
-                self._compute_rows(output, row_tile, columns, left, right)
-                finished.append((output, window))
-            for output, window in finished:
+            tiles = list(_parts(group, self.plan.row_tile))
+            windows = [box | columns | _shifted(rows, tile) for tile in tiles]
+            outputs = [self.outputs.open(window) for window in windows]
+            if self.plan.interleaved:
+                self._compute_rows(outputs, tiles, columns, left, right)
+            else:
+                for output, tile in zip(outputs, tiles, strict=True):
+                    self._compute_rows([output], [tile], columns, left, right)
+            for output, window in zip(outputs, windows, strict=True):
                 self.outputs.store(output, window)
 
     def _compute_rows(
         self,
-        output: ir.Value,
-        row_tile: Box,
+        outputs: Sequence[ir.Value],
+        row_tiles: Sequence[Box],
         columns: Box,
         left: list[Resident],
         right: list[Resident],
     ) -> None:
-        """Compute all column tiles of a row tile into its output buffer."""
+        """Compute all column tiles of a few row tiles, channel by channel for all of these, into
+        their output buffers."""
         sizes = [columns[d].size for d in self.contraction.columns]
         for column_tile in self._column_tiles(sizes, self.plan.column_tile):
-            local = row_tile | column_tile
-            psum = self.outputs.psum(local)
+            boxes = [row_tile | column_tile for row_tile in row_tiles]
+            sums = [self.outputs.psum(box) for box in boxes]
             for number, channel, taps, not_first in self._contraction_loops():
-                self._matmul(psum, left[number], right[number], channel, local | taps, not_first)
-            self.outputs.evict(psum, output, column_tile)
+                for psum, box in zip(sums, boxes, strict=True):
+                    operands = left[number], right[number]
+                    self._matmul(psum, *operands, channel, box | taps, not_first)
+            for psum, output in zip(sums, outputs, strict=True):
+                self.outputs.evict(psum, output, column_tile)
 
     # --- streamed operands -----------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """From accesses, as the polyhedral model has them, back to operations with linear maps on views."""
 
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.rewriting import Rewrite, plan_rewrite
 
-__all__ = ["CannotRewrite", "Rewrite", "plan_rewrite"]
+__all__ = ["CannotRewriteError", "Rewrite", "plan_rewrite"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from polystage.mlir import ir
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.flattening import flatten
 from polystage.passes.polyhedral.access_rewriting.index_forms import (
     Division,
@@ -82,7 +82,7 @@ def read_reading(
         if not part.limits:
             break
     if not parts:
-        raise CannotRewrite("nothing is read")
+        raise CannotRewriteError("nothing is read")
     return parts
 
 

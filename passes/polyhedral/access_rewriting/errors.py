@@ -1,5 +1,5 @@
 """Why an access cannot be written in the IR."""
 
 
-class CannotRewrite(Exception):
+class CannotRewriteError(Exception):
     """The accesses asked for cannot be expressed; `str()` is the reason, in words of a remark."""

@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any, NamedTuple
 
 from polystage.mlir import ir
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 
 Interval = tuple[int, int]
 """Smallest and largest value, both inclusive."""
@@ -214,7 +214,7 @@ def from_affine(expr: ir.AffineExpr, ranges: Sequence[Interval], shift: int = 0)
     if isinstance(expr, ir.AffineConstantExpr):
         return IndexForm((), expr.value)
     if isinstance(expr, ir.AffineSymbolExpr):
-        raise CannotRewrite(f"an index has the symbol {expr}")
+        raise CannotRewriteError(f"an index has the symbol {expr}")
     left, right = from_affine(expr.lhs, ranges, shift), from_affine(expr.rhs, ranges, shift)
     if isinstance(expr, ir.AffineAddExpr):
         return add(left, right)
@@ -222,7 +222,7 @@ def from_affine(expr: ir.AffineExpr, ranges: Sequence[Interval], shift: int = 0)
         return add(ZERO, left, right.constant) if not right.terms else _product(left, right)
     divisor = right.constant
     if right.terms or divisor <= 0:
-        raise CannotRewrite(f"an index is divided by {expr.rhs}")
+        raise CannotRewriteError(f"an index is divided by {expr.rhs}")
     if isinstance(expr, ir.AffineModExpr):
         return mod(left, divisor, ranges)
     if isinstance(expr, ir.AffineFloorDivExpr):
@@ -232,7 +232,7 @@ def from_affine(expr: ir.AffineExpr, ranges: Sequence[Interval], shift: int = 0)
 
 def _product(left: IndexForm, right: IndexForm) -> IndexForm:
     if left.terms:
-        raise CannotRewrite("an index is a product of two indices")
+        raise CannotRewriteError("an index is a product of two indices")
     return add(ZERO, right, left.constant)
 
 

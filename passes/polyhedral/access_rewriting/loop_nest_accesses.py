@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from polystage.mlir import affine, ir, memref
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.operands import loop_values
 from polystage.passes.polyhedral.index_arithmetic import index_value
 from polystage.polyhedral import Statement
@@ -89,22 +89,22 @@ def plan_store(
 ) -> StoreRewrite:
     """Plan the rewrite of a store and its loads; load `-1-i` is the i-th read of the statement.
 
-    Raises: CannotRewrite for readings of several pieces, and for loads that others use too.
+    Raises: CannotRewriteError for readings of several pieces, and for loads that others use too.
     """
     planner = _Planner(statement)
     loads: list[ElementAccess] = []
     for key, reading in reads.items():
         if len(reading.pieces) != 1 or reading.pieces[0].where:
-            raise CannotRewrite("a load in a loop nest reads one array only")
+            raise CannotRewriteError("a load in a loop nest reads one array only")
         access = _load(statement, key)
         assert access.op is not None
         if _other_stores(access.op.results[0], statement.op):
-            raise CannotRewrite("the value it loads is stored more than once")
+            raise CannotRewriteError("the value it loads is stored more than once")
         loads.append(planner.access(access.op, reading.pieces[0]))
     store = None
     for piece in writes.values():
         if piece.where:
-            raise CannotRewrite("writes only where a condition holds")
+            raise CannotRewriteError("writes only where a condition holds")
         store = planner.access(statement.op, piece)
     return StoreRewrite(tuple(loads), store, statement.op)
 
@@ -112,10 +112,10 @@ def plan_store(
 def _load(statement: Statement, key: int) -> Access:
     place = -1 - key
     if not 0 <= place < len(statement.reads):
-        raise CannotRewrite("the operation has no such load")
+        raise CannotRewriteError("the operation has no such load")
     access = statement.reads[place]
     if access.op is None or access.op.name not in LOADS:
-        raise CannotRewrite("what it reads is no load")
+        raise CannotRewriteError("what it reads is no load")
     return access
 
 
@@ -166,15 +166,15 @@ class _Planner:
     def access(self, op: ir.Operation, piece: Piece) -> ElementAccess:
         """Return the access that replaces `op`."""
         if piece.array is None:
-            raise CannotRewrite("a load in a loop nest reads a constant")
+            raise CannotRewriteError("a load in a loop nest reads a constant")
         if list(op.operands)[1 + (op.name not in LOADS) :] and not loop_values(op):
-            raise CannotRewrite("an access outside of loops has a computed index")
+            raise CannotRewriteError("an access outside of loops has a computed index")
         try:
             index = tuple(map(self._over_indices, piece.index))
         except NotAffineError as error:
-            raise CannotRewrite(str(error)) from None
+            raise CannotRewriteError(str(error)) from None
         if not op.name.startswith("affine.") and not all(map(_is_linear, index)):
-            raise CannotRewrite("the index of a load outside of affine loops is divided")
+            raise CannotRewriteError("the index of a load outside of affine loops is divided")
         return ElementAccess(op, piece.array, index)
 
 

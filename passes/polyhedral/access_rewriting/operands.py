@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from polystage.dialects.npu.overlay import is_overlay
 from polystage.dialects.npu.views import shape_of
 from polystage.mlir import ir
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.index_forms import (
     UNBOUNDED,
     IndexForm,
@@ -79,7 +79,7 @@ class TensorOperation:
 def read_operation(statement: Statement) -> TensorOperation:
     """Read the operation of a statement.
 
-    Raises: CannotRewrite for anything but linalg.generic and memref.copy on static memrefs.
+    Raises: CannotRewriteError for anything but linalg.generic and memref.copy on static memrefs.
     """
     op = statement.op
     depth = statement.depth
@@ -92,12 +92,12 @@ def read_operation(statement: Statement) -> TensorOperation:
         operands = tuple(OperandAccess(value, index) for value in op.operands)
         return TensorOperation(op, loops, ("parallel",) * len(extents), operands, 1, steps)
     if op.name != "linalg.generic":
-        raise CannotRewrite(f"{op.name} is not rewritten")
+        raise CannotRewriteError(f"{op.name} is not rewritten")
     try:
         maps = indexing_maps(op)
         extents = loop_extents(op, maps)
     except NotAffineError as error:
-        raise CannotRewrite(str(error)) from None
+        raise CannotRewriteError(str(error)) from None
     loops = Loops(statement.dims, enclosing, extents)
     operands = tuple(
         OperandAccess(value, _index(map_, loops) if is_memref(value) else None)

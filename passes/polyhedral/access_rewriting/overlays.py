@@ -12,7 +12,7 @@ from math import gcd
 
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting.accesses import Part
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.index_forms import (
     IndexForm,
     Interval,
@@ -79,15 +79,15 @@ class _Box:
 def virtual_array(parts: Sequence[Part], around: Surroundings) -> VirtualArray:
     """Return the parts of a reading as layers of one array.
 
-    Raises: CannotRewrite where they are no boxes of one.
+    Raises: CannotRewriteError where they are no boxes of one.
     """
     if any(v < around.depth for p in parts for x in p.limits for v, _ in x.form.coefficients):
-        raise CannotRewrite("where it reads moves with a loop around")
+        raise CannotRewriteError("where it reads moves with a loop around")
     parts = [part.with_index(without_fixed(form, around) for form in part.index) for part in parts]
     coarse = _basis(parts, around, is_fine=False)
     try:
         return _Composition(coarse, around).compose(parts)
-    except CannotRewrite:
+    except CannotRewriteError:
         fine = _basis(parts, around, is_fine=True)
         if fine == coarse:
             raise
@@ -194,7 +194,7 @@ class _Composition:
     def compose(self, parts: Sequence[Part]) -> VirtualArray:
         boxes, fill = self._without_fills(self._visible(parts))
         if len(boxes) > MAXIMUM_PIECES:
-            raise CannotRewrite(
+            raise CannotRewriteError(
                 f"reads {len(boxes)} pieces, but an overlay has at most {MAXIMUM_PIECES}"
             )
         layers = tuple(map(self._layer, boxes))
@@ -245,7 +245,7 @@ class _Composition:
         """Return an index over the dimensions of the virtual array."""
         factors, rest = _over(self.basis, _moving(form, self.around))
         if rest:
-            raise CannotRewrite("the pieces it reads have no common dimensions")
+            raise CannotRewriteError("the pieces it reads have no common dimensions")
         outer = {v: c for v, c in form.coefficients if v < self.around.depth}
         own = {self.around.depth + place: factor for place, factor in factors.items()}
         return make({**outer, **own}, form.constant)
@@ -254,7 +254,7 @@ class _Composition:
         """Move constants to the bottom, cutting what lies below them."""
         fills = {box.part.fill for box in boxes if box.part.array is None}
         if len(fills) > 1:
-            raise CannotRewrite("reads two different constants")
+            raise CannotRewriteError("reads two different constants")
         kept: list[_Box] = []
         for number, box in enumerate(boxes):
             if box.part.array is None:
@@ -274,7 +274,7 @@ class _Composition:
             steps = (*part.steps, *self._ordered(found, box))
         except _NoOrderError as error:
             if not part.is_row_major:
-                raise CannotRewrite(str(error)) from None
+                raise CannotRewriteError(str(error)) from None
             order = [self.around.depth + place for place in range(len(self.basis))]
             steps = strided_window(part.shape, part.index, around, order).steps
         offsets = tuple(
@@ -362,4 +362,4 @@ def _cut(box: _Box, upper: _Box) -> _Box:
         rest = (side[0], cover[0] - 1) if cover[0] > side[0] else (cover[1] + 1, side[1])
         if not (cover[0] > side[0] and cover[1] < side[1]):
             return _Box(box.part, (*box.sides[:place], rest, *box.sides[place + 1 :]))
-    raise CannotRewrite("a constant lies over a part of an array that is no box")
+    raise CannotRewriteError("a constant lies over a part of an array that is no box")

@@ -12,7 +12,7 @@ from polystage.passes.polyhedral.access_rewriting.accesses import (
     read_piece,
     read_reading,
 )
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.generic_emission import (
     NewOperand,
     TensorRewrite,
@@ -61,7 +61,7 @@ def plan_rewrite(
     loads of a store in a loop nest are -1, -2, .. in the order of `statement.reads`; what a
     linalg.generic of kind `copy` loads in its body is -1 too.
 
-    Raises: CannotRewrite with the reason where no linear accesses on views do that.
+    Raises: CannotRewriteError with the reason where no linear accesses on views do that.
     """
     if statement.op.name in _STORES:
         return plan_store(statement, reads, writes, arrays)
@@ -123,7 +123,7 @@ class _Plan:
         outputs: list[_Slot] = []
         if _GATHERED in self.reads:
             if self.statement.kind != Kind.COPY or operation.is_copy:
-                raise CannotRewrite("a load in the body of an operation stays as it is")
+                raise CannotRewriteError("a load in the body of an operation stays as it is")
             self._add_input(slots, _GATHERED, None)
         for number, operand in enumerate(operation.operands):
             if number < operation.inputs and _GATHERED in self.reads:
@@ -137,7 +137,7 @@ class _Plan:
                 outputs.append(_Slot(number, operand, True))
             if self._copied() is None and self._reads_elsewhere(number):
                 if operation.has_reduction:
-                    raise CannotRewrite("accumulates into what it copied")
+                    raise CannotRewriteError("accumulates into what it copied")
                 self._add_input(slots, number, operand)
         return [*slots, *outputs]
 
@@ -155,7 +155,7 @@ class _Plan:
     def _written(self, piece: Piece) -> Part:
         part = read_piece(piece, self.arrays, self.loops.ranges)
         if part is None or part.array is None or part.limits:
-            raise CannotRewrite("writes only where a condition holds")
+            raise CannotRewriteError("writes only where a condition holds")
         return part
 
     def _reads_elsewhere(self, number: int) -> bool:
@@ -172,7 +172,7 @@ class _Plan:
         for access in self.statement.writes:
             if access.operand == number and access.exprs is not None:
                 return Piece(access.array, access.exprs)
-        raise CannotRewrite("writes to a place that is not known")
+        raise CannotRewriteError("writes to a place that is not known")
 
     # --- loops --------------------------------------------------------------------------------
 
@@ -192,7 +192,9 @@ class _Plan:
             if not factor or (step == 1 and lower == ZERO):
                 continue
             if factor % step:
-                raise CannotRewrite(f"an offset counts the iterations of a loop of step {step}")
+                raise CannotRewriteError(
+                    f"an offset counts the iterations of a loop of step {step}"
+                )
             form = add(form, variable(level), factor // step - factor)
             form = add(form, lower, -(factor // step))
         return form
@@ -209,7 +211,7 @@ class _Plan:
             virtual = virtual_array(parts, around)
             if not virtual.layers:
                 if virtual.fill is None:
-                    raise CannotRewrite("nothing is read")
+                    raise CannotRewriteError("nothing is read")
                 self.constants[slot.number] = virtual.fill
                 return None
             if not virtual.layers[0].covers_all:
@@ -231,7 +233,7 @@ class _Plan:
     def _strided(self, part: Part, around: Surroundings, also: Sequence[int] = ()) -> Window:
         """Return a window with a dimension for each loop that moves it, and for those of `also`."""
         if not part.is_row_major:
-            raise CannotRewrite("the access is no window of an array with a layout")
+            raise CannotRewriteError("the access is no window of an array with a layout")
         found = strided_window(part.shape, part.index, around)
         order = [number for number in found.plain if number is not None]
         more = [number for number in also if number not in order]
@@ -295,7 +297,7 @@ class _Plan:
         if sizes == list(left.shape):
             return left
         if left.virtual is not None:
-            raise CannotRewrite("a window on several arrays is longer than the loop over it")
+            raise CannotRewriteError("a window on several arrays is longer than the loop over it")
         found = window(left.shape, left.index, around)
         steps = (*left.steps, *found.steps)
         return replace(left, shape=found.shape, index=found.index, steps=steps)
@@ -305,7 +307,7 @@ class _Plan:
     ) -> int:
         """Return the input that can have a loop as a dimension of its own, of stride 0 if need be.
 
-        Raises: CannotRewrite where there is none.
+        Raises: CannotRewriteError where there is none.
         """
         inputs = [
             place
@@ -315,7 +317,7 @@ class _Plan:
         moving = [place for place in inputs if operands[place].moves_with(number)]
         if not inputs:
             name = self.loops.names[number]
-            raise CannotRewrite(f"no operand has loop {name} as a dimension any more")
+            raise CannotRewriteError(f"no operand has loop {name} as a dimension any more")
         return [*moving, *inputs][0]
 
 

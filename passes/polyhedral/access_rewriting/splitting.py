@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.index_forms import (
     Division,
     IndexForm,
@@ -67,13 +67,13 @@ class Loops:
     def split_for(self, form: IndexForm) -> IndexForm:
         """Split loops until `form` is linear, and return it.
 
-        Raises: CannotRewrite where no way of splitting does that.
+        Raises: CannotRewriteError where no way of splitting does that.
         """
         linear = self.resolve(form)
         while not linear.is_linear:
             division = _innermost(linear)
             if not self._splits_under(division):
-                raise CannotRewrite(self._why_not(division, form))
+                raise CannotRewriteError(self._why_not(division, form))
             linear = self.resolve(form)
         return linear
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import gcd, prod
 
-from polystage.passes.polyhedral.access_rewriting.errors import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting.errors import CannotRewriteError
 from polystage.passes.polyhedral.access_rewriting.index_forms import (
     ZERO,
     IndexForm,
@@ -81,7 +81,7 @@ class _Level:
 def window(shape: Sequence[int], forms: Sequence[IndexForm], around: Surroundings) -> Window:
     """Return the view on an array of `shape` whose elements at `forms` are accessed.
 
-    Raises: CannotRewrite where the access leaves the array.
+    Raises: CannotRewriteError where the access leaves the array.
     """
     _check_inside(shape, forms, around.ranges)
     splits = [_levels(extent, form, around) for extent, form in zip(shape, forms, strict=True)]
@@ -110,7 +110,7 @@ def strided_window(
     The dimensions are `order`, where variables that do not occur get the stride 0; without an
     order, they are those that occur, the largest stride first.
 
-    Raises: CannotRewrite where the address runs backwards.
+    Raises: CannotRewriteError where the address runs backwards.
     """
     _check_inside(shape, forms, around.ranges)
     address, stride = ZERO, 1
@@ -119,7 +119,7 @@ def strided_window(
         stride *= extent
     factors = {v: c for v, c in address.coefficients if v >= around.depth}
     if any(factor < 0 for factor in factors.values()):
-        raise CannotRewrite("the access runs backwards through the array")
+        raise CannotRewriteError("the access runs backwards through the array")
     order = sorted(factors, key=lambda v: -factors[v]) if order is None else order
     lows = [around.ranges[v][0] for v in order]
     sizes = tuple(around.ranges[v][1] - low + 1 for v, low in zip(order, lows, strict=True))
@@ -137,7 +137,7 @@ def _check_inside(
     for extent, form in zip(shape, forms, strict=True):
         low, high = interval(form, ranges)
         if low < 0 or high >= extent:
-            raise CannotRewrite(
+            raise CannotRewriteError(
                 f"an index runs from {low} to {high} in a dimension of extent {extent}"
             )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polystage.mlir import ir
-from polystage.passes.polyhedral.access_rewriting import CannotRewrite, Rewrite
+from polystage.passes.polyhedral.access_rewriting import CannotRewriteError, Rewrite
 from polystage.passes.polyhedral.copy_elimination import legality
 from polystage.passes.polyhedral.copy_elimination.blocked import (
     BlockedError,
@@ -157,7 +157,7 @@ class _Merging:
         all_writes = {n: node.writes[n] for n in node.changed if n in node.writes} | writes
         try:
             return self.plan(node.statement, all_reads, all_writes, self.program.arrays)
-        except CannotRewrite as error:
+        except CannotRewriteError as error:
             who = f"'{node.name}' uses the source"
             raise not_representable([self.pair], error, who) from None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from polystage.passes.polyhedral.access_rewriting import CannotRewrite
+from polystage.passes.polyhedral.access_rewriting import CannotRewriteError
 from polystage.passes.polyhedral.copy_elimination import legality
 from polystage.passes.polyhedral.copy_elimination.working_program import Node
 
@@ -18,7 +18,7 @@ class BlockedError(Exception):
         """Who is involved."""
 
 
-def not_representable(pairs: Iterable[Node], error: CannotRewrite, who: str) -> BlockedError:
+def not_representable(pairs: Iterable[Node], error: CannotRewriteError, who: str) -> BlockedError:
     """Return why pairs stay whose removal would ask for an access that cannot be written."""
     reason, *detail = (str(part) for part in error.args)
     return BlockedError(pairs, reason, ": ".join([who, *detail]))

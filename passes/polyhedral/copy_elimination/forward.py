@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from polystage.passes.polyhedral.access_rewriting import CannotRewrite, Rewrite
+from polystage.passes.polyhedral.access_rewriting import CannotRewriteError, Rewrite
 from polystage.passes.polyhedral.copy_elimination import legality
 from polystage.passes.polyhedral.copy_elimination.blocked import (
     BlockedError,
@@ -108,7 +108,7 @@ class _Readers:
         writes = {n: node.writes[n] for n in node.changed if n in node.writes}
         try:
             return self.plan(node.statement, all_reads, writes, self.program.arrays)
-        except CannotRewrite as error:
+        except CannotRewriteError as error:
             raise not_representable(used, error, f"'{node.name}' reads it") from None
 
     def _new_reading(self, node: Node, reading: Reading, used: dict[Node, None]) -> Reading:
