@@ -47,6 +47,10 @@ class ContractionPlan:
     output_tiles: int
     """Row tiles that are computed before the first is stored, so that stores and matmuls
     overlap."""
+    interleaved: bool
+    """Row tiles that are stored together take every channel in turn. Blocks of rows follow each
+    other through one buffer; so the place of a channel is free for the next block while the others
+    are still in use, and loads and matmuls overlap."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,15 @@ class ContractionPlanner:
             streamed,
             0 if streamed else self._budget - best.bytes_per_partition - self._beside(best),
             1 + self._extra_outputs(best) if not streamed else 1,
+            not streamed and self._reads_blocks_once(best.rows, best.columns, column_tile),
         )
+
+    def _reads_blocks_once(
+        self, rows: int, columns: tuple[int, ...], column_tile: tuple[int, ...]
+    ) -> bool:
+        """Whether blocks of rows follow each other, and each is read by one column tile only."""
+        groups = min(self.target.psum.open_groups, self.target.psum.banks)
+        return rows < self._row_extent and columns == column_tile and groups >= MAX_OUTPUT_TILES
 
     def _extra_outputs(self, best: _Candidate) -> int:
         """Return how many output tiles fit beside the first, in half of what is left over."""
@@ -209,7 +221,7 @@ class ContractionPlanner:
         depth = ceil(self.contraction.channels / channel_tile)
         depth += self.contraction.channels % channel_tile != 0
         best: _Candidate | None = None
-        for rows in _shrinking(self._row_extent, row_tile):
+        for rows in self._row_blocks(row_tile, column_tile):
             stationary = depth * prod(self.extents[d] for d in loose) * rows * self.element_bytes
             for columns in self._column_blocks(column_tile):
                 needed = stationary + self._moving_bytes(depth, packed, loose, columns)
@@ -219,6 +231,18 @@ class ContractionPlanner:
                 if best is None or candidate.key < best.key:
                     best = candidate
         return best
+
+    def _row_blocks(self, tile: int, column_tile: tuple[int, ...]) -> Iterator[int]:
+        """Yield blocks from all rows down to one tile.
+
+        Where all columns are resident anyway, larger parts of the rows than are stored together
+        would only keep loads waiting for matmuls.
+        """
+        all_columns = tuple(self.extents[d] for d in self.contraction.columns)
+        together = tile * MAX_OUTPUT_TILES
+        for rows in _shrinking(self._row_extent, tile):
+            if rows in (self._row_extent, tile) or rows <= together or all_columns != column_tile:
+                yield rows
 
     @property
     def _budget(self) -> int:

@@ -97,6 +97,37 @@ func.func @stem(%x: memref<1x1x34x34xf32>, %w: memref<8x1x3x3xf32>, %y: memref<1
 
 // -----
 
+/// Blocks of rows that follow each other through one buffer are read channel by channel, by the
+/// tiles of all rows in turn, so that the next block can take the place of a channel early.
+
+// CHECK-LABEL: func.func @interleaved
+func.func @interleaved(%a: memref<256x64xf32>, %b: memref<256x2xf32>, %c: memref<64x2xf32>) {
+  // CHECK: call @matmul_0
+  linalg.generic {
+    indexing_maps = [affine_map<(m, n, k) -> (k, m)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+    iterator_types = ["parallel", "parallel", "reduction"]
+  } ins(%a, %b : memref<256x64xf32>, memref<256x2xf32>) outs(%c : memref<64x2xf32>) {
+  ^bb0(%x: f32, %y: f32, %out: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}
+
+// CHECK: func.func private @matmul_0
+// CHECK: scf.for %{{.*}} = %c0 to %c64 step %{{.*}} {
+// CHECK: scf.for %{{.*}} = %c0 to %c32 step %c1 {
+// CHECK: "npu.dma"
+// CHECK: scf.for %{{.*}} = %c0 to %c32 step %c1 {
+// CHECK: "npu.matmul"
+// CHECK-NOT: scf.for
+// CHECK: "npu.matmul"
+// CHECK-NOT: scf.for
+// CHECK: "npu.elementwise"
+
+// -----
+
 /// A kernel takes a name that nothing else in the module has.
 
 func.func private @matmul_0(%x: f32) -> f32 {
