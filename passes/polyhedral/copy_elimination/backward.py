@@ -12,8 +12,8 @@ from polystage.passes.polyhedral.copy_elimination.blocked import (
     require,
 )
 from polystage.passes.polyhedral.copy_elimination.forward import Planner
+from polystage.passes.polyhedral.copy_elimination.merge import Merge
 from polystage.passes.polyhedral.copy_elimination.working_program import (
-    Merge,
     Node,
     WorkingProgram,
     shared_depth,

@@ -33,7 +33,7 @@ class Outcome:
     survivors: dict[Node, BlockedError] = field(default_factory=dict[Node, BlockedError])
 
 
-class Elimination:
+class _Elimination:
     """One run over one program."""
 
     def __init__(self, program: WorkingProgram, plan: Planner) -> None:
@@ -139,5 +139,8 @@ def _forward_detail(pair: Node, readers: list[Node]) -> str:
 
 
 def eliminate(program: WorkingProgram, plan: Planner) -> Outcome:
-    """Run the elimination."""
-    return Elimination(program, plan).run()
+    """Remove the pairs of `program` that may go; return them, and why each of the others stays.
+
+    `program` is changed, the IR is not: `plan` only tells whether an access can be written.
+    """
+    return _Elimination(program, plan).run()

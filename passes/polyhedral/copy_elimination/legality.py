@@ -21,8 +21,8 @@ import islpy as isl
 
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
+from polystage.passes.polyhedral.copy_elimination.merge import Merge
 from polystage.passes.polyhedral.copy_elimination.working_program import (
-    Merge,
     Node,
     WorkingProgram,
 )

@@ -52,7 +52,13 @@ def invert(
 ) -> Inverse:
     """Return the inverse of `index`, over dims with `ranges`, into an array of `shape`.
 
-    The first `shared` dims are those of loops around, and taken as given.
+    The first `shared` dims are those of loops around, and taken as given. Element x0 of an array
+    that is filled by rows of 4:
+
+    >>> with ir.Context():
+    ...     row, column = (ir.AffineExpr.get_dim(dim) for dim in range(2))
+    ...     print(*invert([row * 4 + column], [(0, 2), (0, 3)], [12]).exprs, sep=", ")
+    d0 floordiv 4, d0 mod 4
 
     Raises: NotInvertibleError.
     """

@@ -23,7 +23,14 @@ def bounds_inside(
     """Return what must hold for `indices` to lie inside of an array of `shape`.
 
     Constants of the indices become part of the limits, limits that the ranges of the dims imply
-    become those of the range, and bounds that always hold are left out.
+    become those of the range, and bounds that always hold are left out. A filter of 7 rows, of
+    stride 2, on 224 rows with a border of 3:
+
+    >>> with ir.Context():
+    ...     h, kh = (ir.AffineExpr.get_dim(dim) for dim in range(2))
+    ...     (bound,) = bounds_inside([h * 2 + kh - 3], [224], [(0, 111), (0, 6)])
+    ...     print(bound.low, "<=", bound.expr, "<=", bound.high)
+    3 <= d0 * 2 + d1 <= 226
     """
     found: list[Bound] = []
     for index, extent in zip(indices, shape, strict=True):
