@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.planner.layouts import build_problem, map_globally, map_locally
 from polystage.planner.layouts.charges import access_charge, copy_charge
 from polystage.planner.layouts.integer_program import minimise_exactly
-from polystage.planner.layouts.problem import ROW_MAJOR_NS, Layout
+from polystage.planner.layouts.problem import ROW_MAJOR_NS, ROW_MAJOR_SHARE, Layout
 from polystage.planner.layouts.strides import IndexForm, strides_with_outermost, walk
 from polystage.planner.layouts.variants import filled_lanes
 from polystage.polyhedral import TensorProgram
@@ -187,5 +188,15 @@ def test_the_cost_is_what_its_parts_add_up_to(steps):
             for name, variant in mapping.variants.items()
         )
         charges = sum(r.charge.ns for r in mapping.reshuffles)
-        orders = sum(layout.home != 0 for layout in mapping.layouts.values()) * ROW_MAJOR_NS
+        turned = [name for name, layout in mapping.layouts.items() if layout.home != 0]
+        orders = sum(problem.order_ns(name) for name in turned)
         assert mapping.cost_ns == pytest.approx(penalties + charges + orders)
+
+
+def test_large_arrays_must_save_a_share_of_their_transfer():
+    problem = build_problem(readers_of_an_input(1), TARGET)
+    arrays = {a.size_bytes: name for name, a in problem.program.arrays.items()}
+    transfer = cost.dma(TARGET, 2**22, 2**22, 2**22).busy_ns
+    assert problem.order_ns(arrays[4096]) == ROW_MAJOR_NS
+    assert problem.order_ns(arrays[2**22]) == pytest.approx(ROW_MAJOR_SHARE * transfer)
+    assert ROW_MAJOR_SHARE * transfer > ROW_MAJOR_NS
