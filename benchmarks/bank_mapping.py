@@ -9,7 +9,7 @@ Planned: the objective in microseconds (what reshuffles cost, and engines lose b
 fastest variant), reshuffles, bytes that are turned on chip, read or written in short runs, and
 explicitly copied off chip. Simulated: copied bytes on chip and off chip, and the latency.
 
-The paper's direction for ResNet-50 (FACTS.md section 1, from memory, low trust): about 76 % fewer
+The paper's direction for ResNet-50 (as remembered, no source at hand): about 76 % fewer
 on-chip and 37 % fewer off-chip copies.
 
 Exit code 1 where global is more than 1 % above the optimum, or slower than none.

@@ -1,4 +1,4 @@
-"""Timing and energy rules against the documented figures (FACTS section 9 of the design notes)."""
+"""Timing and energy rules against the figures that AWS documents for the NeuronCore."""
 
 import pytest
 from hypothesis import given

@@ -7,7 +7,7 @@ cheapest way that the lowering has:
     turned    rows are transferred, and turned by the tensor engine and out of psum
     copied    a copy of the whole array in DRAM that lies as wanted, paid once for all its readers
 
-Source: rules and figures of `machine.cost` (FACTS section 9).
+Source: rules and figures of `machine.cost`.
 """
 
 from __future__ import annotations

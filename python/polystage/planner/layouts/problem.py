@@ -12,7 +12,7 @@ machine takes for them; `order` is a handicap of arrays that are not row-major. 
 paid once for all its readers. Constants cost nothing: they are laid out when the program is
 compiled. The boundary of the program is row-major.
 
-The objective after FACTS section 1 (copied bytes); the weights are the target's.
+The objective is copied bytes, as in the paper (arXiv 2002.12798); the weights are the target's.
 """
 
 from __future__ import annotations
