@@ -57,12 +57,24 @@ linalg.generic {{indexing_maps = [affine_map<(h, c, k) -> (2 * h + k, c)>,
   linalg.yield %r : f32
 }}"""
 
+TIME_IN_BATCH = """
+linalg.generic {{indexing_maps = [affine_map<(t, b, o, k, c) -> (t + k, b, c)>,
+    affine_map<(t, b, o, k, c) -> (k, c, o)>, affine_map<(t, b, o, k, c) -> (t, b, o)>],
+    iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction"]}}
+    ins(%t, %w : memref<{t}xf32>, memref<{w}xf32>) outs(%o : memref<{o}xf32>) {{
+^bb0(%x: f32, %y: f32, %old: f32):
+  %p = arith.mulf %x, %y : f32
+  %r = arith.addf %old, %p : f32
+  linalg.yield %r : f32
+}}"""
+
 COPY = "memref.copy %t, %o : memref<{t}xf32> to memref<{o}xf32>"
 
 PROGRAMS = {
     "elementwise": (ELEMENTWISE, (6, 4), (4,), (6, 4)),
     "matmul": (MATMUL, (4, 6), (6, 3), (4, 3)),
     "convolution": (CONVOLUTION, (12, 4), (3, 4), (5, 4)),
+    "time_in_batch": (TIME_IN_BATCH, (5, 4, 2), (3, 2, 3), (3, 4, 3)),
     "copy": (COPY, (6, 4), (1,), (6, 4)),
 }
 

@@ -172,6 +172,26 @@ def test_lowering_takes_what_is_written(kind):
     check()
 
 
+@given(ends=st.tuples(*[st.integers(0, 19)] * 4), is_joined=st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_pieces_that_end_within_a_row(ends, is_joined):
+    with ir.Context() as context, ir.Location.unknown():
+        npu.load(context)
+        t, b, c = (Expr.get_dim(d) for d in range(3))
+        low, high, other_low, other_high = (*sorted(ends[:2]), *sorted(ends[2:]))
+        sources = Sources(None)
+        place = t * 4 + b
+        sources._leaf([high - low + 1, 2], [place - low, c], (Bound(place, low, high),), 0)
+        if is_joined:
+            inside = (Bound(place, other_low, other_high),)
+            sources._leaf([25, 2], [place + 3, c], inside, 0)
+        sources.pieces.append(Piece(None, (), (), ir.FloatAttr.get(ir.F32Type.get(), FILL)))
+        checked = check_reading("time_in_batch", sources, Counter())
+        assert checked is not None
+        module, values, expected = checked
+        np.testing.assert_array_equal(simulated(module, values, "o"), expected)
+
+
 def check_reading(
     kind: str, sources: Sources, tally: Counter[str]
 ) -> tuple[ir.Module, dict[str, np.ndarray], np.ndarray] | None:

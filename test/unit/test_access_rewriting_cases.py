@@ -150,6 +150,49 @@ def test_piece_that_covers_a_bound_on_a_sum():
     assert operations(module) == ["memref.subview", "npu.overlay", "linalg.generic"]
 
 
+def test_piece_below_one_that_never_holds():
+    module = double("memref<8x4xf32>", ", %z: memref<4x8xf32>")
+    a, b = dims(2)
+    never = (Bound(a + b, 0, 1), Bound(a + b, 5, 9))
+    check_double(module, Piece("z", (b, a), never), Piece("s", (a, b)))
+    assert "npu.overlay" not in operations(module)
+
+
+def overlay_offsets(module: ir.Module) -> list[list[int]]:
+    """Return where every overlay of a module lies."""
+    found = [op for op in module.body.operations[0].regions[0].blocks[0] if "overlay" in op.name]
+    return [list(ir.DenseI64ArrayAttr(op.attributes["offsets"])) for op in found]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "offsets"),
+    [
+        (8, 15, [[2, 0, 0]]),
+        (8, 17, [[4, 0, 0], [2, 0, 0]]),
+        (6, 15, [[1, 2, 0], [2, 0, 0]]),
+        (6, 17, [[4, 0, 0], [1, 2, 0], [2, 0, 0]]),
+        (5, 6, [[1, 1, 0]]),
+        (6, 9, [[2, 0, 0], [1, 2, 0]]),
+    ],
+)
+def test_piece_that_ends_within_a_row(low, high, offsets):
+    extent = high - low + 1
+    module = program_of("time_in_batch", {"s": (extent, 2)})
+    t, b, _, k, c = dims(5)
+    place = t * 4 + k * 4 + b
+    piece = Piece("s", (place - low, c), (Bound(place, low, high),))
+    rewrite(module, reads(piece, Piece(None, (), (), zero())), {})
+    assert overlay_offsets(module) == offsets
+
+
+def test_rows_of_a_reduction_stay_one_dimension():
+    module = program_of("convolution", {"s": (6, 4)})
+    h, c, k = dims(3)
+    piece = Piece("s", (h * 2 + k - 1, c), (Bound(h * 2 + k, 1, 6),))
+    rewrite(module, reads(piece, Piece(None, (), (), zero())), {})
+    assert overlay_offsets(module) == [[1, 0]]
+
+
 def test_broadcast_in_one_piece_only():
     module = double("memref<4xf32>", ", %z: memref<5x4xf32>")
     a, b = dims(2)

@@ -6,7 +6,7 @@ there every piece is a box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -25,6 +25,7 @@ from polystage.passes.polyhedral.access_rewriting.view_steps import (
     Transpose,
     ViewStep,
 )
+from polystage.passes.polyhedral.access_rewriting.whole_rows import in_whole_rows
 from polystage.passes.polyhedral.access_rewriting.windows import (
     Surroundings,
     Window,
@@ -63,6 +64,8 @@ class VirtualArray:
 @dataclass(frozen=True)
 class _Box:
     part: Part
+    index: tuple[IndexForm, ...]
+    """That of the part over the dimensions of the virtual array."""
     sides: tuple[Interval, ...]
 
     def covers(self, other: _Box) -> bool:
@@ -76,14 +79,26 @@ class _Box:
         )
 
 
-def virtual_array(parts: Sequence[Part], around: Surroundings) -> VirtualArray:
-    """Return the parts of a reading as layers of one array.
+def virtual_array(
+    parts: Sequence[Part], around: Surroundings, parallel: Collection[int] = ()
+) -> VirtualArray:
+    """Return the parts of a reading as layers of one array; `parallel` are the loops that are.
 
     Raises: CannotRewriteError where they are no boxes of one.
     """
     if any(v < around.depth for p in parts for x in p.limits for v, _ in x.form.coefficients):
         raise CannotRewriteError("where it reads moves with a loop around")
     parts = [part.with_index(without_fixed(form, around) for form in part.index) for part in parts]
+    rows = in_whole_rows(parts, around.ranges, parallel)
+    if rows != parts:
+        try:
+            return _composed(rows, around)
+        except CannotRewriteError:
+            pass  # a dimension that several loops walk is worse, but may be possible
+    return _composed(parts, around)
+
+
+def _composed(parts: Sequence[Part], around: Surroundings) -> VirtualArray:
     coarse = _basis(parts, around, is_fine=False)
     try:
         return _Composition(coarse, around).compose(parts)
@@ -207,7 +222,7 @@ class _Composition:
     def _visible(self, parts: Sequence[Part]) -> list[_Box]:
         """Return the boxes of the parts that show, down to one that covers everything."""
         boxes: list[_Box] = []
-        whole = _Box(parts[0], tuple(self.ranges))
+        whole = _Box(parts[0], (), tuple(self.ranges))
         for part in parts:
             box = self._box(part)
             if box is None or any(upper.covers(box) for upper in boxes):
@@ -239,7 +254,7 @@ class _Composition:
                 sides[place] = side
         if any(low > high for low, high in sides):
             return None
-        return _Box(part.with_index(placed), tuple(sides))
+        return _Box(part, tuple(placed), tuple(sides))
 
     def _placed(self, form: IndexForm) -> IndexForm:
         """Return an index over the dimensions of the virtual array."""
@@ -267,21 +282,29 @@ class _Composition:
 
     def _layer(self, box: _Box) -> Layer:
         part = box.part
-        around = replace(self.around, ranges=[*self.around.ranges[: self.around.depth], *box.sides])
+        index = [self._from_corner(form, box) for form in box.index]
+        sides = [(0, high - low) for low, high in box.sides]
+        around = replace(self.around, ranges=[*self.around.ranges[: self.around.depth], *sides])
         assert part.array is not None
         try:
-            found = window(part.shape, part.index, around)
+            found = window(part.shape, index, around)
             steps = (*part.steps, *self._ordered(found, box))
         except _NoOrderError as error:
             if not part.is_row_major:
                 raise CannotRewriteError(str(error)) from None
             order = [self.around.depth + place for place in range(len(self.basis))]
-            steps = strided_window(part.shape, part.index, around, order).steps
+            steps = strided_window(part.shape, index, around, order).steps
         offsets = tuple(
             side[0] - low for side, (low, _) in zip(box.sides, self.ranges, strict=True)
         )
         covers_all = list(box.sides) == self.ranges
         return Layer(part.array, steps, offsets, covers_all, part)
+
+    def _from_corner(self, form: IndexForm, box: _Box) -> IndexForm:
+        """Return an index over the dimensions counted from the corner of a box."""
+        depth = self.around.depth
+        corner = sum(c * box.sides[v - depth][0] for v, c in form.coefficients if v >= depth)
+        return IndexForm(form.terms, form.constant + corner)
 
     def _ordered(self, found: Window, box: _Box) -> tuple[ViewStep, ...]:
         """Return the steps that give a window the dimensions of the virtual array."""
@@ -361,5 +384,5 @@ def _cut(box: _Box, upper: _Box) -> _Box:
         side, cover = box.sides[place], upper.sides[place]
         rest = (side[0], cover[0] - 1) if cover[0] > side[0] else (cover[1] + 1, side[1])
         if not (cover[0] > side[0] and cover[1] < side[1]):
-            return _Box(box.part, (*box.sides[:place], rest, *box.sides[place + 1 :]))
+            return replace(box, sides=(*box.sides[:place], rest, *box.sides[place + 1 :]))
     raise CannotRewriteError("a constant lies over a part of an array that is no box")

@@ -208,7 +208,7 @@ class _Plan:
         parts = [part.resolved(self.loops) for part in slot.source]
         part = parts[0]
         if part.limits or part.array is None:
-            virtual = virtual_array(parts, around)
+            virtual = virtual_array(parts, around, self._parallel())
             if not virtual.layers:
                 if virtual.fill is None:
                     raise CannotRewriteError("nothing is read")
@@ -220,6 +220,12 @@ class _Plan:
                 )
             part = virtual.layers[0].part
         return self._placed(slot, part, around)
+
+    def _parallel(self) -> set[int]:
+        """Return the variables of parallel loops."""
+        loops = enumerate(self.operation.iterators)
+        parallel = [loop for loop, iterator in loops if iterator == "parallel"]
+        return {digit.variable for loop in parallel for digit in self.loops.digits(loop)}
 
     def _placed(self, slot: _Slot, part: Part, around: Surroundings) -> NewOperand:
         """Return the operand for one array."""
