@@ -11,7 +11,7 @@ from polystage.dialects.npu.target import target_of
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.fills import initialised
+from polystage.passes.lower.fills import initialising_fills
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
@@ -121,13 +121,13 @@ class ProgramLowering:
             if op.name == "linalg.generic":
                 unfold_groups(op)
         overlays = [op for op in _walk(self.function.entry_block) if op.name == "npu.overlay"]
+        folded = initialising_fills(operations)
+        self.initials = dict(folded.values())
         for op in operations:
-            if (found := initialised(op)) is None:
+            if op in folded:
+                self.pass_.count("fills folded")
+            else:
                 self._lower(op)
-                continue
-            consumer, initial = found
-            self.initials[consumer] = initial
-            self.pass_.count("fills folded")
         for op in operations:
             op.erase()
         for op in reversed(overlays):  # a base comes before what lies on it

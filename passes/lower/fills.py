@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS, defining_op
@@ -11,16 +11,42 @@ from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
 
 
-def initialised(op: ir.Operation) -> tuple[ir.Operation, Initial] | None:
-    """Return the operation that accumulates into the buffer that `op` fills, and the constant.
+class _Order:
+    """The operations of one block, and the place of each."""
 
-    None where `op` is no fill, or where anything may look at the buffer in between.
+    def __init__(self, block: ir.Block) -> None:
+        self.block = block
+        self.operations = [op.operation for op in block.operations]
+        self.place = {op: i for i, op in enumerate(self.operations)}
+
+
+def initialising_fills(
+    operations: Sequence[ir.Operation],
+) -> dict[ir.Operation, tuple[ir.Operation, Initial]]:
+    """Return, for every fill that needs no kernel, the operation that accumulates into the filled
+    buffer, and the constant.
+
+    Not among them are fills of buffers at which anything may look in between. `operations` are in
+    program order.
     """
-    value = _filled_value(op)
-    if value is None:
-        return None
+    found: dict[ir.Operation, tuple[ir.Operation, Initial]] = {}
+    order: _Order | None = None
+    for op in operations:
+        value = _filled_value(op)
+        if value is None:
+            continue
+        if order is None or order.block != op.block:
+            order = _Order(op.block)
+        consumer = _accumulation(op, order)
+        if consumer is not None:
+            found[op] = (consumer, Initial(value))
+    return found
+
+
+def _accumulation(op: ir.Operation, order: _Order) -> ir.Operation | None:
+    """Return the operation that accumulates into what `op` fills, if that is its next user."""
     buffer = op.opview.outputs[0]
-    consumer = _next_user(op, buffer)
+    consumer = _next_user(op, buffer, order)
     if consumer is None or consumer.name != "linalg.generic":
         return None
     generic = GenericOp.from_op(consumer.opview)
@@ -33,7 +59,7 @@ def initialised(op: ir.Operation) -> tuple[ir.Operation, Initial] | None:
         x.single is not None or n == 1
         for x, n in zip(outputs[0].index, outputs[0].shape, strict=True)
     )
-    return (consumer, Initial(value)) if covered else None
+    return consumer if covered else None
 
 
 def _filled_value(op: ir.Operation) -> float | int | None:
@@ -50,21 +76,20 @@ def _filled_value(op: ir.Operation) -> float | int | None:
     return constant.attributes["value"].value
 
 
-def _next_user(op: ir.Operation, value: ir.Value) -> ir.Operation | None:
+def _next_user(op: ir.Operation, value: ir.Value, order: _Order) -> ir.Operation | None:
     """Return the user of `value` that comes next after `op`, if all its other users come later in
     the same block and nothing touches its elements through other names before."""
-    block = op.block
     users = [use.owner.operation for use in value.uses]
-    if any(user.block != block for user in users):
+    if any(user not in order.place for user in users):
         return None
-    order = {user: i for i, user in enumerate(o.operation for o in block.operations)}
-    later = sorted((order[u], u) for u in users if u != op)
-    if not later or later[0][0] < order[op] or any(order[u] < order[op] for u in users):
+    own = order.place[op]
+    places = [order.place[user] for user in users if user != op]
+    if not places or min(places) < own:
         return None
-    between = list(block.operations)[order[op] + 1 : later[0][0]]
-    if any(_touches(v, value) for other in between for v in _accessed(other.operation)):
+    between = order.operations[own + 1 : min(places)]
+    if any(_touches(v, value) for other in between for v in _accessed(other)):
         return None
-    return later[0][1]
+    return order.operations[min(places)]
 
 
 def _accessed(op: ir.Operation) -> Iterator[ir.Value]:
