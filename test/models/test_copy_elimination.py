@@ -1,6 +1,6 @@
 """Whole models before and after `poly-eliminate-copies`: equal to the last bit.
 
-Both are executed by upstream's lowering and JIT, loops in the order that the IR has, in f32 and with
+Both are executed by upstream's lowering and JIT, loops in the order that the IR has, in f32, with
 random weights on random inputs. More models, and what is left of their copies:
 benchmarks/data_movement.py.
 """
