@@ -376,3 +376,30 @@ func.func @no_copy_for_a_call(%x: memref<8xf32>) {
   func.call @unknown(%t) : (memref<8xf32>) -> ()
   return
 }
+
+// -----
+
+/// A contraction that would read the same for every column of its result stays on the tensor engine.
+// CHECK-LABEL: @no_repeated_operand
+// CHECK: ins(%arg0 : memref<8xf32>)
+// CHECK: ins(%arg1, %{{.*}} : memref<4x8xf32>, memref<8x16xf32>)
+// REMARK: stays: the tensor engine cannot repeat an operand
+func.func @no_repeated_operand(%x: memref<8xf32>, %w: memref<4x8xf32>, %y: memref<4x16xf32>) {
+  %t = memref.alloc() : memref<8x16xf32>
+  linalg.generic {indexing_maps = [affine_map<(k, n) -> (k)>, affine_map<(k, n) -> (k, n)>],
+                  iterator_types = ["parallel", "parallel"]}
+      ins(%x : memref<8xf32>) outs(%t : memref<8x16xf32>) {
+  ^bb0(%in: f32, %out: f32):
+    linalg.yield %in : f32
+  }
+  linalg.generic {indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (k, n)>,
+                                   affine_map<(m, n, k) -> (m, n)>],
+                  iterator_types = ["parallel", "parallel", "reduction"]}
+      ins(%w, %t : memref<4x8xf32>, memref<8x16xf32>) outs(%y : memref<4x16xf32>) {
+  ^bb0(%l: f32, %r: f32, %out: f32):
+    %p = arith.mulf %l, %r : f32
+    %s = arith.addf %out, %p : f32
+    linalg.yield %s : f32
+  }
+  return
+}
