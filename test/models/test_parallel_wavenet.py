@@ -72,5 +72,5 @@ def test_elimination_of_copies_keeps_every_bit():
     before, after = clone(model.module), clone(model.module)
     run_passes(before, f"{PREPARE},{BUFFERIZE}")
     run_passes(after, f"{PREPARE},{BUFFERIZE},poly-eliminate-copies")
-    assert pairs(after) <= 0.01 * pairs(before)
+    assert pairs(after) <= 1  # the speaker, repeated along time for the tensor engine
     assert jit_run(after, arrays)[0].tobytes() == jit_run(before, arrays)[0].tobytes()
