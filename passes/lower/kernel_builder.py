@@ -11,15 +11,15 @@ from polystage.dialects.npu.views import DYNAMIC
 from polystage.machine.target import Target
 from polystage.mlir import arith, func, ir, memref, scf
 from polystage.passes.lower import mosaic_views
-from polystage.passes.lower.memref_types import (
+from polystage.passes.lower.mosaic import Array, Mosaic
+from polystage.passes.lower.offset import Offset, Tile
+from polystage.passes.memref_types import (
     collapsed_type,
     expanded_type,
     reassociation,
     transposed_type,
     window_type,
 )
-from polystage.passes.lower.mosaic import Array, Mosaic
-from polystage.passes.lower.offset import Offset, Tile
 
 Cut = Callable[[int, int], Hashable]
 """Start and size of a tile to what must not change within a loop over tiles."""

@@ -12,7 +12,7 @@ from math import ceil, prod
 
 from polystage.dialects.npu import overlay, views
 from polystage.mlir import ir
-from polystage.passes.lower.memref_types import row_major_strides
+from polystage.passes.memref_types import row_major_strides
 
 Range = tuple[int, int]
 """First index, and the one behind the last."""

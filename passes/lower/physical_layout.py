@@ -18,7 +18,7 @@ from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS
 from polystage.errors import PassError
 from polystage.forms import walk
 from polystage.mlir import func, ir, memref
-from polystage.passes.lower.memref_types import (
+from polystage.passes.memref_types import (
     collapsed_type,
     expanded_type,
     transposed_type,

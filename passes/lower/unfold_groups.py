@@ -9,7 +9,7 @@ from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import shape_of
 from polystage.mlir import ir, memref
 from polystage.passes.lower.generic_op import GenericOp, Linear
-from polystage.passes.lower.memref_types import expanded_type, reassociation
+from polystage.passes.memref_types import expanded_type, reassociation
 
 
 def unfold_groups(op: ir.Operation) -> None:

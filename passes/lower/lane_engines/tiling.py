@@ -22,7 +22,7 @@ from polystage.passes.lower.lane_engines.tile_program import (
     TileProgram,
     tile_extent,
 )
-from polystage.passes.lower.memref_types import row_major_strides
+from polystage.passes.memref_types import row_major_strides
 
 CHUNK_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""

@@ -18,9 +18,9 @@ from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.memref_types import row_major_strides
 from polystage.passes.lower.mosaic import Array, Mosaic, Piece
 from polystage.passes.lower.offset import Offset, Tile
+from polystage.passes.memref_types import row_major_strides
 
 
 def is_spread(target: Target, window: Array, count: int, room: int) -> bool:

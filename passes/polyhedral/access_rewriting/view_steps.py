@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from polystage.mlir import ir, memref
-from polystage.passes.lower.memref_types import (
+from polystage.passes.memref_types import (
     collapsed_type,
     expanded_type,
     reassociation,
