@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from polystage.errors import TargetError
+from polystage.errors import PassError, TargetError
 from polystage.machine import Target
 from polystage.mlir import ir
 
@@ -33,6 +33,19 @@ def target_of(op: Any) -> Target | None:
     if key not in targets:
         targets[key] = _target(attribute)
     return targets[key]
+
+
+def required_target(op: Any) -> Target:
+    """Return the target of the module that an operation is in (or is), for a pass that needs one.
+
+    Raises: PassError where the module names none; TargetError as `target_of`.
+    """
+    target = target_of(op)
+    if target is None:
+        raise PassError(
+            "the module names no target", help="run npu-attach-target{target=NAME} first"
+        )
+    return target
 
 
 def _target(attribute: ir.Attribute) -> Target:

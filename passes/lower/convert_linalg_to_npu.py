@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polystage.dialects import npu
-from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.target import required_target
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
@@ -66,12 +66,7 @@ class ConvertLinalgToNpuPass(Pass):
     def run(self, module: ir.Module) -> None:
         """Lower all operations of the module's program."""
         npu.load(module.context)
-        target = target_of(module)
-        if target is None:
-            raise PassError(
-                "the module names no target",
-                help="run npu-attach-target{target=NAME} first, or pass --target",
-            )
+        target = required_target(module)
         with module.context, ir.Location.unknown():
             for function in _programs(module):
                 lay_out_arrays(function)

@@ -9,7 +9,7 @@ import numpy as np
 
 from polystage.constants import constant_array, constant_attr
 from polystage.dialects import npu
-from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.target import required_target
 from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
@@ -40,11 +40,7 @@ class PackWeightsPass(Pass):
     def run(self, module: ir.Module) -> None:
         """Pack the weights of all contractions."""
         npu.load(module.context)
-        target = target_of(module)
-        if target is None:
-            raise PassError(
-                "the module names no target", help="run npu-attach-target{target=NAME} first"
-            )
+        target = required_target(module)
         symbols = ir.SymbolTable(module.operation)
         packed: dict[tuple[str, tuple[int, ...]], str] = {}
         with module.context, ir.Location.unknown():

@@ -12,7 +12,7 @@ from polystage.allocation import (
     first_fit_decreasing,
 )
 from polystage.dialects.npu import space_of
-from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.target import required_target
 from polystage.dialects.npu.views import free_bytes
 from polystage.errors import PassError
 from polystage.machine.target import Target
@@ -38,11 +38,7 @@ class AllocateScratchpadPass(Pass):
 
     def run(self, module: ir.Module) -> None:
         """Place the buffers of all kernels."""
-        target = target_of(module)
-        if target is None:
-            raise PassError(
-                "the module names no target", help="run npu-attach-target{target=NAME} first"
-            )
+        target = required_target(module)
         with module.context:
             for op in module.body.operations:
                 if isinstance(op, func.FuncOp) and "npu.kernel" in op.attributes:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from polystage.dialects import npu
-from polystage.dialects.npu.target import target_of
+from polystage.dialects.npu.target import required_target
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
-from polystage.errors import PassError
 from polystage.mlir import ir, memref
 from polystage.passes.lower.physical_layout import (
     PARTITION,
@@ -64,11 +63,7 @@ class MapBanksPass(Pass):
     def run(self, module: ir.Module) -> None:
         """Choose layouts and write them on the module."""
         npu.load(module.context)
-        target = target_of(module)
-        if target is None:
-            raise PassError(
-                "the module names no target", help="run npu-attach-target{target=NAME} first"
-            )
+        target = required_target(module)
         with module.context, ir.Location.unknown():
             program = TensorProgram.from_module(module)
             problem = build_problem(program, target, storable_dims(program))

@@ -5,8 +5,8 @@ import weakref
 
 import pytest
 
-from polystage.dialects.npu.target import target_attribute, target_of
-from polystage.errors import TargetError
+from polystage.dialects.npu.target import required_target, target_attribute, target_of
+from polystage.errors import PassError, TargetError
 from polystage.machine import Target, describe_fields
 from polystage.mlir import ir
 from polystage.passes.lower.attach_target import AttachTargetPass
@@ -41,6 +41,16 @@ def test_no_target() -> None:
         assert target_of(module) is None
         assert target_of(module.body.operations[0]) is None
         assert target_of(module.operation.clone(ip=False)) is None
+
+
+def test_required_target() -> None:
+    assert required_target(attached(target="tiny")) == Target.load("tiny")
+    with ir.Context():
+        module = ir.Module.parse(MODULE)
+    with pytest.raises(PassError) as caught:
+        required_target(module)
+    assert caught.value.message == "the module names no target"
+    assert caught.value.help == "run npu-attach-target{target=NAME} first"
 
 
 def test_same_attribute_same_object() -> None:
