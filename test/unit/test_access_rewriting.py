@@ -154,7 +154,6 @@ def test_reading_is_written_as_asked(kind):
             check_reading(kind, data.draw(readings(kind)), tally)
 
     check()
-    del tally["the tensor engine cannot repeat an operand"]  # it could be written
     assert tally["rewritten"] > 0.7 * tally.total(), tally.most_common(5)
 
 

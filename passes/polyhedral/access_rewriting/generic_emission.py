@@ -92,6 +92,16 @@ class TensorRewrite:
     copied: int | None
     """The operand that a new body yields; None where the old body stays."""
 
+    @property
+    def repeats_inputs(self) -> bool:
+        """Whether a loop of several iterations moves an output, but no input."""
+        return any(
+            not any(o.moves_with(loop) for o in self.operands if not o.is_output)
+            for loop in self.operation.loops.own
+            if self.operation.loops.extent(loop) > 1
+            and any(o.moves_with(loop) for o in self.operands if o.is_output)
+        )
+
     def emit(self, values: Mapping[str, ir.Value]) -> ir.Operation:
         """Replace the operation and return the new one."""
         op = self.operation.op

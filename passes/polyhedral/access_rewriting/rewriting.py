@@ -33,7 +33,6 @@ from polystage.passes.polyhedral.access_rewriting.windows import (
     window,
 )
 from polystage.polyhedral import Statement
-from polystage.polyhedral.expressions import used_dims
 from polystage.polyhedral.model import Array, Kind
 from polystage.polyhedral.readings import Piece, Reading
 
@@ -105,40 +104,9 @@ class _Plan:
         planned = [(slot, self._operand(slot, around)) for slot in slots]
         slots = [slot for slot, operand in planned if operand is not None]
         operands = [operand for _, operand in planned if operand is not None]
-        self._refuse_repetition(operands)
         missing = self._settle_missing(slots, operands, around)
         return TensorRewrite(
             self.operation, tuple(operands), self.constants, missing, self._copied()
-        )
-
-    def _refuse_repetition(self, operands: Sequence[NewOperand]) -> None:
-        """Refuse a contraction of which a loop moves the result alone, where it did not before.
-
-        The tensor engine streams rows or columns of an operand for every one of the result; without
-        any, the contraction would be left to the vector engine.
-        """
-        if self.statement.kind != Kind.CONTRACTION:
-            return
-        inputs = [operand for operand in operands if not operand.is_output]
-        outputs = [operand for operand in operands if operand.is_output]
-        for loop in self.loops.own:
-            moves_result = any(operand.moves_with(loop) for operand in outputs)
-            if self.loops.extent(loop) == 1 or not moves_result:
-                continue
-            if not any(operand.moves_with(loop) for operand in inputs) and not self._repeats():
-                raise CannotRewriteError("the tensor engine cannot repeat an operand")
-
-    def _repeats(self) -> bool:
-        """Whether a loop moves the result of the statement alone as it is."""
-        results = {access.array for access in self.statement.writes}
-        moved = set[int]()
-        for access in self.statement.reads:
-            if access.array not in results:
-                moved = moved.union(*(used_dims(expr) for expr in access.exprs or ()))
-        return any(
-            kind == "parallel" and dim not in moved
-            for dim, kind in enumerate(self.statement.iterators)
-            if self.statement.domain.dim_max_val(dim).to_python() > 0
         )
 
     def _copied(self) -> int | None:

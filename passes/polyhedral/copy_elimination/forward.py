@@ -106,10 +106,14 @@ class _Readers:
     def _planned(self, node: Node, reads: dict[int, Reading], used: dict[Node, None]) -> Rewrite:
         all_reads = {n: node.reads[n] for n in node.changed if n in node.reads} | reads
         writes = {n: node.writes[n] for n in node.changed if n in node.writes}
+        detail = f"'{node.name}' reads it"
         try:
-            return self.plan(node.statement, all_reads, writes, self.program.arrays)
+            rewrite = self.plan(node.statement, all_reads, writes, self.program.arrays)
         except CannotRewriteError as error:
-            raise not_representable(used, error, f"'{node.name}' reads it") from None
+            raise not_representable(used, error, detail) from None
+        if not legality.repeats_no_operand(node, rewrite):
+            raise BlockedError(used, legality.RULES["repeats_no_operand"], detail)
+        return rewrite
 
     def _new_reading(self, node: Node, reading: Reading, used: dict[Node, None]) -> Reading:
         pieces: list[Piece] = []

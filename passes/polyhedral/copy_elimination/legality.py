@@ -6,7 +6,8 @@ A pair is `T1[w(i)] := T0[r(i)]` for all `i`. Forward, a reader of `T1[x]` reads
 2. the value that it reads is the pair's, not that of a later writer (`content`) or its own;
 3. nothing overwrites the elements of T0 between the pair and the reader, and T0 lives there;
 4. T1 is no output of the model;
-5. the access can be written, which is asked of `access_rewriting`.
+5. the access can be written, which is asked of `access_rewriting`;
+6. no operand of a contraction is repeated then, as no tensor engine reads that.
 
 Backward, T0 moves to the window `w(r^-1(T0))` of T1. Were T0 used by nobody but its producer and
 the pair, an injective `r` whose range holds all that is produced would do. Others may use both
@@ -21,15 +22,16 @@ import islpy as isl
 
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
+from polystage.passes.polyhedral.access_rewriting import Rewrite, TensorRewrite
 from polystage.passes.polyhedral.copy_elimination.merge import Merge
 from polystage.passes.polyhedral.copy_elimination.working_program import (
     Node,
     WorkingProgram,
 )
 from polystage.polyhedral.domains import variables
-from polystage.polyhedral.expressions import linear_terms, to_aff
+from polystage.polyhedral.expressions import linear_terms, to_aff, used_dims
 from polystage.polyhedral.inversion import Inverse, NotInvertibleError
-from polystage.polyhedral.model import Bound, map_from_affs
+from polystage.polyhedral.model import Bound, Kind, map_from_affs
 from polystage.polyhedral.overlays import instances_where
 from polystage.polyhedral.readings import Piece, Region
 
@@ -40,6 +42,7 @@ RULES = {
     "reads_before_it_writes": "the reader accumulates onto what the pair writes",
     "source_is_not_replaced": "the reader overwrites the source while it reads",
     "source_is_visible": "source is made inside of a loop in which the reader does not stand",
+    "repeats_no_operand": "the tensor engine cannot repeat an operand",
     "source_is_local": "source is visible outside of the model, or a weight",
     "reads_each_element_once": "an element of the source is copied to several places",
     "everything_is_copied": "only a part of the source is copied",
@@ -104,6 +107,33 @@ def source_is_visible(program: WorkingProgram, array: str, reader: Node) -> bool
         return False
     op = defining_op(value)
     return op is None or _encloses(op.block, reader.statement.op)
+
+
+def repeats_no_operand(reader: Node, rewrite: Rewrite) -> bool:
+    """Rule 6: no loop moves the result of a contraction alone, unless one did before.
+
+    The tensor engine streams rows or columns of an operand for every one of the result; without
+    any, the contraction would be left to the vector engine.
+    """
+    if reader.statement.kind != Kind.CONTRACTION or not isinstance(rewrite, TensorRewrite):
+        return True
+    return not rewrite.repeats_inputs or _repeats_inputs(reader)
+
+
+def _repeats_inputs(node: Node) -> bool:
+    """Tell whether a parallel loop of several iterations moves no input of a statement as it is."""
+    statement = node.statement
+    results = {access.array for access in statement.writes}
+    moved = set[int]()
+    for access in statement.reads:
+        if access.array not in results:
+            moved = moved.union(*(used_dims(expr) for expr in access.exprs or ()))
+    return any(
+        kind == "parallel" and dim not in moved and low < high
+        for dim, (kind, (low, high)) in enumerate(
+            zip(statement.iterators, node.ranges, strict=True)
+        )
+    )
 
 
 # -- backward: T0 becomes a window of T1 --------------------------------------------------------

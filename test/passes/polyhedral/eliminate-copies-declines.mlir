@@ -403,3 +403,29 @@ func.func @no_repeated_operand(%x: memref<8xf32>, %w: memref<4x8xf32>, %y: memre
   }
   return
 }
+
+// -----
+
+/// One that repeats an operand as it is, for p, may repeat another.
+// CHECK-LABEL: @repeats_already
+// CHECK-NOT: memref.alloc
+// CHECK: ins(%arg1, %arg0 : memref<4x8xf32>, memref<8xf32>)
+func.func @repeats_already(%x: memref<8xf32>, %w: memref<4x8xf32>, %y: memref<4x16x2xf32>) {
+  %t = memref.alloc() : memref<8x16xf32>
+  linalg.generic {indexing_maps = [affine_map<(k, n) -> (k)>, affine_map<(k, n) -> (k, n)>],
+                  iterator_types = ["parallel", "parallel"]}
+      ins(%x : memref<8xf32>) outs(%t : memref<8x16xf32>) {
+  ^bb0(%in: f32, %out: f32):
+    linalg.yield %in : f32
+  }
+  linalg.generic {indexing_maps = [affine_map<(m, n, p, k) -> (m, k)>, affine_map<(m, n, p, k) -> (k, n)>,
+                                   affine_map<(m, n, p, k) -> (m, n, p)>],
+                  iterator_types = ["parallel", "parallel", "parallel", "reduction"]}
+      ins(%w, %t : memref<4x8xf32>, memref<8x16xf32>) outs(%y : memref<4x16x2xf32>) {
+  ^bb0(%l: f32, %r: f32, %out: f32):
+    %q = arith.mulf %l, %r : f32
+    %s = arith.addf %out, %q : f32
+    linalg.yield %s : f32
+  }
+  return
+}
