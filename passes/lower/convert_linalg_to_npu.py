@@ -12,7 +12,7 @@ from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.lower.fills import initialising_fills
-from polystage.passes.lower.generic_op import GenericOp
+from polystage.passes.lower.generic_op import GenericOp, static_array
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
 from polystage.passes.lower.kernel_builder import KernelBuilder
@@ -163,6 +163,8 @@ class ProgramLowering:
         initial: Initial | None,
     ) -> str:
         if op.name == "memref.copy":
+            for value in op.operands:
+                static_array(op, value)
             builder, causes = self._builder("copy", op, captured, causes)
             lower_copy(builder, causes)
             return builder.name

@@ -112,7 +112,7 @@ class GenericOp:
         body = op.regions[0].blocks[0]
         n_dims = maps[0].n_dims
         accesses = tuple(
-            Access(i, _static_array(op, value), _linear_index(op, map_, n_dims))
+            Access(i, static_array(op, value), _linear_index(op, map_, n_dims))
             for i, (value, map_) in enumerate(zip(operands, maps, strict=True))
             if isinstance(value.type, ir.MemRefType) or any(True for _ in body.arguments[i].uses)
         )
@@ -160,7 +160,11 @@ def inline_scalar_operands(op: ir.OpView) -> None:
             argument.replace_all_uses_with(value)
 
 
-def _static_array(op: ir.OpView, value: ir.Value) -> Array:
+def static_array(op: ir.OpView | ir.Operation, value: ir.Value) -> Array:
+    """Return what an operand reads.
+
+    Raises: PassError where it is not a memref of static shape.
+    """
     if not isinstance(value.type, ir.MemRefType):
         raise PassError(
             f"operand of type {value.type} is not a memref",

@@ -60,10 +60,32 @@ def lay_out_arrays(function: func.FuncOp) -> None:
 
 
 def stationary_operand(op: ir.Operation) -> int | None:
-    """Return the operand that an operation wants held by the tensor engine, if it names one."""
-    if STATIONARY not in op.attributes:
+    """Return the operand that an operation wants held by the tensor engine, if it names one.
+
+    Raises: PassError where that is no number.
+    """
+    return _number(op, STATIONARY, "an operand")
+
+
+def partition_loop(op: ir.Operation) -> int | None:
+    """Return the loop that an operation wants across the partitions, if it names one.
+
+    Raises: PassError where that is no number.
+    """
+    return _number(op, PARTITION_LOOP, "a loop")
+
+
+def _number(op: ir.Operation, name: str, of_what: str) -> int | None:
+    if name not in op.attributes:
         return None
-    return ir.IntegerAttr(op.attributes[STATIONARY]).value
+    attribute = op.attributes[name]
+    if isinstance(attribute, ir.IntegerAttr):
+        return attribute.value
+    raise PassError(
+        f"'{name}' is {attribute}, but must be an integer",
+        op=op,
+        help=f"name {of_what} by its number, or remove the attribute",
+    )
 
 
 def possible_dims(array: ir.Value) -> list[int]:

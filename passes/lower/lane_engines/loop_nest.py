@@ -26,7 +26,7 @@ from polystage.passes.lower.mosaic import (
     shape_of,
     strides_of,
 )
-from polystage.passes.lower.physical_layout import PARTITION_LOOP
+from polystage.passes.lower.physical_layout import PARTITION_LOOP, partition_loop
 
 
 @dataclass(frozen=True)
@@ -259,9 +259,9 @@ def _named_loop(generic: GenericOp, place: dict[int, int]) -> int | None:
         PassError: it is not a parallel loop of more than one iteration.
     """
     op = generic.body.owner.operation
-    if PARTITION_LOOP not in op.attributes:
+    loop = partition_loop(op)
+    if loop is None:
         return None
-    loop = ir.IntegerAttr(op.attributes[PARTITION_LOOP]).value
     if loop in place and loop not in generic.reductions:
         return place[loop]
     possible = ", ".join(str(d) for d in sorted(place) if d not in generic.reductions)

@@ -46,3 +46,21 @@ func.func @invalid_scalar(%x: memref<8xf32>, %y: memref<8xf32>) {
   }
   return
 }
+
+// -----
+
+/// How much is copied has to be known.
+// CHECK: error: {{.*}}operand of type memref<?xf32> has a dynamic shape
+// CHECK: help: bind dynamic dimensions at import with --bind name=value
+func.func @invalid_copy(%x: memref<?xf32>, %y: memref<?xf32>) {
+  memref.copy %x, %y : memref<?xf32> to memref<?xf32>
+  return
+}
+
+// -----
+
+// CHECK: error: {{.*}}operand of type memref<?xf32> has a dynamic shape
+func.func @invalid_copy_of_few(%x: memref<?xf32>, %y: memref<8xf32>) {
+  memref.copy %x, %y : memref<?xf32> to memref<8xf32>
+  return
+}

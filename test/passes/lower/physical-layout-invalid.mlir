@@ -86,3 +86,36 @@ func.func @invalid_operand(%a: memref<8x3xf32>, %b: memref<8x5xf32>, %y: memref<
   }
   return
 }
+
+// -----
+
+// CHECK: error: {{.*}}'npu.partition_loop' is "i", but must be an integer
+// CHECK: help: name a loop by its number, or remove the attribute
+func.func @invalid_loop_type(%x: memref<8xf32>, %y: memref<8xf32>) {
+  linalg.generic {
+    indexing_maps = [affine_map<(i) -> (i)>, affine_map<(i) -> (i)>],
+    iterator_types = ["parallel"]
+  } ins(%x : memref<8xf32>) outs(%y : memref<8xf32>) attrs = {npu.partition_loop = "i"} {
+  ^bb0(%in: f32, %out: f32):
+    %0 = arith.addf %in, %in : f32
+    linalg.yield %0 : f32
+  }
+  return
+}
+
+// -----
+
+// CHECK: error: {{.*}}'npu.stationary' is "q", but must be an integer
+// CHECK: help: name an operand by its number, or remove the attribute
+func.func @invalid_operand_type(%a: memref<8x3xf32>, %b: memref<8x5xf32>, %y: memref<3x5xf32>) {
+  linalg.generic {
+    indexing_maps = [affine_map<(m, n, k) -> (k, m)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+    iterator_types = ["parallel", "parallel", "reduction"]
+  } ins(%a, %b : memref<8x3xf32>, memref<8x5xf32>) outs(%y : memref<3x5xf32>) attrs = {npu.stationary = "q"} {
+  ^bb0(%p: f32, %q: f32, %out: f32):
+    %m = arith.mulf %p, %q : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}

@@ -136,3 +136,22 @@ func.func @no_other_layout(%x: memref<4x96x512xf32>, %y: memref<196608xf32>) {
   }
   return
 }
+
+// -----
+
+/// What never runs asks for no layout.
+// CHECK-LABEL: @no_elements
+func.func @no_elements(%x: memref<0x512xf32>, %y: memref<0x512xf32>, %z: memref<512xf32>) {
+  // CHECK-NEXT: memref.copy
+  memref.copy %x, %y : memref<0x512xf32> to memref<0x512xf32>
+  // CHECK: iterator_types = ["parallel", "reduction"]} ins(%arg0 : memref<0x512xf32>) outs(%arg2 : memref<512xf32>) {
+  linalg.generic {
+    indexing_maps = [affine_map<(j, i) -> (i, j)>, affine_map<(j, i) -> (j)>],
+    iterator_types = ["parallel", "reduction"]
+  } ins(%x : memref<0x512xf32>) outs(%z : memref<512xf32>) {
+  ^bb0(%in: f32, %out: f32):
+    %0 = arith.addf %in, %out : f32
+    linalg.yield %0 : f32
+  }
+  return
+}

@@ -236,12 +236,15 @@ def build_problem(
 ) -> LayoutProblem:
     """Return the problem of a program on a target.
 
+    Statements that never run, as they do on arrays without elements, have no say.
+
     `allowed` restricts the dimensions that may lie outermost in some arrays and copies of them, as
     views on them may;
     an array's first dimension of more than one element is always allowed.
     """
-    extents = {s.name: _extents(s) for s in program.statements}
-    variants = {s.name: variants_of(s, extents[s.name], target) for s in program.statements}
+    running = [s for s in program.statements if not s.domain.is_empty()]
+    extents = {s.name: _extents(s) for s in running}
+    variants = {s.name: variants_of(s, extents[s.name], target) for s in running}
     variants = {name: found for name, found in variants.items() if found}
     uses = list(_uses(program, variants, extents))
     mine: dict[str, list[Use]] = {}
