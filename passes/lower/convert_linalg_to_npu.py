@@ -109,7 +109,10 @@ class ProgramLowering:
         self.initials: dict[ir.Operation, Initial] = {}
 
     def run(self) -> None:
-        """Lower every operation in program order."""
+        """Lower every operation in program order; those that never run go."""
+        for op in self._operations():
+            if _never_runs(op):
+                op.erase()
         scalars = inline_scalars(self._operations())
         operations = self._operations()
         for op in operations:
@@ -215,6 +218,12 @@ class ProgramLowering:
         types = [v.type for v in arguments_of(op, captured)]
         builder = KernelBuilder(self.module, f"{kind}_{number}", types, self.target)
         return builder, bind_arguments(builder, [*op.operands, *captured], causes)
+
+
+def _never_runs(op: ir.Operation) -> bool:
+    """Whether an operation accesses an array without elements, so that it has no iterations."""
+    memrefs = (value.type for value in op.operands if isinstance(value.type, ir.MemRefType))
+    return any(0 in type_.shape for type_ in memrefs)
 
 
 def _walk(block: ir.Block) -> Iterator[ir.Operation]:

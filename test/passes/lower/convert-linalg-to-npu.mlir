@@ -148,3 +148,29 @@ func.func @taken(%a: memref<16x16xf32>, %b: memref<16x16xf32>, %c: memref<16x16x
   }
   return
 }
+
+// -----
+
+/// What runs on no elements leaves no kernel, and the fill before it stands by itself.
+
+// CHECK-LABEL: func.func @no_elements(
+// CHECK-NOT: call
+// CHECK: call @copy_0(%arg1)
+// CHECK-NEXT: return
+func.func @no_elements(%x: memref<8x0xf32>, %y: memref<8xf32>, %z: memref<8x0xf32>) {
+  %zero = arith.constant 0.0 : f32
+  memref.copy %x, %z : memref<8x0xf32> to memref<8x0xf32>
+  linalg.generic {indexing_maps = [affine_map<(i) -> (i)>], iterator_types = ["parallel"]} outs(%y : memref<8xf32>) {
+  ^bb0(%out: f32):
+    linalg.yield %zero : f32
+  }
+  linalg.generic {
+    indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i)>],
+    iterator_types = ["parallel", "reduction"]
+  } ins(%x : memref<8x0xf32>) outs(%y : memref<8xf32>) {
+  ^bb0(%in: f32, %out: f32):
+    %s = arith.addf %in, %out : f32
+    linalg.yield %s : f32
+  }
+  return
+}
