@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from polystage.dialects import npu
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting import whole_rows
 from polystage.pipeline import run_pipeline
 from polystage.simulator import simulate
+
+pytestmark = pytest.mark.usefixtures("npu_context")
 
 CHANNELS = 8
 TAPS = 3
@@ -75,13 +76,6 @@ def compiled(samples: int, dilation: int, target: str) -> tuple[ir.Module, str]:
     tail = f"npu-set-float-type{{type=f32}},npu-attach-target{{target={target}}},{LOWER}"
     run_pipeline(module, f"builtin.module({tail})")
     return module, eliminated
-
-
-@pytest.fixture(autouse=True)
-def _context():
-    with ir.Context() as context, ir.Location.unknown():
-        npu.load(context)
-        yield
 
 
 @pytest.mark.parametrize("target", ["tiny", "neuroncore_v2"])

@@ -35,14 +35,6 @@ from polystage.polyhedral.expressions import substitute
 from polystage.polyhedral.model import Bound
 from polystage.polyhedral.readings import Piece, Reading
 
-
-@pytest.fixture(autouse=True)
-def _context():
-    with ir.Context() as context, ir.Location.unknown():
-        npu.load(context)
-        yield
-
-
 # --- random readings ------------------------------------------------------------------------------
 
 

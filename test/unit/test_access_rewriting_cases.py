@@ -17,7 +17,6 @@ from access_rewriting_programs import (
     simulated,
 )
 
-from polystage.dialects import npu
 from polystage.evaluator.module_evaluator import evaluate
 from polystage.mlir import ir
 from polystage.passes.polyhedral.access_rewriting import CannotRewriteError, plan_rewrite
@@ -26,12 +25,7 @@ from polystage.polyhedral.model import Bound
 from polystage.polyhedral.readings import Piece, Reading
 from polystage.reference import jit_run
 
-
-@pytest.fixture(autouse=True)
-def _context():
-    with ir.Context() as context, ir.Location.unknown():
-        npu.load(context)
-        yield
+pytestmark = pytest.mark.usefixtures("npu_context")
 
 
 DOUBLE = """
