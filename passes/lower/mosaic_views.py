@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from polystage.dialects.npu.views import access_pattern, shape_of, strides_of
-from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.mosaic import (
-    Array,
     Box,
     Mosaic,
     Piece,
@@ -23,39 +21,12 @@ from polystage.passes.lower.mosaic import (
 )
 from polystage.passes.lower.offset import Offset
 
-
-class Builder(Protocol):
-    """What this file needs of `KernelBuilder`, which imports it."""
-
-    @property
-    def target(self) -> Target: ...  # noqa: D102
-
-    def bounds(self, offset: Offset) -> Range: ...  # noqa: D102
-
-    def subview(  # noqa: D102
-        self,
-        value: Array,
-        offsets: Sequence[Offset | int],
-        sizes: Sequence[int],
-        steps: Sequence[int] | None = None,
-        drop: Sequence[int] = (),
-    ) -> Any: ...
-
-    def transpose(self, value: Array, permutation: Sequence[int]) -> Any: ...  # noqa: D102
-
-    def expand(self, value: Array, shapes: Sequence[Sequence[int]]) -> Any: ...  # noqa: D102
-
-    def collapse(self, value: Array, groups: Sequence[int]) -> Any: ...  # noqa: D102
-
-    def dma(self, source: Array, destination: ir.Value, cause: str) -> None: ...  # noqa: D102
-
-    def memset(  # noqa: D102
-        self, destination: ir.Value, value: float | int, engine: str = "vector"
-    ) -> None: ...
+if TYPE_CHECKING:
+    from polystage.passes.lower.kernel_builder import KernelBuilder
 
 
 def window(
-    builder: Builder,
+    builder: KernelBuilder,
     mosaic: Mosaic,
     starts: Sequence[Offset],
     sizes: Sequence[int],
@@ -94,7 +65,7 @@ def window(
 
 
 def _hits_of_all(
-    builder: Builder, target: Range, start: Offset, size: int, step: int
+    builder: KernelBuilder, target: Range, start: Offset, size: int, step: int
 ) -> Range | None:
     """Return which elements of a window lie in `target`, in every iteration of the loops."""
     first, last = builder.bounds(start)
@@ -103,7 +74,7 @@ def _hits_of_all(
     return found
 
 
-def transposed(builder: Builder, mosaic: Mosaic, permutation: Sequence[int]) -> Mosaic:
+def transposed(builder: KernelBuilder, mosaic: Mosaic, permutation: Sequence[int]) -> Mosaic:
     """Return a mosaic whose dimension i is dimension `permutation[i]`."""
     return replace(
         mosaic,
@@ -119,7 +90,7 @@ def transposed(builder: Builder, mosaic: Mosaic, permutation: Sequence[int]) -> 
     )
 
 
-def expanded(builder: Builder, mosaic: Mosaic, shapes: Sequence[Sequence[int]]) -> Mosaic:
+def expanded(builder: KernelBuilder, mosaic: Mosaic, shapes: Sequence[Sequence[int]]) -> Mosaic:
     """Return a mosaic with dimension i split into `shapes[i]`.
 
     A piece that starts or ends within a row becomes several.
@@ -140,7 +111,7 @@ def expanded(builder: Builder, mosaic: Mosaic, shapes: Sequence[Sequence[int]]) 
     return replace(mosaic, shape=shape, pieces=tuple(pieces))
 
 
-def collapsed(builder: Builder, mosaic: Mosaic, groups: Sequence[int]) -> Mosaic:
+def collapsed(builder: KernelBuilder, mosaic: Mosaic, groups: Sequence[int]) -> Mosaic:
     """Return a mosaic with runs of `groups[i]` dimensions merged; all pieces run through them as
     through one (`Mosaic.merges`)."""
     members: list[range] = []
@@ -168,7 +139,7 @@ def collapsed(builder: Builder, mosaic: Mosaic, groups: Sequence[int]) -> Mosaic
     )
 
 
-def load(builder: Builder, mosaic: Mosaic, destination: ir.Value) -> None:
+def load(builder: KernelBuilder, mosaic: Mosaic, destination: ir.Value) -> None:
     """Bring the pieces to their places in a buffer; `fill_borders` has to come first."""
     sizes = shape_of(destination)
     for piece in mosaic.pieces:
@@ -179,7 +150,7 @@ def load(builder: Builder, mosaic: Mosaic, destination: ir.Value) -> None:
         builder.dma(piece.value, place, piece.cause)
 
 
-def fill_borders(builder: Builder, mosaics: Sequence[Mosaic], buffer: ir.Value) -> None:
+def fill_borders(builder: KernelBuilder, mosaics: Sequence[Mosaic], buffer: ir.Value) -> None:
     """Write the fill where no piece comes to lie in a buffer.
 
     Each of `mosaics` goes to other partitions of the buffer, whose dimension 0 they are. Engines
@@ -203,7 +174,9 @@ def _whole(sizes: Sequence[int]) -> Box:
     return [(0, n) for n in sizes]
 
 
-def _border_boxes(builder: Builder, mosaics: Sequence[Mosaic], sizes: Sequence[int]) -> list[Box]:
+def _border_boxes(
+    builder: KernelBuilder, mosaics: Sequence[Mosaic], sizes: Sequence[int]
+) -> list[Box]:
     """Return the borders of all mosaics, those on the same side as one box on all partitions."""
     found: dict[tuple[int, bool], Box] = {}
     for mosaic in mosaics:
