@@ -49,7 +49,8 @@ def test_an_error_points_at_its_column():
         ("one-shot-bufferize", True, False),
         ("affine-loop-tile", False, True),
         ("convert-gpu-to-nvvm", False, False),
-        ("convert-scf-to-spirv", True, True),  # ends the process where it runs on the outermost op
+        ("convert-scf-to-spirv", True, False),  # ends the process where it runs on what it replaces
+        ("raise-wasm-mlir", True, False),  # the same
         ("print-op-stats", True, True),
     ],
 )
