@@ -42,6 +42,57 @@ def test_invalid_number_of_inputs():
     )
 
 
+def test_invalid_missing_input():
+    """The importer dies of it too."""
+    node = helper.make_node("NonMaxSuppression", ["x", ""], ["y"], name="boxes")
+    shapes = {"x": (TensorProto.FLOAT, (1, 4, 4))}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.INT64, None)})) == (
+        "model: at 'boxes': operator 'NonMaxSuppression' is not valid: its input 'scores' is "
+        "missing"
+    )
+
+
+def test_invalid_node_in_a_body():
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, None)
+    inner = helper.make_node("NonMaxSuppression", ["x"], ["y"], name="boxes")
+    body = helper.make_graph([inner], "body", [], [y])
+    node = helper.make_node("If", ["c"], ["z"], then_branch=body, else_branch=body)
+    shapes = {"c": (TensorProto.BOOL, ()), "x": (TensorProto.FLOAT, (1, 4, 4))}
+    assert refusal(model_of(node, shapes, {"z": (TensorProto.INT64, None)})) == (
+        "model: at 'boxes': operator 'NonMaxSuppression' is not valid: it has input size 1 not in "
+        "range [min=2, max=5]"
+    )
+
+
+@pytest.mark.parametrize("opset", [11, 22])
+def test_invalid_number_of_outputs(opset):
+    node = helper.make_node("Unique", ["x"], [], name="unique")
+    shapes = {"x": (TensorProto.FLOAT, (4,))}
+    model = model_of(node, shapes, {"y": (TensorProto.FLOAT, None)}, opset=opset)
+    assert "Output 0 is out of bounds" in refusal(model)
+
+
+def test_invalid_unique():
+    """The importer dies where some of its outputs are left out."""
+    node = helper.make_node("Unique", ["x"], ["y"], name="unique")
+    shapes = {"x": (TensorProto.FLOAT, (4,))}
+    assert refusal(model_of(node, shapes, {"y": (TensorProto.FLOAT, None)})) == (
+        "model: at 'unique': operator 'Unique' is not supported here: how many elements its "
+        "results have depends on values"
+    )
+
+
+def test_invalid_determinant_in_a_body():
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    body = helper.make_graph([helper.make_node("Det", ["x"], ["y"], name="det")], "body", [], [y])
+    node = helper.make_node("If", ["c"], ["z"], then_branch=body, else_branch=body)
+    shapes = {"c": (TensorProto.BOOL, ()), "x": (TensorProto.FLOAT, (2, 2))}
+    assert refusal(model_of(node, shapes, {"z": (TensorProto.FLOAT, None)})) == (
+        "model: at 'det': operator 'Det' is not supported here: the importer computes it without "
+        "exchanging rows, so that a pivot of 0 gives NaN"
+    )
+
+
 def test_invalid_determinant():
     node = helper.make_node("Det", ["x"], ["y"], name="det")
     shapes = {"x": (TensorProto.FLOAT, (2, 2))}

@@ -222,7 +222,11 @@ def _convert_opset(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     model.ir_version = max(model.ir_version, _IR_VERSION)
     try:
         return version_converter.convert_version(model, OLDEST_OPSET)
-    except (RuntimeError, version_converter.ConvertError) as error:
+    except (
+        RuntimeError,
+        version_converter.ConvertError,
+        shape_inference.InferenceError,
+    ) as error:
         raise FrontendError(
             f"{name}: opset {version} cannot be converted to {OLDEST_OPSET}: {_last_line(error)}",
             help=f"export the model with opset {OLDEST_OPSET} or newer",
@@ -234,22 +238,39 @@ def _check_nodes(model: onnx.ModelProto, name: str) -> None:
     context = onnx.checker.C.CheckerContext()
     context.ir_version = model.ir_version
     context.opset_imports = {o.domain: o.version for o in model.opset_import}
-    for node in model.graph.node:
-        try:
-            onnx.checker.check_node(node, context)
-        except onnx.checker.ValidationError as error:
-            found = str(error).splitlines()[0].rstrip(".")
-            if "with schema" not in found:
-                continue  # an operator without a schema: the importer names it
-            found = re.sub(r"^Node(\(.*?\))? with schema\(.*?\) ", "it ", found)
+    for node in _all_nodes(model.graph.node):
+        found = _schema_violation(node, context) or _missing_input(node, context)
+        if found:
             raise FrontendError(
                 f"{name}: at '{node.name or node.output[-1]}': operator '{node.op_type}' is not "
                 f"valid: {found}"
-            ) from None
+            )
+
+
+def _schema_violation(node: onnx.NodeProto, context: Any) -> str:
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        found = str(error).splitlines()[0].rstrip(".")
+        if "with schema" in found:  # else an operator without a schema: the importer names it
+            return re.sub(r"^Node(\(.*?\))? with schema\(.*?\) ", "it ", found)
+    return ""
+
+
+def _missing_input(node: onnx.NodeProto, context: Any) -> str:
+    """Return which required input is left out, which the checker allows."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, context.opset_imports[""], "")
+    except (onnx.defs.SchemaError, KeyError):
+        return ""
+    for formal, actual in zip(schema.inputs, node.input, strict=False):
+        if formal.option == onnx.defs.OpSchema.FormalParameterOption.Single and not actual:
+            return f"its input '{formal.name}' is missing"
+    return ""
 
 
 def _check_limits(model: onnx.ModelProto, name: str) -> None:
-    found = violation(model)
+    found = violation(model.graph)
     if found:
         node, reason = found
         raise FrontendError(

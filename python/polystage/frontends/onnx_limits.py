@@ -32,16 +32,24 @@ def determinant(node: onnx.NodeProto, types: Types) -> str:
     return "the importer computes it without exchanging rows, so that a pivot of 0 gives NaN"
 
 
+def unique(node: onnx.NodeProto, types: Types) -> str:
+    """Shapes depend on values; the importer dies where some of the outputs are left out."""
+    if node.op_type != "Unique":
+        return ""
+    return "how many elements its results have depends on values"
+
+
 def aligned_corners(node: onnx.NodeProto, types: Types) -> str:
     """Scales that give no whole extent are replaced by the ratio of the rounded extents."""
     modes = [a.s for a in node.attribute if a.name == "coordinate_transformation_mode"]
     if node.op_type != "Resize" or modes != [b"align_corners"] or not "".join(node.input[2:3]):
         return ""
-    before, after = (
+    known = [
         [d.dim_value for d in types[name].tensor_type.shape.dim]
         for name in (node.input[0], node.output[0])
-    )
-    if all(out % extent == 0 for extent, out in zip(before, after, strict=True)):
+        if name in types
+    ]
+    if len(known) == 2 and all(n and out % n == 0 for n, out in zip(*known, strict=True)):
         return ""
     return "with align_corners the importer takes the ratio of the extents for the scales"
 
@@ -62,18 +70,25 @@ RULES: tuple[Callable[[onnx.NodeProto, Types], str], ...] = (
     grid_sample,
     peepholes,
     determinant,
+    unique,
     aligned_corners,
     no_elements,
 )
 
 
-def violation(model: onnx.ModelProto) -> tuple[onnx.NodeProto, str] | None:
-    """Return the first node that a rule refuses, and why."""
-    graph = model.graph
-    types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
+def violation(
+    graph: onnx.GraphProto, around: Types | None = None
+) -> tuple[onnx.NodeProto, str] | None:
+    """Return the first node that a rule refuses, and why; bodies of nodes count."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {**(around or {}), **{v.name: v.type for v in values}}
     for node in graph.node:
         for rule in RULES:
             reason = rule(node, types)
             if reason:
                 return node, reason
+        for attribute in node.attribute:
+            found = violation(attribute.g, types)
+            if found:
+                return found
     return None
