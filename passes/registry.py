@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_o
 from polystage.errors import PipelineError, location_text
 from polystage.mlir import ir
 
-Form = Literal["any", "tensors", "buffers", "npu", "placed"]
+Form = Literal["any", "tensors", "buffers", "npu", "placed", "synchronised"]
 
 
 @dataclass(frozen=True)

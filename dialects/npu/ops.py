@@ -1,8 +1,8 @@
 """Operations of the npu dialect.
 
-Every instruction names its operands as memref views. Meaning is sequential program order; engines
-run concurrently but never
-change it. Costs are in `polystage.machine.cost`.
+Every instruction names its operands as memref views. Meaning is sequential program order; every
+engine runs the instructions of its own queue in their order, beside the others, and `npu.signal`
+and `npu.wait` keep the meaning. Costs are in `polystage.machine.cost`.
 
 This module must not postpone the evaluation of annotations: `ext` reads them as the definition of
 the operation.
@@ -11,7 +11,7 @@ the operation.
 from collections.abc import Sequence
 from typing import Any
 
-from polystage.dialects.npu import rules, target_rules
+from polystage.dialects.npu import queue_rules, rules, target_rules
 from polystage.dialects.npu.attributes import EngineAttr, NpuDialect
 from polystage.dialects.npu.target import target_of
 from polystage.mlir import ext, ir
@@ -53,15 +53,16 @@ class AllocOp(NpuOp, name="alloc"):
     """Reserve an on-chip buffer that lives until its block ends.
 
     Dimension 0 is the partition; the other dimensions lie row-major from byte `address` of every
-    partition.
-    `address` is absent until `npu-allocate-scratchpad` has run.
+    partition. `address` is absent until `npu-allocate-scratchpad` has run. In a loop, `buffers`
+    may give it several places, at `addresses`: its executions, counted over all loops within one
+    call of the kernel, take them in turn.
 
     Cost: none.
     """
 
     buffer: ext.Result[ir.MemRefType]
 
-    RULES = (rules.alloc_is_on_chip,)
+    RULES = (rules.alloc_is_on_chip, queue_rules.alloc_rotates)
     TARGET_RULES = (target_rules.alloc_fits,)
 
 
@@ -95,8 +96,8 @@ class DmaOp(NpuOp, name="dma"):
     """Copy a strided window: `destination := source`; a source extent of 1 is repeated.
 
     DRAM to sbuf, sbuf to DRAM, or within one of them. `cause` says what the bytes are for: input,
-    weight, intermediate,
-    output or copy.
+    weight, intermediate, output or copy. `queue` is the DMA queue that executes it, absent until
+    `npu-insert-sync` has run.
 
     Cost: start-up, plus the larger of descriptor work over all DMA engines and bytes over DRAM
     bandwidth.
@@ -106,7 +107,14 @@ class DmaOp(NpuOp, name="dma"):
     destination: MemRef
     cause: ir.StringAttr
 
-    RULES = (rules.dma_cause, rules.dma_spaces, rules.dma_shapes, rules.partition_comes_first)
+    RULES = (
+        rules.dma_cause,
+        rules.dma_spaces,
+        rules.dma_shapes,
+        rules.partition_comes_first,
+        queue_rules.dma_queue_is_a_name,
+    )
+    TARGET_RULES = (queue_rules.dma_queue_is_of_the_target,)
 
 
 class MemsetOp(NpuOp, name="memset"):
@@ -285,3 +293,31 @@ class GatherOp(NpuOp, name="gather"):
         rules.gather_shapes,
         rules.partition_comes_first,
     )
+
+
+class SemaphoreOp(NpuOp):
+    """What `npu.signal` and `npu.wait` share: the queue that they stand in, and a semaphore."""
+
+    queue: ir.StringAttr
+    semaphore: ir.IntegerAttr
+
+    RULES = (queue_rules.queue_is_a_name, queue_rules.semaphore_is_declared)
+    TARGET_RULES = (queue_rules.queue_is_of_the_target,)
+
+
+class SignalOp(SemaphoreOp, name="signal"):
+    """Raise `semaphore` by one when every earlier instruction of `queue` has completed.
+
+    The queue goes on meanwhile. A semaphore starts at its value in the module's `npu.semaphores`;
+    one queue signals it and one waits for it, so that the k-th wait takes the k-th signal whatever
+    the timing. Loops and calls are executed by every queue.
+
+    Cost: none.
+    """
+
+
+class WaitOp(SemaphoreOp, name="wait"):
+    """Hold `queue` up until `semaphore` is positive, then lower it by one.
+
+    Cost: none beyond the wait.
+    """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from polystage.dialects.npu.queue_rules import buffers_of, places_of
 from polystage.dialects.npu.views import (
     access_pattern,
     free_bytes,
@@ -24,8 +25,8 @@ TargetRule = Callable[[ir.OpView, Target], str | None]
 
 
 def alloc_fits(op: ir.OpView, target: Target) -> str | None:
-    """A buffer has at most as many partitions and bytes as its memory; a psum buffer lies in one
-    bank."""
+    """A buffer has at most as many partitions and bytes as its memory, all its places together; a
+    place in psum lies in one bank."""
     type_ = ir.MemRefType(op.results[0].type)
     space = space_of(type_)
     partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
@@ -43,18 +44,32 @@ def alloc_fits(op: ir.OpView, target: Target) -> str | None:
     if size > limit:
         what = "a partition of sbuf" if space == "sbuf" else "one psum bank"
         return f"takes {size} bytes per partition, but {what} of '{target.name}' holds {limit}"
-    if "address" not in op.attributes:
-        return None
-    address = ir.IntegerAttr(op.attributes["address"]).value
-    if address < 0 or address + size > capacity:
+    count = buffers_of(op)
+    if count * size > capacity:
         return (
-            f"lies at bytes [{address}, {address + size}), "
-            f"but {space} of '{target.name}' ends at {capacity}"
+            f"takes {count} x {size} bytes per partition, "
+            f"but {space} of '{target.name}' holds {capacity}"
         )
-    if space == "psum" and address // limit != (address + size - 1) // limit:
-        return (
-            f"lies at bytes [{address}, {address + size}) and crosses a psum bank of {limit} bytes"
-        )
+    return _misplaced(places_of(op), size, capacity, limit, f"{space} of '{target.name}'")
+
+
+def _misplaced(places: list[int], size: int, capacity: int, limit: int, memory: str) -> str | None:
+    """Return what is wrong with places of `size` bytes of which none may cross `limit`."""
+    end = 0
+    for address in sorted(places):
+        if address < 0 or address + size > capacity:
+            return f"lies at bytes [{address}, {address + size}), but {memory} ends at {capacity}"
+        if size and address // limit != (address + size - 1) // limit:
+            return (
+                f"lies at bytes [{address}, {address + size}) "
+                f"and crosses a psum bank of {limit} bytes"
+            )
+        if address < end:
+            return (
+                f"has overlapping places at bytes [{end - size}, {end}) "
+                f"and [{address}, {address + size})"
+            )
+        end = address + size
     return None
 
 

@@ -2,6 +2,7 @@
 
 `tensors`: linalg on static tensors. `buffers`: linalg.generic on memrefs and on overlays of them.
 `npu`: loops around npu operations. `placed`: the same, every on-chip buffer at an address.
+`synchronised`: the same, every transfer in a queue.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,11 +14,15 @@ from polystage.mlir import ir
 
 @dataclass(frozen=True)
 class Form:
-    """What may appear: whole dialects, single operations, and further rules, each op by op."""
+    """What may appear: whole dialects, single operations, and further rules, each op by op.
+
+    `checks` make rules that remember what they have seen of the module.
+    """
 
     dialects: frozenset[str]
     operations: frozenset[str] = frozenset()
     rules: tuple[Callable[[ir.Operation], str], ...] = field(default=())
+    checks: tuple[Callable[[], Callable[[ir.Operation], str]], ...] = field(default=())
 
     def allows(self, name: str) -> bool:
         """Return whether an operation of this name may appear."""
@@ -52,6 +57,33 @@ def has_address(op: ir.Operation) -> str:
     if op.name == "npu.alloc" and "address" not in op.attributes:
         return "'npu.alloc' has no address"
     return ""
+
+
+def has_queue(op: ir.Operation) -> str:
+    """Every transfer has the queue that executes it."""
+    if op.name == "npu.dma" and "queue" not in op.attributes:
+        return "'npu.dma' has no queue"
+    return ""
+
+
+def one_queue_on_each_side() -> Callable[[ir.Operation], str]:
+    """Return the rule that one queue signals a semaphore and one waits for it.
+
+    So the k-th wait takes the k-th signal whatever the timing.
+    """
+    seen: dict[tuple[str, int], str] = {}
+
+    def rule(op: ir.Operation) -> str:
+        if op.name not in ("npu.signal", "npu.wait"):
+            return ""
+        queue = ir.StringAttr(op.attributes["queue"]).value
+        semaphore = ir.IntegerAttr(op.attributes["semaphore"]).value
+        other = seen.setdefault((op.name, semaphore), queue)
+        if other == queue:
+            return ""
+        return f"'{op.name}' of semaphore {semaphore} stands in queue '{queue}' and in '{other}'"
+
+    return rule
 
 
 _VIEWS = {
@@ -89,6 +121,12 @@ FORMS: dict[str, Form] = {
         _NPU_OPERATIONS,
         (has_no_overlay, has_address),
     ),
+    "synchronised": Form(
+        frozenset({"builtin", "func", "arith", "npu"}),
+        _NPU_OPERATIONS,
+        (has_no_overlay, has_address, has_queue),
+        (one_queue_on_each_side,),
+    ),
 }
 
 
@@ -100,10 +138,11 @@ def check_form(module: ir.Module, form: str) -> None:
     if form == "any":
         return
     rule_set = FORMS[form]
+    rules = (*rule_set.rules, *(make() for make in rule_set.checks))
     for op in walk(module.operation):
         if not rule_set.allows(op.name):
             raise FormError(f"'{op.name}' must not appear in {form} form", op=op)
-        for rule in rule_set.rules:
+        for rule in rules:
             problem = rule(op)
             if problem:
                 raise FormError(f"{problem}, which must not appear in {form} form", op=op)

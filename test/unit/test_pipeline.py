@@ -159,6 +159,55 @@ def test_forms(form, text, message):
         check_form(module, form)
 
 
+def synchronised(text, dma=""):
+    """Return a module of one semaphore that holds a transfer, with `dma` as attributes, and `text`."""
+    on_chip = 'memref<4xf32, #npu.space<"sbuf">>'
+    return parse(
+        f"""module attributes {{npu.semaphores = array<i64: 0>}} {{
+        func.func @f(%a: memref<4xf32>) {{
+          %b = "npu.alloc"() {{address = 0 : i64}} : () -> {on_chip}
+          "npu.dma"(%a, %b) {{cause = "input"{dma}}} : (memref<4xf32>, {on_chip}) -> ()
+          {text}
+          return
+        }} }}"""
+    )
+
+
+def on_semaphore(op, *queues):
+    return "\n".join(
+        f'"npu.{op}"() {{queue = "{q}", semaphore = 0 : i64}} : () -> ()' for q in queues
+    )
+
+
+QUEUE = ', queue = "dma0"'
+
+
+@pytest.mark.parametrize(
+    ("text", "dma", "message"),
+    [
+        ("", "", "'npu.dma' has no queue, which must not appear in synchronised form"),
+        (
+            on_semaphore("signal", "tensor", "vector"),
+            QUEUE,
+            "'npu.signal' of semaphore 0 stands in queue 'vector' and in 'tensor'",
+        ),
+        (
+            on_semaphore("wait", "dma1", "dma0"),
+            QUEUE,
+            "'npu.wait' of semaphore 0 stands in queue 'dma0' and in 'dma1'",
+        ),
+    ],
+)
+def test_synchronised_form(text, dma, message):
+    with pytest.raises(FormError, match=message):
+        check_form(synchronised(text, dma), "synchronised")
+
+
+def test_a_queue_may_signal_what_another_waits_for():
+    text = on_semaphore("signal", "dma0") + "\n" + on_semaphore("wait", "tensor", "tensor")
+    check_form(synchronised(text, QUEUE), "synchronised")
+
+
 class TestOptions:
     def make(self):
         @register_pass

@@ -43,6 +43,73 @@ func.func private @invalid_bank_crossing() {
 
 // -----
 
+func.func private @invalid_places() {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  scf.for %i = %c0 to %c1 step %c1 {
+    // expected-error@+1 {{'npu.alloc' op takes 3 x 1600 bytes per partition, but sbuf of 'tiny' holds 4096}}
+    %0 = "npu.alloc"() {buffers = 3 : i64} : () -> memref<8x400xf32, #npu.space<"sbuf">>
+  }
+  return
+}
+
+// -----
+
+func.func private @invalid_second_address() {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  scf.for %i = %c0 to %c1 step %c1 {
+    // expected-error@+1 {{'npu.alloc' op lies at bytes [4090, 4106), but sbuf of 'tiny' ends at 4096}}
+    %0 = "npu.alloc"() {address = 0 : i64, addresses = array<i64: 0, 4090>, buffers = 2 : i64} : () -> memref<8x4xf32, #npu.space<"sbuf">>
+  }
+  return
+}
+
+// -----
+
+func.func private @invalid_second_bank_crossing() {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  scf.for %i = %c0 to %c1 step %c1 {
+    // expected-error@+1 {{'npu.alloc' op lies at bytes [96, 160) and crosses a psum bank of 64 bytes}}
+    %0 = "npu.alloc"() {address = 0 : i64, addresses = array<i64: 0, 96>, buffers = 2 : i64} : () -> memref<8x16xf32, #npu.space<"psum">>
+  }
+  return
+}
+
+// -----
+
+func.func private @invalid_overlapping_places() {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  scf.for %i = %c0 to %c1 step %c1 {
+    // expected-error@+1 {{'npu.alloc' op has overlapping places at bytes [8, 24) and [16, 32)}}
+    %0 = "npu.alloc"() {address = 16 : i64, addresses = array<i64: 16, 8>, buffers = 2 : i64} : () -> memref<8x4xf32, #npu.space<"sbuf">>
+  }
+  return
+}
+
+// -----
+
+func.func private @invalid_dma_queue(%x: memref<8x4xf32>) {
+  %a = "npu.alloc"() : () -> memref<8x4xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.dma' op queue 'dma2' does not exist, 'tiny' has dma0, dma1}}
+  "npu.dma"(%x, %a) {cause = "input", queue = "dma2"} : (memref<8x4xf32>, memref<8x4xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+module attributes {npu.semaphores = array<i64: 0>} {
+  func.func private @invalid_queue() {
+    // expected-error@+1 {{'npu.wait' op queue 'dma2' does not exist, 'tiny' has tensor, vector, scalar, gpsimd, dma0, dma1}}
+    "npu.wait"() {queue = "dma2", semaphore = 0 : i64} : () -> ()
+    return
+  }
+}
+
+// -----
+
 func.func private @invalid_columns() {
   %t = arith.constant true
   %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
