@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from polystage.dialects.npu.views import access_pattern, shape_of, strides_of
+from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.mosaic import (
+    Array,
     Box,
     Mosaic,
     Piece,
@@ -21,12 +23,43 @@ from polystage.passes.lower.mosaic import (
 )
 from polystage.passes.lower.offset import Offset
 
-if TYPE_CHECKING:
-    from polystage.passes.lower.kernel_builder import KernelBuilder
+
+class Builder(Protocol):
+    """What this file needs of `KernelBuilder`, which imports it.
+
+    To import that for its type alone does not do: pyright finds it in the staged package, by another
+    path than the file itself, and takes the two for different classes.
+    """
+
+    @property
+    def target(self) -> Target: ...  # noqa: D102
+
+    def bounds(self, offset: Offset) -> Range: ...  # noqa: D102
+
+    def subview(  # noqa: D102
+        self,
+        value: Array,
+        offsets: Sequence[Offset | int],
+        sizes: Sequence[int],
+        steps: Sequence[int] | None = None,
+        drop: Sequence[int] = (),
+    ) -> Any: ...
+
+    def transpose(self, value: Array, permutation: Sequence[int]) -> Any: ...  # noqa: D102
+
+    def expand(self, value: Array, shapes: Sequence[Sequence[int]]) -> Any: ...  # noqa: D102
+
+    def collapse(self, value: Array, groups: Sequence[int]) -> Any: ...  # noqa: D102
+
+    def dma(self, source: Array, destination: ir.Value, cause: str) -> None: ...  # noqa: D102
+
+    def memset(  # noqa: D102
+        self, destination: ir.Value, value: float | int, engine: str = "vector"
+    ) -> None: ...
 
 
 def window(
-    builder: KernelBuilder,
+    builder: Builder,
     mosaic: Mosaic,
     starts: Sequence[Offset],
     sizes: Sequence[int],
@@ -65,7 +98,7 @@ def window(
 
 
 def _hits_of_all(
-    builder: KernelBuilder, target: Range, start: Offset, size: int, step: int
+    builder: Builder, target: Range, start: Offset, size: int, step: int
 ) -> Range | None:
     """Return which elements of a window lie in `target`, in every iteration of the loops."""
     first, last = builder.bounds(start)
@@ -74,7 +107,7 @@ def _hits_of_all(
     return found
 
 
-def transposed(builder: KernelBuilder, mosaic: Mosaic, permutation: Sequence[int]) -> Mosaic:
+def transposed(builder: Builder, mosaic: Mosaic, permutation: Sequence[int]) -> Mosaic:
     """Return a mosaic whose dimension i is dimension `permutation[i]`."""
     return replace(
         mosaic,
@@ -90,7 +123,7 @@ def transposed(builder: KernelBuilder, mosaic: Mosaic, permutation: Sequence[int
     )
 
 
-def expanded(builder: KernelBuilder, mosaic: Mosaic, shapes: Sequence[Sequence[int]]) -> Mosaic:
+def expanded(builder: Builder, mosaic: Mosaic, shapes: Sequence[Sequence[int]]) -> Mosaic:
     """Return a mosaic with dimension i split into `shapes[i]`.
 
     A piece that starts or ends within a row becomes several.
@@ -111,7 +144,7 @@ def expanded(builder: KernelBuilder, mosaic: Mosaic, shapes: Sequence[Sequence[i
     return replace(mosaic, shape=shape, pieces=tuple(pieces))
 
 
-def collapsed(builder: KernelBuilder, mosaic: Mosaic, groups: Sequence[int]) -> Mosaic:
+def collapsed(builder: Builder, mosaic: Mosaic, groups: Sequence[int]) -> Mosaic:
     """Return a mosaic with runs of `groups[i]` dimensions merged; all pieces run through them as
     through one (`Mosaic.merges`)."""
     members: list[range] = []
@@ -139,7 +172,7 @@ def collapsed(builder: KernelBuilder, mosaic: Mosaic, groups: Sequence[int]) -> 
     )
 
 
-def load(builder: KernelBuilder, mosaic: Mosaic, destination: ir.Value) -> None:
+def load(builder: Builder, mosaic: Mosaic, destination: ir.Value) -> None:
     """Bring the pieces to their places in a buffer; `fill_borders` has to come first."""
     sizes = shape_of(destination)
     for piece in mosaic.pieces:
@@ -150,7 +183,7 @@ def load(builder: KernelBuilder, mosaic: Mosaic, destination: ir.Value) -> None:
         builder.dma(piece.value, place, piece.cause)
 
 
-def fill_borders(builder: KernelBuilder, mosaics: Sequence[Mosaic], buffer: ir.Value) -> None:
+def fill_borders(builder: Builder, mosaics: Sequence[Mosaic], buffer: ir.Value) -> None:
     """Write the fill where no piece comes to lie in a buffer.
 
     Each of `mosaics` goes to other partitions of the buffer, whose dimension 0 they are. Engines
@@ -174,9 +207,7 @@ def _whole(sizes: Sequence[int]) -> Box:
     return [(0, n) for n in sizes]
 
 
-def _border_boxes(
-    builder: KernelBuilder, mosaics: Sequence[Mosaic], sizes: Sequence[int]
-) -> list[Box]:
+def _border_boxes(builder: Builder, mosaics: Sequence[Mosaic], sizes: Sequence[int]) -> list[Box]:
     """Return the borders of all mosaics, those on the same side as one box on all partitions."""
     found: dict[tuple[int, bool], Box] = {}
     for mosaic in mosaics:
