@@ -27,8 +27,8 @@ from polystage.passes.lower.offset import Offset
 class Builder(Protocol):
     """What this file needs of `KernelBuilder`, which imports it.
 
-    To import that for its type alone does not do: pyright finds it in the staged package, by another
-    path than the file itself, and takes the two for different classes.
+    To import that for its type alone does not do: pyright finds it in the staged package, by
+    another path than the file itself, and takes the two for different classes.
     """
 
     @property
