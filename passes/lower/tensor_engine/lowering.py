@@ -37,6 +37,19 @@ def lower_contraction(
         PassError: not even one tile fits the scratchpad (found by npu-allocate-scratchpad).
     """
     TensorEngineLowering(builder, contraction, values, causes, initial).emit()
+    builder.function.attributes["npu.contraction"] = _described(contraction)
+
+
+def _described(contraction: Contraction) -> ir.DictAttr:
+    """Return the extents of the whole contraction, which reports compare the tiles with."""
+    type_ = ir.IntegerType.get_signless(64)
+    extents = {
+        "batch": contraction.extent(contraction.batch),
+        "m": contraction.extent(contraction.rows),
+        "n": contraction.extent(contraction.columns),
+        "k": contraction.channels * contraction.extent(contraction.taps),
+    }
+    return ir.DictAttr.get({name: ir.IntegerAttr.get(type_, n) for name, n in extents.items()})
 
 
 class TensorEngineLowering:

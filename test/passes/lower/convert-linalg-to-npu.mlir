@@ -32,7 +32,7 @@ func.func @matmul(%a: memref<16x24xf32>, %b: memref<24x32xf32>) -> memref<16x32x
 /// Rows of the left operand are turned on chip, since their contracted dimension is contiguous in DRAM.
 
 // CHECK: func.func private @matmul_0
-// CHECK-SAME: attributes {npu.kernel}
+// CHECK-SAME: attributes {npu.contraction = {batch = 1 : i64, k = 24 : i64, m = 16 : i64, n = 32 : i64}, npu.kernel}
 // CHECK: "npu.dma"(%{{.*}}, %[[STAGE:.*]]) {cause = "input"}
 // CHECK: "npu.transpose"
 // CHECK: %[[PSUM:.*]] = "npu.alloc"() : () -> memref<8x16xf32, #npu.space<"psum">>
