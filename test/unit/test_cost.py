@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polystage.machine import Target, access, cost, energy
+from polystage.machine import Target, access, area, cost, energy
 
 V2 = Target.load("neuroncore_v2")
 TINY = Target.load("tiny")
@@ -46,7 +46,7 @@ def test_load_stationary_is_four_times_faster() -> None:
 def test_load_stationary_in_the_foreground() -> None:
     plain = V2.override({"background_load": False})
     changed = cost.matmul(plain, 128, 128, 512, "bf16")
-    unchanged = cost.matmul(plain, 128, 128, 512, "bf16", stationary_changed=False)
+    unchanged = cost.matmul(plain, 128, 128, 512, "bf16", changed=False)
     assert (changed.busy_ns - unchanged.busy_ns) * 2.8 == pytest.approx(32)
 
 
@@ -58,6 +58,40 @@ def test_slow_load_stationary_bounds_the_engine() -> None:
 def test_latency_is_load_multiply_and_drain() -> None:
     one = cost.matmul(V2, 128, 128, 512, "bf16")
     assert one.latency_ns * 2.8 == pytest.approx(32 + 512 + 254 + 60)
+
+
+def test_loading_the_whole_array_takes_its_rows() -> None:
+    whole = V2.override({"tensor.load_whole_array": True})
+    assert cost.load_stationary_cycles(whole, 1, "bf16") == 128 / 4
+    assert cost.load_stationary_cycles(whole, 1, "f32") == 4 * 128 / 4
+
+
+def test_an_array_that_is_not_pipelined_runs_empty() -> None:
+    """Load, stream and drain add up; what finds its operand in the array prolongs the stream."""
+    plain = V2.override({"tensor.pipelined": False, "background_load": False})
+    first = cost.matmul(plain, 128, 128, 512, "bf16")
+    second = cost.matmul(plain, 128, 128, 512, "bf16", changed=False)
+    assert first.busy_ns * 2.8 == pytest.approx(32 + 512 + 254 + 60)
+    assert second.busy_ns * 2.8 == pytest.approx(512)
+    assert (first.latency_ns, second.latency_ns) == (first.busy_ns, second.busy_ns)
+
+
+def test_background_load_hides_behind_an_array_that_is_not_pipelined() -> None:
+    plain = V2.override({"tensor.pipelined": False, "weight_load_speedup": 0.1})
+    assert cost.matmul(plain, 128, 128, 512, "bf16").busy_ns * 2.8 == pytest.approx(1280)
+
+
+def test_an_output_stationary_array_streams_the_contraction() -> None:
+    array = V2.override({"tensor.dataflow": "output_stationary", "moving_columns": 128})
+    assert (cost.held(V2), cost.held(array)) == ("stationary", "result")
+    assert cost.load_stationary_cycles(array, 128, "bf16") == 0
+    one = cost.matmul(array, 100, 128, 64, "bf16")
+    assert one.busy_ns * 2.8 == pytest.approx(100)
+    assert one.latency_ns * 2.8 == pytest.approx(100 + 254 + 60)
+    plain = array.override({"tensor.pipelined": False})
+    assert cost.matmul(plain, 100, 1, 1, "bf16").busy_ns * 2.8 == pytest.approx(100 + 254 + 60)
+    again = cost.matmul(plain, 100, 1, 1, "bf16", changed=False)
+    assert again.busy_ns * 2.8 == pytest.approx(100)
 
 
 def test_moving_stride_beyond_16_bytes_halves_the_rate() -> None:
@@ -203,11 +237,47 @@ def test_energy() -> None:
     assert energy.mac_pj(V2, 10, "f32") == pytest.approx(46)
     assert energy.mac_pj(V2, 10, "i8") == pytest.approx(3)
     assert energy.mac_pj(V2, 10, "i32") == energy.mac_pj(V2, 10, "f32")
+    assert energy.register_bytes(V2, "bf16") == 3 * 2 + 8
+    assert energy.register_pj(V2, 10, "bf16") == pytest.approx(10 * 14 * 0.2)
+    assert energy.register_pj(V2, 10, "i32") == energy.register_pj(V2, 10, "f32")
+    results = V2.override({"tensor.dataflow": "output_stationary", "moving_columns": 128})
+    assert energy.register_bytes(results, "i8") == 4 + 8
     assert energy.op_pj(V2, "vector", 10) == pytest.approx(46)
     assert energy.access_pj(V2, "dram", 4) == pytest.approx(640)
     assert energy.access_pj(V2, "sbuf", 4) == pytest.approx(5)
     assert energy.access_pj(V2, "psum", 4) == pytest.approx(5)
     assert energy.static_pj(V2, 2) == pytest.approx(2 * 5000)
+
+
+# --- area ---------------------------------------------------------------------------------------
+
+
+def test_area() -> None:
+    """bf16 at full rate sets the multiplier: f32 at a quarter needs 2971, i8 at twice 838 um2."""
+    found = area.estimate(V2)
+    assert area.cell_um2(V2) == pytest.approx(5824 + (2 * 2 + 4) * 36.2)
+    assert found.array == pytest.approx(128 * 128 * area.cell_um2(V2) / 1e6)
+    assert found.sbuf == pytest.approx(24 * 2**20 * 5.9 / 1e6)
+    assert found.psum == pytest.approx(2 * 2**20 * 11.8 / 1e6)
+    assert found.vector == found.scalar == pytest.approx(128 * 0.023768)
+    assert found.gpsimd == pytest.approx(2 * found.vector)
+    assert found.dma == pytest.approx(1.6)
+    assert found.dram_interface == pytest.approx(410 * 0.05)
+    assert found.total_mm2 == pytest.approx(sum(found.parts_mm2.values()))
+
+
+def test_area_of_an_array_is_set_by_the_type_that_needs_most() -> None:
+    whole = V2.override({"tensor.cycles_per_row.f32": 1.0})
+    assert area.cell_um2(whole) == pytest.approx(11884 + (2 * 4 + 4) * 36.2)
+    rates = {f"tensor.cycles_per_row.{dtype}": 0.0 for dtype in ("f32", "bf16", "f16", "f8")}
+    integers = V2.override({**rates, "default_dtype": "i8"})
+    assert area.cell_um2(integers) == pytest.approx(2 * 419 + (2 + 4) * 36.2)
+
+
+@given(st.sampled_from(["tensor.rows", "sbuf.bytes_per_partition", "psum.banks", "vector.lanes"]))
+def test_less_of_a_part_takes_less_area(key: str) -> None:
+    half = V2.override({key: V2.values()[key] // 2, "psum.open_groups": 1})
+    assert area.estimate(half).total_mm2 < area.estimate(V2).total_mm2
 
 
 # --- access patterns ----------------------------------------------------------------------------

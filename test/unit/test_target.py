@@ -49,6 +49,7 @@ def test_neuroncore_v2_documented_totals() -> None:
     assert 2 * target.tensor.macs_per_ns("f32") == pytest.approx(91750.4 / 4)
     assert target.dma.bytes_per_ns == pytest.approx(16 * 27 * 2**30 / 1e9)
     assert target.dram.bytes_per_ns == 820 / 2
+    assert (target.device.cores, target.device.dram_bytes_per_ns) == (2, 820)
 
 
 def test_inferentia1_documented_totals() -> None:
@@ -57,6 +58,8 @@ def test_inferentia1_documented_totals() -> None:
     assert 4 * 2 * target.tensor.macs_per_ns("i8") / 1000 == pytest.approx(128, rel=0.03)
     assert 4 * target.dram.bytes == 8 * 2**30
     assert 4 * target.dram.bytes_per_ns == pytest.approx(50 * 2**30 / 1e9)
+    assert target.device.cores == 4
+    assert target.device.dram_bytes_per_ns == pytest.approx(50 * 2**30 / 1e9)
 
 
 @pytest.mark.parametrize("name", Target.presets())
@@ -112,7 +115,7 @@ def test_override_in_the_type_of_the_field() -> None:
         "tiny",
         {
             "sbuf.bytes_per_partition": "0x800",
-            "dram.bytes_per_ns": "16",
+            "dram.bytes_per_ns": "4",
             "tensor.background_load": "false",
             "psum.exclusive_engines": "vector, scalar",
             "default_dtype": "bf16",
@@ -120,7 +123,7 @@ def test_override_in_the_type_of_the_field() -> None:
         },
     )
     assert target.sbuf.bytes_per_partition == 2048
-    assert isinstance(target.dram.bytes_per_ns, float) and target.dram.bytes_per_ns == 16
+    assert isinstance(target.dram.bytes_per_ns, float) and target.dram.bytes_per_ns == 4
     assert target.tensor.background_load is False
     assert target.psum.exclusive_engines == ("vector", "scalar")
     assert target.default_dtype == "bf16"
@@ -345,8 +348,30 @@ def test_not_text(tmp_path: Path) -> None:
             "correct the name",
         ),
         (
-            r'"dram", "energy",$',
-            '"dram", "energi",',
+            r'^dataflow = "weight_stationary"',
+            'dataflow = "row_stationary"',
+            "'tensor.dataflow' is \"row_stationary\", but must be "
+            '"weight_stationary" or "output_stationary"',
+            "tensor.dataflow: What stays in the array: the stationary operand, [k, m] in its rows "
+            "and columns, while n streams; or the result, [n, m] in its rows and columns, while k "
+            "streams.",
+        ),
+        (
+            r'^dataflow = "weight_stationary"',
+            'dataflow = "output_stationary"',
+            "'tensor.moving_columns' is 16, but must be at most 'tensor.rows', which is 8",
+            "an output-stationary array holds one moving column in each of its rows",
+        ),
+        (
+            r"^dram_bytes_per_ns = 8.0",
+            "dram_bytes_per_ns = 7.5",
+            "'dram.bytes_per_ns' is 8, but must be at most 'device.dram_bytes_per_ns', "
+            "which is 7.5",
+            "one core cannot use more of the DRAM than there is; raise both",
+        ),
+        (
+            r'"dram", "device", "energy",$',
+            '"dram", "device", "energi",',
             "'assumptions' names \"energi\", which is no key of a target",
             "name a key such as 'sbuf.partitions', or a whole table such as 'energy'",
         ),

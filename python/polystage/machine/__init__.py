@@ -1,12 +1,13 @@
-"""The machine: its description (`Target`), instruction times (`cost`) and `energy`."""
+"""The machine: its description (`Target`), instruction times (`cost`), `energy`, `area`."""
 
-from polystage.machine import access, cost, energy
+from polystage.machine import access, area, cost, energy
 from polystage.machine.reference import describe_fields, targets_page
 from polystage.machine.target import Target, find_field, parse_settings
 
 __all__ = [
     "Target",
     "access",
+    "area",
     "cost",
     "describe_fields",
     "energy",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from polystage.machine.schema import describe, quantity
 
 ENGINES = ("tensor", "vector", "scalar", "gpsimd", "dma")
+DATAFLOWS = ("weight_stationary", "output_stationary")
 PSUM_ELEMENT_BYTES = 4
 
 
@@ -87,9 +88,10 @@ class Psum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CyclesPerRow:
-    """Cycles that the array takes for one moving row (one free index), by operand type.
+    """Cycles of one step of the array, by operand type.
 
-    0 says that the tensor engine does not take the type.
+    A step takes in one free index of the moving operand, or in an output-stationary array one
+    contraction index of both operands. 0 says that the tensor engine does not take the type.
     """
 
     f32: float = quantity("cycles", minimum=0)
@@ -115,11 +117,17 @@ DTYPES = tuple(info.key for info in describe(CyclesPerRow))
 class TensorEngine:
     """The systolic array: psum[m, n] (+)= sum over k of stationary[k, m] * moving[k, n]."""
 
+    dataflow: str = quantity("", choices=DATAFLOWS)
+    """What stays in the array: the stationary operand, [k, m] in its rows and columns, while n
+    streams; or the result, [n, m] in its rows and columns, while k streams."""
+
     rows: int = quantity("rows", minimum=1)
-    """Largest contraction size K of one matmul; K lies on the sbuf partitions."""
+    """Rows of the array, and largest contraction size K of one matmul; K lies on the sbuf
+    partitions."""
 
     columns: int = quantity("columns", minimum=1)
-    """Largest free size M of the stationary operand; M lies on the psum partitions."""
+    """Columns of the array, and largest free size M of the stationary operand; M lies on the psum
+    partitions."""
 
     moving_columns: int = quantity("elements", minimum=1)
     """Largest free size N of the moving operand."""
@@ -138,6 +146,14 @@ class TensorEngine:
 
     background_load: bool = quantity("")
     """Whether the next stationary operand loads while the current matmul runs."""
+
+    load_whole_array: bool = quantity("")
+    """Whether a stationary operand always takes the time of `rows` steps to load, however small it
+    is; otherwise that of its own free size M."""
+
+    pipelined: bool = quantity("")
+    """Whether a matmul enters the array while the one before it still leaves; otherwise the array
+    runs empty wherever it changes what it holds."""
 
     cycles_per_row: CyclesPerRow
     """Cycles per moving row by operand type."""
@@ -266,49 +282,11 @@ class Dram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MacEnergy:
-    """Energy of one multiply-accumulate in the array, by operand type."""
+class Device:
+    """The chip that the core is one of."""
 
-    f32: float = quantity("pJ", minimum=0)
-    """f32 multiply, f32 add."""
+    cores: int = quantity("cores", minimum=1)
+    """Cores like this one."""
 
-    bf16: float = quantity("pJ", minimum=0)
-    """bf16 multiply, f32 add."""
-
-    f16: float = quantity("pJ", minimum=0)
-    """f16 multiply, f32 add."""
-
-    f8: float = quantity("pJ", minimum=0)
-    """f8 multiply, f32 add."""
-
-    i8: float = quantity("pJ", minimum=0)
-    """8-bit multiply, 32-bit add."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Energy:
-    """What every event costs."""
-
-    mac_pj: MacEnergy
-    """Energy of one multiply-accumulate by operand type."""
-
-    vector_op_pj: float = quantity("pJ", minimum=0)
-    """One operation on one element in the vector engine."""
-
-    scalar_op_pj: float = quantity("pJ", minimum=0)
-    """One activation of one element in the scalar engine."""
-
-    gpsimd_op_pj: float = quantity("pJ", minimum=0)
-    """One operation on one element in the gpsimd engine."""
-
-    sbuf_byte_pj: float = quantity("pJ/byte", minimum=0)
-    """Read or write of one byte of sbuf."""
-
-    psum_byte_pj: float = quantity("pJ/byte", minimum=0)
-    """Read or write of one byte of psum."""
-
-    dram_byte_pj: float = quantity("pJ/byte", minimum=0)
-    """Read or write of one byte of dram."""
-
-    static_w: float = quantity("W", minimum=0)
-    """Power that is drawn whether anything happens or not."""
+    dram_bytes_per_ns: float = quantity("bytes/ns", above=0)
+    """Bandwidth of the device's DRAM, reads and writes of all cores together."""

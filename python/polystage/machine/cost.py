@@ -14,6 +14,7 @@ from polystage.machine.components import LaneEngine
 from polystage.machine.target import Target
 
 LaneEngineName = Literal["vector", "scalar", "gpsimd"]
+Held = Literal["stationary", "result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +42,46 @@ class GatherCost:
 # --- tensor engine ------------------------------------------------------------------------------
 
 
+def held(target: Target) -> Held:
+    """Return what the array keeps from one matmul to the next.
+
+    With "stationary", a matmul finds what it needs where the tensor instruction before it had the
+    same stationary operand; with "result", where it accumulates into the result of that one.
+    """
+    return "stationary" if target.tensor.dataflow == "weight_stationary" else "result"
+
+
 def load_stationary_cycles(target: Target, m: int, dtype: str) -> float:
     """Return the array cycles to load a stationary operand of free size `m`.
 
     max(m, min_issue) * cycles_per_row / weight_load_speedup; 32 for m = 128 in bf16 on
-    neuroncore_v2.
+    neuroncore_v2. An array that always loads as a whole takes `rows` steps instead of max(..); one
+    that is output-stationary loads nothing.
     """
     array = target.tensor
-    return max(m, array.min_issue_cycles) * _row_cycles(target, dtype) / array.weight_load_speedup
+    if held(target) == "result":
+        return 0.0
+    steps = array.rows if array.load_whole_array else max(m, array.min_issue_cycles)
+    return steps * _row_cycles(target, dtype) / array.weight_load_speedup
 
 
-def multiply_moving_cycles(target: Target, n: int, dtype: str, stride_bytes: int = 0) -> float:
-    """Return the array cycles from one matmul to the next on the same stationary operand.
+def stream_cycles(target: Target, steps: int, dtype: str, stride_bytes: int = 0) -> float:
+    """Return the array cycles from one matmul to the next on the same held operand.
 
-    max(n, min_issue) * cycles_per_row, twice that where the moving operand's innermost stride is
-    beyond the penalty.
+    max(steps, min_issue) * cycles_per_row, twice that where the moving operand's innermost stride
+    is beyond the penalty. `steps` is the free size n of the moving operand, in an output-stationary
+    array the contraction size k.
     """
-    cycles = max(n, target.tensor.min_issue_cycles) * _row_cycles(target, dtype)
+    cycles = max(steps, target.tensor.min_issue_cycles) * _row_cycles(target, dtype)
     return cycles * _stride_factor(target, stride_bytes)
+
+
+def drain_cycles(target: Target) -> int:
+    """Return the cycles from the last element that enters the array to the last that leaves it.
+
+    rows + columns - 2, whatever part of the array is used. Source: SCALE-Sim's closed forms.
+    """
+    return target.tensor.rows + target.tensor.columns - 2
 
 
 def matmul(
@@ -67,24 +90,34 @@ def matmul(
     m: int,
     n: int,
     dtype: str,
-    stationary_changed: bool = True,
+    changed: bool = True,
     moving_stride_bytes: int = 0,
 ) -> Cost:
     """Return the time of psum[m, n] += stationary[k, m] * moving[k, n].
 
-    A changed stationary operand is loaded behind the matmul before, which the rule takes to be of
-    this one's size: the engine is busy for the longer of the two. The result is there when the last
-    column has left the array: rows + columns - 2 cycles after its issue interval (SCALE-Sim's
-    weight-stationary closed form), plus the start-up of an access.
+    `changed` says that the array does not hold already what this matmul keeps in it (`held`).
 
-    `k` does not matter: unused rows idle.
+    In a pipelined array a changed stationary operand is loaded behind the matmul before, which the
+    rule takes to be of this one's size: the engine is busy for the longer of the two. The result is
+    there when the last column has left the array, `drain_cycles` after its issue interval, plus the
+    start-up of an access. Where the array is not pipelined, load (unless it is in the background),
+    stream and drain follow each other, and the engine is busy until the result is there; matmuls
+    that find what they need in the array prolong the stream.
+
+    Rows and columns that are not used idle: `m`, and in a weight-stationary array `k`, cost
+    nothing.
     """
     array = target.tensor
-    load = load_stationary_cycles(target, m, dtype) if stationary_changed else 0.0
-    multiply = multiply_moving_cycles(target, n, dtype, moving_stride_bytes)
-    busy = max(load, multiply) if array.background_load else load + multiply
-    drain = array.rows + array.columns - 2 + array.startup_cycles
-    return Cost(busy / array.clock_ghz, (load + multiply + drain) / array.clock_ghz)
+    load = load_stationary_cycles(target, m, dtype) if changed else 0.0
+    steps = n if held(target) == "stationary" else k
+    stream = stream_cycles(target, steps, dtype, moving_stride_bytes)
+    drain = drain_cycles(target) + array.startup_cycles
+    if not array.pipelined:
+        stream += drain if changed else 0
+        drain = 0
+    busy = max(load, stream) if array.background_load else load + stream
+    latency = (busy if not array.pipelined else load + stream) + drain
+    return Cost(busy / array.clock_ghz, latency / array.clock_ghz)
 
 
 def transpose(target: Target, rows: int, columns: int, dtype: str) -> Cost:
@@ -93,10 +126,10 @@ def transpose(target: Target, rows: int, columns: int, dtype: str) -> Cost:
     A matmul with the identity: the operand to transpose is stationary, the identity of `rows`
     columns moves.
     """
-    return matmul(target, rows, columns, rows, _matmul_dtype(target, dtype))
+    return matmul(target, rows, columns, rows, matmul_dtype(target, dtype))
 
 
-def _matmul_dtype(target: Target, dtype: str) -> str:
+def matmul_dtype(target: Target, dtype: str) -> str:
     """Return the type at whose rate `dtype` streams: f32 where the array cannot multiply it."""
     if target.tensor.supports(dtype):
         return dtype
@@ -280,7 +313,7 @@ def gather(
 
 def compute_bound_ns(target: Target, macs: float, dtype: str) -> float:
     """Return the time of `macs` multiply-accumulates with the whole array at work all the time."""
-    return macs / target.tensor.macs_per_ns(_matmul_dtype(target, dtype))
+    return macs / target.tensor.macs_per_ns(matmul_dtype(target, dtype))
 
 
 def dram_bound_ns(target: Target, dram_bytes: float) -> float:

@@ -3,6 +3,7 @@
 import re
 from typing import cast
 
+from polystage.machine import area
 from polystage.machine.schema import FieldInfo, describe, type_words
 from polystage.machine.target import PRESETS, Target
 
@@ -45,10 +46,31 @@ def targets_page() -> str:
     presets = {name: Target.load(name) for name in Target.presets()}
     lines = [_INTRODUCTION, "## Presets", ""]
     lines += [f"* `{name}`: {target.description}" for name, target in presets.items()]
-    lines += ["", "## Keys", *_keys_tables(presets), ""]
+    lines += ["", *_area_section(presets), "", "## Keys", *_keys_tables(presets), ""]
     for name in presets:
         lines += [f"## Sources of `{name}`", "", *_legend(name), "", *_sources_table(name), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+_AREA = """\
+## Area
+
+An estimate, to compare designs with (`polystage.machine.area`): the sizes in a target times the
+figures of its table `[area]`, which the presets take from published 45 nm processes as those of
+`[energy]`. It is no statement about a real chip: wires between the parts, instruction fetch and
+host interface are left out, and many figures are assumptions.
+"""
+
+
+def _area_section(presets: dict[str, Target]) -> list[str]:
+    found = {name: area.estimate(target) for name, target in presets.items()}
+    parts = next(iter(found.values())).parts_mm2
+    lines = [_AREA, _row(["mm2", *(f"`{name}`" for name in presets)])]
+    lines.append(_row(["---"] * (1 + len(presets))))
+    for part in parts:
+        lines.append(_row([part, *(f"{e.parts_mm2[part]:.4g}" for e in found.values())]))
+    lines.append(_row(["sum", *(f"{e.total_mm2:.4g}" for e in found.values())]))
+    return lines
 
 
 def _keys_tables(presets: dict[str, Target]) -> list[str]:

@@ -28,15 +28,18 @@ Section = TypeVar("Section")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Quantity:
-    """The unit and the legal range of a field."""
+    """The unit and the legal range of a field, or the texts it may be."""
 
     unit: str
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
 
-    def allows(self, value: float) -> bool:
-        """Return whether `value` is finite and in range."""
+    def allows(self, value: float | str) -> bool:
+        """Return whether a number is finite and in range, or a text one of the choices."""
+        if isinstance(value, str):
+            return not self.choices or value in self.choices
         return (
             math.isfinite(value)
             and (self.minimum is None or value >= self.minimum)
@@ -45,11 +48,13 @@ class Quantity:
         )
 
     def allowed(self) -> str:
-        """Return the range in words, empty if every finite number is allowed.
+        """Return the range in words, empty if every finite number or every text is allowed.
 
         >>> Quantity("bytes", minimum=1).allowed()
         'at least 1'
         """
+        if self.choices:
+            return " or ".join(f'"{choice}"' for choice in self.choices)
         bounds = [
             ("at least", self.minimum),
             ("more than", self.above),
@@ -74,9 +79,11 @@ def quantity(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    """Declare a field with its unit and legal range."""
-    return dataclasses.field(metadata={"quantity": Quantity(unit, minimum, above, maximum)})
+    """Declare a field with its unit and legal range, or the texts it may be."""
+    found = Quantity(unit, minimum, above, maximum, choices)
+    return dataclasses.field(metadata={"quantity": found})
 
 
 @cache
@@ -192,7 +199,7 @@ def check_value(info: FieldInfo, value: Any, file: str) -> Value:
         raise TargetError(f"{found}, but must be {type_words(info.type)}", help=_unit_help(info))
     if info.type is float:
         value = float(value)
-    if info.type in (int, float) and not info.quantity.allows(value):
+    if info.type in (int, float, str) and not info.quantity.allows(value):
         allowed = info.quantity.allowed() or "finite"
         raise TargetError(f"{found}, but must be {allowed}", help=_unit_help(info))
     return tuple(cast(list[str], value)) if isinstance(value, list) else value

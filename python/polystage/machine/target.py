@@ -17,9 +17,9 @@ from polystage.machine.components import (
     ENGINES,
     PSUM_ELEMENT_BYTES,
     AccessPattern,
+    Device,
     Dma,
     Dram,
-    Energy,
     GpsimdEngine,
     LaneEngine,
     Psum,
@@ -27,6 +27,7 @@ from polystage.machine.components import (
     ScalarEngine,
     TensorEngine,
 )
+from polystage.machine.figures import Area, Energy
 from polystage.machine.schema import (
     FieldInfo,
     build,
@@ -85,8 +86,14 @@ class Target:
     dram: Dram
     """The memory outside."""
 
+    device: Device
+    """The chip that the core is one of."""
+
     energy: Energy
     """Energy of every event."""
+
+    area: Area
+    """Area of every part."""
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> "Target":
@@ -292,6 +299,27 @@ def _exclusive_engines_exist(target: Target) -> tuple[str, str] | None:
     return None
 
 
+def _share_of_dram_fits_device(target: Target) -> tuple[str, str] | None:
+    if target.dram.bytes_per_ns <= target.device.dram_bytes_per_ns:
+        return None
+    return (
+        f"'dram.bytes_per_ns' is {target.dram.bytes_per_ns:g}, but must be at most "
+        f"'device.dram_bytes_per_ns', which is {target.device.dram_bytes_per_ns:g}",
+        "one core cannot use more of the DRAM than there is; raise both",
+    )
+
+
+def _results_fit_rows(target: Target) -> tuple[str, str] | None:
+    array = target.tensor
+    if array.dataflow == "weight_stationary" or array.moving_columns <= array.rows:
+        return None
+    return (
+        f"'tensor.moving_columns' is {array.moving_columns}, but must be at most 'tensor.rows', "
+        f"which is {array.rows}",
+        "an output-stationary array holds one moving column in each of its rows",
+    )
+
+
 def _assumptions_exist(target: Target) -> tuple[str, str] | None:
     keys = list(target.values())
     for known in target.assumptions:
@@ -311,6 +339,8 @@ RULES = (
     _granule_divides_partitions,
     _default_dtype_is_supported,
     _exclusive_engines_exist,
+    _share_of_dram_fits_device,
+    _results_fit_rows,
     _assumptions_exist,
 )
 """Every check that looks at more than one value; each returns message and help, or None."""
