@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from polystage.dialects.npu.queue_rules import buffers_of, places_of
+from polystage.dialects.npu.queue_rules import places_of
 from polystage.dialects.npu.views import (
     access_pattern,
     free_bytes,
@@ -25,8 +25,8 @@ TargetRule = Callable[[ir.OpView, Target], str | None]
 
 
 def alloc_fits(op: ir.OpView, target: Target) -> str | None:
-    """A buffer has at most as many partitions and bytes as its memory, all its places together; a
-    place in psum lies in one bank."""
+    """A buffer has at most as many partitions and bytes as its memory; its places, where it has
+    addresses, lie in the memory and side by side, in psum each in one bank."""
     type_ = ir.MemRefType(op.results[0].type)
     space = space_of(type_)
     partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
@@ -44,12 +44,6 @@ def alloc_fits(op: ir.OpView, target: Target) -> str | None:
     if size > limit:
         what = "a partition of sbuf" if space == "sbuf" else "one psum bank"
         return f"takes {size} bytes per partition, but {what} of '{target.name}' holds {limit}"
-    count = buffers_of(op)
-    if count * size > capacity:
-        return (
-            f"takes {count} x {size} bytes per partition, "
-            f"but {space} of '{target.name}' holds {capacity}"
-        )
     return _misplaced(places_of(op), size, capacity, limit, f"{space} of '{target.name}'")
 
 

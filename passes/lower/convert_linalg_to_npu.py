@@ -27,6 +27,7 @@ from polystage.passes.lower.provenance import (
     kernel_kind,
     layer_name,
 )
+from polystage.passes.lower.rotating_buffers import rotate_buffers
 from polystage.passes.lower.tensor_engine.collapse import collapse_dims
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.lowering import lower_contraction
@@ -63,8 +64,17 @@ class ConvertLinalgToNpuPass(Pass):
     contractions: Literal["auto", "tensor", "vector"] = "auto"
     """Engine that computes contractions; `auto` takes the one that is faster by estimate."""
 
+    buffers: int = 2
+    """Places of a buffer in a loop that hands data from one engine to another: with 2, the next
+    tile is loaded while one is computed and the one before is stored; with 1, nothing of it."""
+
     def run(self, module: ir.Module) -> None:
         """Lower all operations of the module's program."""
+        if self.buffers < 1:
+            raise PassError(
+                f"option 'buffers' is {self.buffers}, but must be at least 1",
+                help="1 lets a tile wait for the one before, 2 overlaps loads, computation, stores",
+            )
         npu.load(module.context)
         target = required_target(module)
         with module.context, ir.Location.unknown():
@@ -170,7 +180,7 @@ class ProgramLowering:
                 static_array(op, value)
             builder, causes = self._builder("copy", op, captured, causes)
             lower_copy(builder, causes)
-            return builder.name
+            return self._finish(builder)
         generic = GenericOp.from_op(op.opview).without_unit_dims()
         try:
             stationary = stationary_operand(op)
@@ -198,6 +208,12 @@ class ProgramLowering:
         except PassError as error:
             error.location = error.location or layer_name(op)
             raise
+        return self._finish(builder)
+
+    def _finish(self, builder: KernelBuilder) -> str:
+        """Let the buffers of a kernel rotate; return its name."""
+        rotated = rotate_buffers(builder.function, self.pass_.buffers)
+        self.pass_.count("buffers of several places", rotated)
         return builder.name
 
     def _prefers_tensor_engine(self, contraction: Contraction) -> bool:
@@ -216,7 +232,8 @@ class ProgramLowering:
             number += 1
         self.kinds[kind] = number + 1
         types = [v.type for v in arguments_of(op, captured)]
-        builder = KernelBuilder(self.module, f"{kind}_{number}", types, self.target)
+        name, depth = f"{kind}_{number}", self.pass_.buffers
+        builder = KernelBuilder(self.module, name, types, self.target, depth)
         return builder, bind_arguments(builder, [*op.operands, *captured], causes)
 
 

@@ -30,15 +30,22 @@ class KernelBuilder:
 
     Methods append to the innermost open loop. All shapes are static; where a tile does not divide a
     dimension, `tiles` yields the remainder as a piece of its own, so that the body is written once
-    more for it.
+    more for it. `buffers` is how many places a buffer in a loop will have: what tiles are chosen
+    for.
     """
 
     def __init__(
-        self, module: ir.Module, name: str, argument_types: Sequence[ir.Type], target: Target
+        self,
+        module: ir.Module,
+        name: str,
+        argument_types: Sequence[ir.Type],
+        target: Target,
+        buffers: int = 1,
     ) -> None:
         self.module = module
         self.name = name
         self.target = target
+        self.buffers = buffers
         with ir.InsertionPoint(module.body), ir.Location.unknown(module.context):
             self.function = func.FuncOp(name, (list(argument_types), []), visibility="private")
             self.function.attributes["npu.kernel"] = ir.UnitAttr.get()

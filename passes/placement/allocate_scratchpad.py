@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from polystage.allocation import (
     BUFFER_ALIGNMENT_BYTES,
@@ -11,13 +13,23 @@ from polystage.allocation import (
     aligned,
     first_fit_decreasing,
 )
-from polystage.dialects.npu import space_of
 from polystage.dialects.npu.target import required_target
-from polystage.dialects.npu.views import free_bytes
 from polystage.errors import PassError
+from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.placement.live_ranges import Allocation, Sharing, allocations
+from polystage.passes.placement.opposite_ends import far_kernels
 from polystage.passes.registry import Pass, register_pass
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes per partition of an on-chip memory, and what buffers take a multiple of."""
+
+    text: str
+    capacity: int
+    granule: int
 
 
 @register_pass
@@ -26,56 +38,149 @@ class AllocateScratchpadPass(Pass):
     """Give every `npu.alloc` of a kernel a byte address such that buffers live at the same time do
     not overlap.
 
-    "npu.alloc"()  ->  "npu.alloc"() {address = 4096 : i64}
+    "npu.alloc"()                            ->  "npu.alloc"() {address = 4096 : i64}
+    "npu.alloc"() {buffers = 2 : i64}        ->  "npu.alloc"() {address = 0 : i64,
+                                                     addresses = array<i64: 0, 4096>,
+                                                     buffers = 2 : i64}
 
-    Kernels run one after another, so each has the whole scratchpad. A psum buffer takes a bank of
-    its own.
+    A psum buffer takes a bank of its own. Buffers share a place only where they have to. Where the
+    places do not fit, the largest buffer of several has one less, and so on.
+
+    Kernels that follow each other lie at opposite ends of the memory, each within its half of it
+    if it fits there: so the weights of one come in while the kernel before still computes.
     """
 
     name = "npu-allocate-scratchpad"
     input_form = "npu"
     output_form = "placed"
 
+    opposite_ends: bool = True
+    """Place kernels that follow each other at opposite ends of the memory; else all start at 0."""
+
     def run(self, module: ir.Module) -> None:
         """Place the buffers of all kernels."""
         target = required_target(module)
         with module.context:
+            far = far_kernels(_calls(module)) if self.opposite_ends else set[str]()
             for op in module.body.operations:
                 if isinstance(op, func.FuncOp) and "npu.kernel" in op.attributes:
-                    self._place(op, target)
+                    self._place(op, target, op.name.value in far)
+        self.count("kernels at the far end", len(far))
 
-    def _place(self, kernel: func.FuncOp, target: Target) -> None:
-        allocs = live_ranges(kernel)
-        sbuf = [(op, b) for op, b in allocs if space_of(op.results[0].type) == "sbuf"]
-        psum = [(op, b) for op, b in allocs if space_of(op.results[0].type) == "psum"]
+    def _place(self, kernel: func.FuncOp, target: Target, far: bool) -> None:
+        found = allocations(kernel)
         bank = target.psum.bank_bytes
-        psum = [(op, Buffer(b.name, b.start, b.end, aligned(b.size, bank))) for op, b in psum]
-        capacity = target.sbuf.bytes_per_partition
-        self._assign(kernel, sbuf, capacity, BUFFER_ALIGNMENT_BYTES, f"sbuf of '{target.name}'")
-        self._assign(kernel, psum, bank * target.psum.banks, bank, f"psum of '{target.name}'")
+        memories = {
+            "sbuf": _Memory("sbuf", target.sbuf.bytes_per_partition, BUFFER_ALIGNMENT_BYTES),
+            "psum": _Memory("psum", bank * target.psum.banks, bank),
+        }
+        for space, memory in memories.items():
+            mine = [a for a in found if a.space == space]
+            try:
+                places = self._places(mine, memory)
+            except DoesNotFitError as error:
+                text = f"{memory.text} of '{target.name}'"
+                raise PassError(_account(kernel, error, text), help=_REMEDY) from None
+            if far:
+                places = _from_the_end(mine, places, memory)
+            for allocation, addresses in zip(mine, places, strict=True):
+                self._write(allocation, addresses)
+                self.statistics["peak bytes per partition"] = max(
+                    self.statistics.get("peak bytes per partition", 0),
+                    max(addresses) + allocation.size,
+                )
+            self.count("buffers placed", len(mine))
 
-    def _assign(
-        self,
-        kernel: func.FuncOp,
-        allocs: list[tuple[ir.Operation, Buffer]],
-        capacity: int,
-        alignment: int,
-        memory: str,
-    ) -> None:
-        try:
-            addresses = first_fit_decreasing([b for _, b in allocs], capacity, alignment)
-        except DoesNotFitError as error:
-            raise PassError(_account(kernel, error, memory), help=_REMEDY) from None
-        i64 = ir.IntegerType.get_signless(64)
-        for (op, buffer), address in zip(allocs, addresses, strict=True):
-            op.attributes["address"] = ir.IntegerAttr.get(i64, address)
-            self.statistics["peak bytes per partition"] = max(
-                self.statistics.get("peak bytes per partition", 0), address + buffer.size
+    def _places(self, found: Sequence[Allocation], memory: _Memory) -> list[list[int]]:
+        """Return the addresses of all places of every buffer.
+
+        Raises:
+            DoesNotFitError: one place of each is too much.
+        """
+        while True:
+            try:
+                return _fit(found, memory)
+            except DoesNotFitError:
+                several = [a for a in found if a.depth > 1]
+                if not several:
+                    raise
+                largest = max(several, key=lambda a: a.size)
+            self.remark(
+                largest.op,
+                f"buffer {largest.name} has {largest.depth - 1} instead of {largest.depth} "
+                f"places, for which {memory.text} is too small",
             )
-        self.count("buffers placed", len(allocs))
+            self.count("places given up")
+            largest.op.attributes["buffers"] = _i64(largest.depth - 1)
+
+    def _write(self, allocation: Allocation, addresses: Sequence[int]) -> None:
+        op = allocation.op
+        op.attributes["address"] = _i64(addresses[0])
+        if len(addresses) > 1:
+            op.attributes["addresses"] = ir.DenseI64ArrayAttr.get(list(addresses))
+            self.count("buffers of several places")
+        elif "buffers" in op.attributes:
+            del op.attributes["buffers"]
 
 
 _REMEDY = "use a target with a larger scratchpad, or smaller tiles"
+
+
+def _i64(value: int) -> ir.IntegerAttr:
+    return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+
+
+def _calls(module: ir.Module) -> list[str]:
+    """Return the kernels that are called, in program order."""
+    return [
+        ir.FlatSymbolRefAttr(op.attributes["callee"]).value
+        for op in walk(module.operation)
+        if op.name == "func.call"
+    ]
+
+
+def _fit(found: Sequence[Allocation], memory: _Memory) -> list[list[int]]:
+    """Return the addresses of all places, with as little sharing as goes into half of the memory,
+    else into all of it.
+
+    Raises:
+        DoesNotFitError: not even with the most sharing.
+    """
+    half = memory.capacity // 2 // memory.granule * memory.granule
+    error: DoesNotFitError | None = None
+    for capacity in (half, memory.capacity):
+        for sharing in get_args(Sharing):
+            try:
+                return _first_fit(found, capacity, sharing, memory.granule)
+            except DoesNotFitError as found_error:
+                error = found_error
+    assert error is not None
+    raise error
+
+
+def _first_fit(
+    found: Sequence[Allocation], capacity: int, sharing: Sharing, granule: int
+) -> list[list[int]]:
+    whole = (0, max((a.loop[1] for a in found), default=0) + 1)
+    buffers: list[Buffer] = []
+    for a in found:
+        size = aligned(a.size, granule) if granule > BUFFER_ALIGNMENT_BYTES else a.size
+        buffers += [a.buffer(sharing, whole, size)] * a.depth
+    addresses = iter(first_fit_decreasing(buffers, capacity, granule))
+    return [[next(addresses) for _ in range(a.depth)] for a in found]
+
+
+def _from_the_end(
+    found: Sequence[Allocation], places: list[list[int]], memory: _Memory
+) -> list[list[int]]:
+    """Return the mirror image of all places; places that reach into the last, incomplete granule
+    have none."""
+    top = memory.capacity // memory.granule * memory.granule
+    mirrored = [
+        [top - aligned(a.size, memory.granule) - address for address in addresses]
+        for a, addresses in zip(found, places, strict=True)
+    ]
+    return mirrored if all(address >= 0 for row in mirrored for address in row) else places
 
 
 def _account(kernel: func.FuncOp, error: DoesNotFitError, memory: str) -> str:
@@ -85,54 +190,3 @@ def _account(kernel: func.FuncOp, error: DoesNotFitError, memory: str) -> str:
         f"kernel '{kernel.name.value}' needs {error.demand} bytes per partition at once, "
         f"but {memory} holds {error.capacity}; live are {listed}{more}"
     )
-
-
-def live_ranges(kernel: func.FuncOp) -> list[tuple[ir.Operation, Buffer]]:
-    """Return every `npu.alloc` of a kernel with its live range in positions of the program text.
-
-    A buffer used inside a loop lives to the end of that loop, since the next iteration uses it
-    again; a buffer allocated in a
-    loop is a new one in every iteration.
-    """
-    spans: dict[ir.Operation, tuple[int, int]] = {}
-    _number(kernel.entry_block, spans, 0)
-    result: list[tuple[ir.Operation, Buffer]] = []
-    for op, (start, _) in spans.items():
-        if op.name == "npu.alloc":
-            end = max((_end(user, op.block, spans) for user in _users(op)), default=start) + 1
-            type_ = op.results[0].type
-            name = "x".join(map(str, ir.MemRefType(type_).shape))
-            name += f"x{ir.MemRefType(type_).element_type}"
-            result.append((op, Buffer(name, start, end, free_bytes(type_))))
-    return result
-
-
-def _number(block: ir.Block, spans: dict[ir.Operation, tuple[int, int]], position: int) -> int:
-    """Give every operation the interval of positions that it and the operations in it take."""
-    for view in block.operations:
-        op, first = view.operation, position
-        position += 1
-        for region in op.regions:
-            for inner in region.blocks:
-                position = _number(inner, spans, position)
-        spans[op] = (first, position)
-    return position
-
-
-def _users(op: ir.Operation) -> list[ir.Operation]:
-    """Return the operations that use a buffer, directly or through views."""
-    users: list[ir.Operation] = []
-    for result in op.results:
-        for use in result.uses:
-            user = use.owner.operation
-            users.append(user)
-            if user.name.startswith("memref."):
-                users += _users(user)
-    return users
-
-
-def _end(user: ir.Operation, block: ir.Block, spans: dict[ir.Operation, tuple[int, int]]) -> int:
-    """Return the last position of a use: that of the loop of `block` that it is in."""
-    while user.block != block:
-        user = user.parent.operation
-    return spans[user][1] - 1

@@ -21,12 +21,16 @@ def aligned(size: int, alignment: int = BUFFER_ALIGNMENT_BYTES) -> int:
 @dataclass(frozen=True)
 class Buffer:
     """`size` bytes that are live during the half-open interval [start, end) of program
-    positions."""
+    positions.
+
+    Buffers of lower `rank` are placed first, at the lowest addresses.
+    """
 
     name: str
     start: int
     end: int
     size: int
+    rank: int = 0
 
     def overlaps(self, other: Buffer) -> bool:
         """Whether both are live at some position."""
@@ -49,15 +53,18 @@ class DoesNotFitError(Exception):
 def first_fit_decreasing(buffers: Sequence[Buffer], capacity: int, alignment: int = 1) -> list[int]:
     """Return an address for every buffer such that buffers live at the same time do not overlap.
 
-    The largest buffers are placed first, each at the lowest address that is free during its whole
-    life.
+    The buffers of the lowest rank, of these the largest, are placed first, each at the lowest
+    address that is free during its whole life.
 
     Units: bytes.
 
     Raises:
         DoesNotFitError: a buffer ends beyond `capacity`.
     """
-    order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].size, buffers[i].start, i))
+    order = sorted(
+        range(len(buffers)),
+        key=lambda i: (buffers[i].rank, -buffers[i].size, buffers[i].start, i),
+    )
     placed: list[tuple[int, Buffer]] = []
     addresses = [0] * len(buffers)
     for i in order:

@@ -43,18 +43,6 @@ func.func private @invalid_bank_crossing() {
 
 // -----
 
-func.func private @invalid_places() {
-  %c0 = arith.constant 0 : index
-  %c1 = arith.constant 1 : index
-  scf.for %i = %c0 to %c1 step %c1 {
-    // expected-error@+1 {{'npu.alloc' op takes 3 x 1600 bytes per partition, but sbuf of 'tiny' holds 4096}}
-    %0 = "npu.alloc"() {buffers = 3 : i64} : () -> memref<8x400xf32, #npu.space<"sbuf">>
-  }
-  return
-}
-
-// -----
-
 func.func private @invalid_second_address() {
   %c0 = arith.constant 0 : index
   %c1 = arith.constant 1 : index

@@ -1,0 +1,33 @@
+// RUN: %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu %s | filecheck %s
+// RUN: %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu=buffers=3 %s | filecheck %s --check-prefix=THREE
+// RUN: %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu=buffers=1 %s | filecheck %s --check-prefix=ONE
+// RUN: not %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu=buffers=0 %s 2>&1 | filecheck %s --check-prefix=NONE
+// RUN: not %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu=buffers=two %s 2>&1 | filecheck %s --check-prefix=WORD
+
+// NONE: error: convert-linalg-to-npu: option 'buffers' is 0, but must be at least 1
+// NONE: help: 1 lets a tile wait for the one before, 2 overlaps loads, computation, stores
+// WORD: error: option 'buffers' of 'convert-linalg-to-npu' is 'two', but it takes an integer
+
+/// A buffer that hands data from one engine to another has two places, as often as its loop runs at least: the accumulators and
+/// results of 4 tiles of rows. What stays for all of them has one.
+
+#map = affine_map<(m, n, k) -> (k, m)>
+#map1 = affine_map<(m, n, k) -> (k, n)>
+#map2 = affine_map<(m, n, k) -> (m, n)>
+
+// CHECK-LABEL: func.func private @matmul_0
+// CHECK: "npu.alloc"() : () -> memref<8x1x256xf32
+// CHECK: scf.for
+// CHECK: "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
+// ONE-NOT: buffers
+// THREE: "npu.alloc"() {buffers = 3 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
+func.func @rows(%a: memref<8x256xf32>, %b: memref<8x16xf32>, %c: memref<256x16xf32>) {
+  linalg.generic {indexing_maps = [#map, #map1, #map2], iterator_types = ["parallel", "parallel", "reduction"]}
+    ins(%a, %b : memref<8x256xf32>, memref<8x16xf32>) outs(%c : memref<256x16xf32>) {
+  ^bb0(%x: f32, %y: f32, %out: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}
