@@ -243,6 +243,40 @@ def test_global_turns_less_than_local():
     assert totals["global"].latency_us < totals["local"].latency_us
 
 
+NEGATED = """%g = arith.negf %i0 : f32
+    %m = arith.mulf %g, %i1 : f32
+    %v = arith.addf %o, %m : f32"""
+UNLIKE_MATMUL = {
+    "a factor is computed": (NEGATED, "tk", "kn", (64, 64), (64, 64)),
+    "an operand is a diagonal": (MATMUL, "tk", "knn", (64, 64), (64, 64, 64)),
+    "an operand starts inside": (MATMUL, ["t", "k + 1"], "kn", (64, 65), (64, 64)),
+    "the other operand starts inside": (MATMUL, "tk", ["k + 2", "n"], (64, 64), (66, 64)),
+}
+
+
+@pytest.mark.parametrize("mode", ["global", "local"])
+@pytest.mark.parametrize("case", UNLIKE_MATMUL)
+def test_what_is_chosen_for_unusual_contractions_can_be_lowered(case, mode):
+    body, left, right, *shapes = UNLIKE_MATMUL[case]
+    program = Program()
+    x, w = (program.argument(*shape) for shape in shapes)
+    out = program.apply(body, (64, 64), "tnk", "tn", (x, left), (w, right), reductions="k")
+    check(program.text(out), lambda module: MapBanksPass(mode=mode).run(module))
+
+
+def test_the_tensor_engine_takes_no_operands_of_two_types():
+    program = Program()
+    x, w = program.argument(64, 64), program.argument(64, 64)
+    program.shapes[w] = "memref<64x64xbf16>"
+    wide = MATMUL.replace("%i1", "%e").replace("%m =", "%e = arith.extf %i1 : bf16 to f32\n%m =")
+    out = program.apply(wide, (64, 64), "tnk", "tn", (x, "tk"), (w, "kn"), reductions="k")
+    text = program.text(out).replace("%i1: f32", "%i1: bf16")
+    module = parsed(text.replace("%x1: memref<64x64xf32>", "%x1: memref<64x64xbf16>"), "tiny")
+    MapBanksPass().run(module)
+    assert "npu.stationary" not in str(module)
+    assert "npu.matmul" not in str(run(module))
+
+
 def allocations(module):
     return [op for op in walk(module.operation) if op.name == "memref.alloc"]
 

@@ -6,12 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from polystage.dialects.npu.views import defining_op
 from polystage.machine.target import Target
-from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, GenericOp
-
-_CASTS = ("arith.extf", "arith.truncf", "arith.extsi")
+from polystage.planner.layouts.variants import array_takes
+from polystage.polyhedral.scalar import multiplied_arguments
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,10 @@ class Contraction:
         if len(generic.outputs) != 1:
             return None
         operands = multiplied_operands(generic)
-        if operands is None or not _types_are_supported(*operands, generic.outputs[0], target):
+        if operands is None:
+            return None
+        types = [str(access.element_type) for access in (*operands, generic.outputs[0])]
+        if not array_takes(types, target):
             return None
         found = [c for a, b in (operands, operands[::-1]) if (c := _with_roles(generic, a, b))]
         if stationary is not None:
@@ -88,45 +89,8 @@ class Contraction:
 
 def multiplied_operands(generic: GenericOp) -> tuple[Access, Access] | None:
     """Return (a, b) where the body is `out + a * b`, up to casts that keep the value."""
-    yielded = list(generic.body.operations)[-1].operands[0]
-    add = _producer(yielded)
-    if add is None or add.name not in ("arith.addf", "arith.addi"):
-        return None
-    sources = [_block_argument(v) for v in add.operands]
-    out = generic.outputs[0].argument
-    if out not in sources:
-        return None
-    multiply = _producer(add.operands[1 - sources.index(out)])
-    if multiply is None or multiply.name not in ("arith.mulf", "arith.muli"):
-        return None
-    a, b = (_block_argument(v) for v in multiply.operands)
-    if a is None or b is None or a == b or out in (a, b):
-        return None
-    return generic.inputs[a], generic.inputs[b]
-
-
-def _producer(value: ir.Value) -> ir.Operation | None:
-    """Return the operation behind `value`, looking through casts."""
-    op = defining_op(value)
-    while op is not None and op.name in _CASTS:
-        op = defining_op(op.operands[0])
-    return op
-
-
-def _block_argument(value: ir.Value) -> int | None:
-    """Return the number of the block argument behind `value`, looking through casts."""
-    while (op := defining_op(value)) is not None:
-        if op.name not in _CASTS:
-            return None
-        value = op.operands[0]
-    return ir.BlockArgument(value).arg_number
-
-
-def _types_are_supported(a: Access, b: Access, out: Access, target: Target) -> bool:
-    types = [str(x.element_type) for x in (a, b, out)]
-    if types[0] != types[1] or not target.tensor.supports(types[0]):
-        return False
-    return types[2] in (("i32",) if types[0] == "i8" else ("f32", "bf16", "f16"))
+    found = multiplied_arguments(generic.body, generic.outputs[0].argument)
+    return None if found is None else (generic.inputs[found[0]], generic.inputs[found[1]])
 
 
 def _with_roles(generic: GenericOp, stationary: Access, moving: Access) -> Contraction | None:

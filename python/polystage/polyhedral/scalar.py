@@ -10,6 +10,7 @@ _ADD = frozenset({"arith.addf", "arith.addi"})
 _MULTIPLY = frozenset({"arith.mulf", "arith.muli"})
 LOADS = frozenset({"affine.load", "memref.load"})
 _CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"})
+_ARRAY_CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi"})
 
 
 def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
@@ -29,10 +30,10 @@ def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
     return found
 
 
-def strip_casts(value: ir.Value) -> ir.Value:
+def strip_casts(value: ir.Value, casts: frozenset[str] = _CASTS) -> ir.Value:
     """Return `value` before any widening or narrowing."""
     op = defining_op(value)
-    while op is not None and op.name in _CASTS:
+    while op is not None and op.name in casts:
         value = op.operands[0]
         op = defining_op(value)
     return value
@@ -62,6 +63,29 @@ def is_contraction(value: ir.Value, carry: int, leaf_of: Mapping[ir.Value, int])
     if add is None or not factors_of(value, leaf_of):
         return False
     return any(leaf_of.get(strip_casts(operand)) == carry for operand in add.operands)
+
+
+def multiplied_arguments(body: ir.Block, carry: int) -> tuple[int, int] | None:
+    """Return a and b where a body yields `carry + a * b` of its arguments, up to casts that an
+    array of multipliers makes itself."""
+    numbers = {argument: number for number, argument in enumerate(body.arguments)}
+
+    def parts(value: ir.Value, names: frozenset[str]) -> list[ir.Value]:
+        op = defining_op(strip_casts(value, _ARRAY_CASTS))
+        if op is None or op.name not in names:
+            return []
+        return [strip_casts(operand, _ARRAY_CASTS) for operand in op.operands]
+
+    terms = parts(list(body.operations)[-1].operands[0], _ADD)
+    others = [term for term in terms if numbers.get(term) != carry]
+    if len(terms) != 2 or len(others) != 1:
+        return None
+    factors = [numbers.get(factor) for factor in parts(others[0], _MULTIPLY)]
+    match factors:
+        case [int(a), int(b)] if a != b and carry not in (a, b):
+            return a, b
+        case _:
+            return None
 
 
 _FOLDS = frozenset(

@@ -12,7 +12,8 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.polyhedral.expressions import used_dims
 from polystage.polyhedral.model import Kind, Statement
-from polystage.polyhedral.operations import indexing_maps, input_count
+from polystage.polyhedral.operations import indexing_maps, input_count, is_memref
+from polystage.polyhedral.scalar import multiplied_arguments
 
 MAX_STACK = 8
 """Most pieces of a loop that the lane engines put beside each other on the partitions."""
@@ -46,9 +47,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class _Operand:
-    """An operand of a contraction: the loop that each of its dimensions follows."""
+    """An operand of a contraction: the loops that each of its dimensions follows."""
 
     index: tuple[dict[int, int], ...]
+    shifted: frozenset[int]
+    """The dimensions that do not start at 0."""
 
     @property
     def loops(self) -> set[int]:
@@ -56,23 +59,33 @@ class _Operand:
 
     @property
     def is_plain(self) -> bool:
-        singles = [loop for form in self.index for loop in form]
-        return len(set(singles)) == len(singles) and all(
-            len(form) <= 1 and all(c == 1 for c in form.values()) for form in self.index
+        return self.is_window and all(
+            not form or (len(form) == 1 and self.has_single(*form)) for form in self.index
         )
 
+    @property
+    def is_window(self) -> bool:
+        """Whether every loop moves it in one dimension at most."""
+        moving = [loop for form in self.index for loop in form]
+        return len(set(moving)) == len(moving)
+
     def has_single(self, loop: int) -> bool:
-        return any(form == {loop: 1} for form in self.index)
+        return any(form == {loop: 1} and d not in self.shifted for d, form in enumerate(self.index))
 
 
 def variants_of(statement: Statement, extents: Sequence[int], target: Target) -> list[Variant]:
     """Return the ways to execute a statement, that first which it prefers on its own, of equals
     that of the outermost loop; `extents` are those of its dims.
 
-    Fills, and statements that nothing is known about, have none.
+    Fills, and statements that nothing is known about, have none. A contraction that names its
+    stationary operand already has the ways that hold it.
     """
     if statement.kind in (Kind.FILL, Kind.OPAQUE):
         return []
+    if (asked := statement.op.attributes.get("npu.stationary")) is not None:
+        number = ir.IntegerAttr(asked).value
+        found = _array_variants(statement, extents, target)
+        return [variant for variant in found if variant.stationary == number]
     lanes = _lane_variants(statement, extents, target)
     found = _array_variants(statement, extents, target)
     fastest = min((v.engine_ns for v in lanes), default=float("inf"))
@@ -194,7 +207,12 @@ def _array_variants(statement: Statement, extents: Sequence[int], target: Target
     if statement.kind != Kind.CONTRACTION or statement.op.name != "linalg.generic":
         return []
     maps = indexing_maps(statement.op)
-    if len(maps) != 3:
+    if len(maps) != 3 or not all(is_memref(value) for value in statement.op.operands):
+        return []
+    types = [str(ir.MemRefType(value.type).element_type) for value in statement.op.operands]
+    if not array_takes(types, target):
+        return []
+    if multiplied_arguments(statement.op.regions[0].blocks[0], 2) is None:
         return []
     operands = [_operand(map_, statement.depth, extents) for map_ in maps]
     first, second, output = operands
@@ -211,6 +229,18 @@ def _array_variants(statement: Statement, extents: Sequence[int], target: Target
     return found
 
 
+def array_takes(types: Sequence[str], target: Target) -> bool:
+    """Whether the tensor engine multiplies operands of the first two types to results of the third.
+
+    >>> target = Target.load("neuroncore_v2")
+    >>> array_takes(["bf16", "bf16", "f32"], target), array_takes(["bf16", "f32", "f32"], target)
+    (True, False)
+    """
+    if types[0] != types[1] or not target.tensor.supports(types[0]):
+        return False
+    return types[2] in (("i32",) if types[0] == "i8" else ("f32", "bf16", "f16"))
+
+
 @dataclass(frozen=True)
 class _Roles:
     batch: set[int]
@@ -225,12 +255,15 @@ def _operand(map_: ir.AffineMap, depth: int, extents: Sequence[int]) -> _Operand
     """Return an operand's index over the statement's dims, without loops of extent 1."""
     forms = [linear_form(expr, map_.n_dims) for expr in map_.results]
     index: list[dict[int, int]] = []
-    for form in forms:
+    shifted: set[int] = set()
+    for dim, form in enumerate(forms):
         if form is None or any(c < 0 for c in form[1]):
             return None
         terms = {depth + d: c for d, c in enumerate(form[1]) if c and extents[depth + d] > 1}
         index.append(terms)
-    return _Operand(tuple(index))
+        if terms and form[0]:
+            shifted.add(dim)
+    return _Operand(tuple(index), frozenset(shifted))
 
 
 def _roles(
@@ -241,7 +274,7 @@ def _roles(
     columns = (m & o) - s
     if not reduced or not held.is_plain or not reduced <= (s & m) or not o <= (s | m):
         return None
-    if any(len(columns & form.keys()) > 1 for form in moving.index):
+    if not moving.is_window or any(len(columns & form.keys()) > 1 for form in moving.index):
         return None
     shared = [d for d in sorted(reduced) if held.has_single(d) and moving.has_single(d)]
     if not shared:
@@ -258,8 +291,6 @@ def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], targe
     less per row tile than the one before takes to leave."""
     array = target.tensor
     dtype = str(ir.MemRefType(statement.op.operands[0].type).element_type)
-    if not array.supports(dtype):
-        return float("inf")
     taps = prod(extents[d] for d in roles.taps)
     depth = extents[roles.channel]
     for tap in sorted(roles.taps):
