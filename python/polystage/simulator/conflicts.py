@@ -1,0 +1,281 @@
+"""Which earlier instructions one depends on: the exact dependences of a trace.
+
+Two accesses conflict where one of them writes and their regions meet. Regions of different buffers
+meet on chip where they share a byte of a partition, and never in DRAM; regions of one buffer must
+also have boxes that meet, where both have one of the same key.
+
+What an instruction waits for by itself depends on the order that is asked for (`with_order`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from polystage.simulator.trace import (
+    COMPUTE,
+    DRAM,
+    GATHER,
+    NO_BOX,
+    SIGNAL,
+    Bool,
+    CoreTrace,
+    Int64,
+    Regions,
+)
+
+Order = Literal["concurrent", "interlocked", "sequential"]
+
+READ, WRITE, ARRAY_WRITE = range(3)
+"""Ways of access; array writes are those of the tensor engine, which keeps them in order."""
+
+NEVER = -1
+"""Stands for an instruction before the first."""
+
+MARGIN = 1.0 + 1e-6
+"""Over the longest latency: rounding must not decide whether a dependence holds."""
+
+
+class Meetings:
+    """Says which regions meet; answers are kept, because loops come back to them."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._memory = regions.memory.tolist()
+        self._buffer = regions.buffer.tolist()
+        columns = (regions.low, regions.high, regions.partition_low, regions.partition_high)
+        self._bounds = list(zip(*(c.tolist() for c in columns), strict=True))
+        self._key = regions.key.tolist()
+        self._box = regions.box.tolist()
+        self._known: dict[tuple[int, int], bool] = {}
+
+    def __call__(self, a: int, b: int) -> bool:
+        """Say whether two regions may share a byte."""
+        pair = (a, b) if a < b else (b, a)
+        known = self._known.get(pair)
+        if known is None:
+            known = self._known[pair] = self._meet(*pair)
+        return known
+
+    def _meet(self, a: int, b: int) -> bool:
+        same = self._buffer[a] == self._buffer[b]
+        if self._memory[a] != self._memory[b] or (self._memory[a] == DRAM and not same):
+            return False
+        low, high, first, last = self._bounds[a]
+        other_low, other_high, other_first, other_last = self._bounds[b]
+        if low >= other_high or other_low >= high or first >= other_last or other_first >= last:
+            return False
+        if not same or self._key[a] == NO_BOX or self._key[a] != self._key[b]:
+            return True
+        box, other = self._box[a], self._box[b]
+        return all(box[d] < other[d + 1] and other[d] < box[d + 1] for d in range(0, len(box), 2))
+
+
+def shared_places(regions: Regions) -> list[int]:
+    """Return a number per region; only regions of the same number can meet.
+
+    One for each on-chip memory, one for each DRAM buffer.
+    """
+    place = np.where(regions.memory == DRAM, regions.buffer.astype(np.int64) + DRAM, regions.memory)
+    return place.tolist()
+
+
+def that_matter(trace: CoreTrace) -> Bool:
+    """Return which accesses can conflict: not those of DRAM buffers that nothing writes."""
+    buffer = trace.regions.buffer[trace.region]
+    written = np.unique(buffer[trace.writes])
+    return (trace.regions.memory[trace.region] != DRAM) | np.isin(buffer, written)
+
+
+@dataclass
+class History:
+    """The last access to every region, by place, way and who made it; the latest come last."""
+
+    regions: Regions
+    entries: dict[tuple[int, int, int], dict[int, int]] = field(
+        default_factory=dict[tuple[int, int, int], dict[int, int]]
+    )
+
+    def __post_init__(self) -> None:
+        self.meet = Meetings(self.regions)
+        self.place = shared_places(self.regions)
+
+    def record(self, who: int, way: int, region: int, instruction: int) -> None:
+        """Remember an access."""
+        entries = self.entries.setdefault((self.place[region], way, who), {})
+        entries.pop(region, None)
+        entries[region] = instruction
+
+    def meeting(self, who: int, way: int, region: int, after: int) -> Iterator[tuple[int, int]]:
+        """Yield the regions that meet `region` and were accessed after an instruction, with the
+        instruction, latest first."""
+        entries = self.entries.get((self.place[region], way, who))
+        if entries is None:
+            return
+        for other, instruction in reversed(entries.items()):
+            if instruction <= after:
+                return
+            if self.meet(region, other):
+                yield other, instruction
+
+    def latest(self, who: int, way: int, region: int, after: int) -> int:
+        """Return the last instruction whose access meets `region`, at least `after`."""
+        return next((i for _, i in self.meeting(who, way, region, after)), after)
+
+
+def with_order(trace: CoreTrace, order: Order) -> CoreTrace:
+    """Return the trace with what every instruction waits for by itself.
+
+    concurrent   own results: an engine's instruction waits for earlier ones of the same engine that
+                 write what it reads or writes, but a matmul not for matmuls; the rest is up to the
+                 semaphores.
+    interlocked  every dependence; with semaphores as with these, an instruction that is waited for
+                 has ended with all before it in its queue.
+    sequential   the instruction before.
+
+    What is sure to have ended, because of what the queue has waited for before or of the time that
+    issuing takes, is left out. Transfers of one DMA queue follow each other anyway. Signals and waits stay, and are
+    passed: a program in its own order waits for nothing that comes later.
+    """
+    if order == "sequential":
+        return _sequential(trace)
+    waits = _Dependences(trace, across=order == "interlocked").find()
+    start = np.cumsum([0, *map(len, waits)], dtype=np.int64)
+    after = np.fromiter((e for entries in waits for e in entries), np.int64, int(start[-1]))
+    return replace(trace, after_start=start, after=after)
+
+
+def _sequential(trace: CoreTrace) -> CoreTrace:
+    works = trace.kind < SIGNAL
+    before = np.flatnonzero(works)[:-1]
+    follows = works.copy()
+    follows[: before[0] + 1 if len(before) else len(works)] = False
+    start = np.concatenate([[0], np.cumsum(follows)])
+    return replace(trace, after_start=start, after=before)
+
+
+class _Dependences:
+    """One pass over a trace in program order.
+
+    Every queue is a party, the gathers of gpsimd are one more: they end in their own time. `ended`
+    has, per party, what is known to have ended of every other when its next instruction starts, and
+    `issued` what has been issued: accesses up to there need no look.
+    """
+
+    def __init__(self, trace: CoreTrace, across: bool) -> None:
+        self.trace = trace
+        self.across = across
+        self.history = History(trace.regions)
+        self.gathers = len(trace.queues)
+        parties = self.gathers + 1
+        self.party = np.where(trace.kind == GATHER, self.gathers, trace.queue)
+        self.engine = [*range(self.gathers), _queue_of_gathers(trace)]
+        self.moves = [q.startswith("dma") for q in trace.queues] + [True]
+        self.ended = [(NEVER,) * parties] * parties
+        self.issued = [(NEVER,) * parties] * parties
+        self.at_start: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def find(self) -> list[list[int]]:
+        """Return the entries of `after` of every instruction."""
+        trace, party = self.trace, self.party.tolist()
+        works = (trace.kind < SIGNAL).tolist()
+        certain = _certainly_ended(trace).tolist()
+        accesses = accesses_of(trace)
+        return [
+            self._instruction(i, party[i], certain[i], accesses[i]) if works[i] else []
+            for i in range(trace.count)
+        ]
+
+    def _instruction(
+        self, i: int, party: int, certain: int, accesses: Sequence[tuple[int, int]]
+    ) -> list[int]:
+        ends, issues = list(self.ended[party]), list(self.issued[party])
+        ends[party] = max(ends[party], certain)
+        for other in self._others(party):
+            for region, way in accesses:
+                self._look(party, other, region, way, ends, issues)
+        waits = self._waits(party, certain, ends, issues)
+        self._note(i, party, waits)
+        for region, way in accesses:
+            self.history.record(party, way, region, i)
+        return waits
+
+    def _others(self, party: int) -> Iterable[int]:
+        if self.across:
+            return range(len(self.engine))
+        if self.engine[party] < 0 or (self.moves[party] and party != self.gathers):
+            return ()
+        return [o for o, engine in enumerate(self.engine) if engine == self.engine[party]]
+
+    def _look(
+        self, party: int, other: int, region: int, way: int, ends: list[int], issues: list[int]
+    ) -> None:
+        """Raise what must have ended of `other`, and what must have been issued, for an access."""
+        latest, own = self.history.latest, self.engine[other] == self.engine[party]
+        if own and self.moves[other] and other != self.gathers:
+            return
+        ends[other] = latest(other, WRITE, region, ends[other])
+        if not (own and way == ARRAY_WRITE):
+            ends[other] = latest(other, ARRAY_WRITE, region, ends[other])
+        if own or way == READ:
+            return
+        if self.moves[other]:
+            ends[other] = latest(other, READ, region, ends[other])
+        else:
+            issues[other] = latest(other, READ, region, max(issues[other], ends[other]))
+
+    def _waits(self, party: int, certain: int, ends: list[int], issues: list[int]) -> list[int]:
+        known, issued = self.ended[party], self.issued[party]
+        waits = [
+            j for o, j in enumerate(ends) if j > known[o] and not (o == party and j == certain)
+        ]
+        waits += [~j for o, j in enumerate(issues) if j > max(issued[o], ends[o])]
+        return waits
+
+    def _note(self, i: int, party: int, waits: list[int]) -> None:
+        """Whoever waited for an instruction knows what that one knew, and that it has ended."""
+        parties = self.party
+        ended, issued = self.ended[party], self.issued[party]
+        for entry in waits:
+            j = entry if entry >= 0 else ~entry
+            knew_ended, knew_issued = self.at_start[j]
+            other = int(parties[j])
+            ended = tuple(map(max, ended, knew_ended))
+            issued = tuple(map(max, issued, knew_issued))
+            if entry >= 0 and j > ended[other]:
+                ended = (*ended[:other], j, *ended[other + 1 :])
+            elif entry < 0 and j > issued[other]:
+                issued = (*issued[:other], j, *issued[other + 1 :])
+        self.ended[party], self.issued[party] = ended, issued
+        self.at_start[i] = (ended, issued)
+
+
+def _queue_of_gathers(trace: CoreTrace) -> int:
+    queues = trace.queue[trace.kind == GATHER]
+    return int(queues[0]) if len(queues) else NEVER
+
+
+def _certainly_ended(trace: CoreTrace) -> Int64:
+    """Return, per instruction of a compute engine, the latest before it in its queue that has ended
+    when it can start, because what lies between takes longer to issue than any takes to end."""
+    found = np.full(trace.count, NEVER, np.int64)
+    for q in range(len(trace.queues)):
+        program = np.flatnonzero((trace.queue == q) & (trace.kind == COMPUTE))
+        issue = np.concatenate([[0.0], np.cumsum(trace.busy_ns[program])[:-1]])
+        longest = trace.latency_ns[program].max(initial=0.0) * MARGIN
+        count = np.searchsorted(issue, issue * (2.0 - MARGIN) - longest, side="right")
+        count = np.minimum(count, np.arange(len(program)))
+        found[program] = np.where(count > 0, program[count - 1], NEVER) if len(program) else NEVER
+    return found
+
+
+def accesses_of(trace: CoreTrace) -> list[list[tuple[int, int]]]:
+    """Return (region, way) of the accesses of every instruction that can conflict."""
+    keep = that_matter(trace)
+    ways = np.where(trace.writes, np.where(trace.by_array, ARRAY_WRITE, WRITE), READ)
+    start = np.concatenate([[0], np.cumsum(keep)])[trace.access_start].tolist()
+    pairs = list(zip(trace.region[keep].tolist(), ways[keep].tolist(), strict=True))
+    return [pairs[a:b] for a, b in pairwise(start)]
