@@ -14,6 +14,7 @@ from polystage.machine.schema import FieldInfo
 from polystage.machine.target import PRESETS
 
 ROOT = Path(__file__).parents[2]
+PRESET_NAMES = "inferentia1, neuroncore_v2, scalesim_os, scalesim_ws, tiny"
 TINY = (PRESETS / "tiny.toml").read_text(encoding="utf-8")
 
 
@@ -35,7 +36,7 @@ def edited(tmp_path: Path, pattern: str, replacement: str) -> Path:
 
 
 def test_presets() -> None:
-    assert Target.presets() == ("inferentia1", "neuroncore_v2", "tiny")
+    assert ", ".join(Target.presets()) == PRESET_NAMES
     for name in Target.presets():
         assert Target.load(name).name == name
 
@@ -68,7 +69,8 @@ def test_every_value_has_a_source(name: str) -> None:
     keys = set(target.values()) - {"name", "description", "assumptions"}
     assert keys == set(notes)
     for key in keys:
-        guessed = notes[key].startswith(("assumed", "fitted"))
+        words = ("assumed", "fitted", "invented" if name.startswith("scalesim") else "assumed")
+        guessed = notes[key].startswith(words)
         invented = name == "tiny" and key != "default_dtype"
         assert target.is_assumed(key) == (guessed or invented), key
 
@@ -238,14 +240,14 @@ def test_unknown_target() -> None:
         Target.load("neuroncore_v3")
     assert caught.value.message == "unknown target 'neuroncore_v3'"
     assert caught.value.help == (
-        "name a preset (inferentia1, neuroncore_v2, tiny) or the path of a .toml file"
+        f"name a preset ({PRESET_NAMES}) or the path of a .toml file"
     )
 
 
 def test_missing_file(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no.toml") == (
         "cannot be read: no such file or directory",
-        "presets are inferentia1, neuroncore_v2, tiny",
+        f"presets are {PRESET_NAMES}",
     )
 
 

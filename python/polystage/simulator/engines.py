@@ -118,7 +118,8 @@ QUEUE_CLASSES = ("load", "weight", "store", "copy")
 class Machine:
     """All engines of a target, and the time up to now.
 
-    `stationary` is what the tensor engine holds, to be compared with what the next matmul wants.
+    `held` is what the array of the tensor engine keeps, to be compared with what the next matmul
+    wants.
     """
 
     def __init__(self, target: Target, used_engines: Iterable[str]) -> None:
@@ -128,7 +129,7 @@ class Machine:
         self.queues = [DmaQueue(f"dma{i}") for i in range(target.dma.queues)]
         self.pool = DmaPool()
         self.end_ns = 0.0
-        self.stationary: object = None
+        self.held: object = None
         self.ports = {
             memory: _port(exclusive, used)
             for memory, exclusive in (

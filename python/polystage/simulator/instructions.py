@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from polystage.errors import SimulationError
-from polystage.machine.cost import Cost
+from polystage.machine.cost import Cost, held
 from polystage.simulator.access import Access, ChipAccess, DramAccess, Frame
 from polystage.simulator.engines import DmaQueue, Engine, Machine, Port
 from polystage.simulator.hazards import Region
@@ -172,7 +172,7 @@ class Instruction:
 
 
 class Matmul(Instruction):
-    """A matmul: reloads the stationary operand only where it changed; may accumulate."""
+    """A matmul: costs less where the array holds already what it keeps; may accumulate."""
 
     by_array = True
 
@@ -191,6 +191,7 @@ class Matmul(Instruction):
         self.psum = psum
         self.accumulate = accumulate
         self.multiply = numerics
+        self.holds_result = held(machine.target) == "result"
 
     def __call__(self, frame: Frame) -> None:
         """Execute the instruction once."""
@@ -199,9 +200,14 @@ class Matmul(Instruction):
         stationary = (self.reads[0].buffer, self.reads[0].region(values))
         reads = [stationary, (self.reads[1].buffer, self.reads[1].region(values))]
         target = (self.psum.buffer, self.psum.region(values))
-        loaded = (stationary[1], stationary[0].version)
-        cost = self.costs[0 if loaded == self.machine.stationary else 1]
-        self.machine.stationary = loaded
+        kept: object = (stationary[1], stationary[0].version)
+        if self.holds_result:
+            result = target[1]
+            rows = (result.low_partition, result.high_partition)
+            kept = (result.low, result.high, rows)
+        found = kept == self.machine.held and (accumulate or not self.holds_result)
+        cost = self.costs[0 if found else 1]
+        self.machine.held = kept
         self.schedule(reads, [target], cost.busy_ns, cost.latency_ns)
         if self.multiply is None:
             return
@@ -221,7 +227,7 @@ class TensorInstruction(Instruction):
 
     def __call__(self, frame: Frame) -> None:
         """Execute the instruction once."""
-        self.machine.stationary = None
+        self.machine.held = None
         super().__call__(frame)
 
 
