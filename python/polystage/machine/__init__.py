@@ -1,6 +1,6 @@
 """The machine: its description (`Target`), instruction times (`cost`), `energy`, `area`."""
 
-from polystage.machine import access, area, cost, energy
+from polystage.machine import access, area, bounds, cost, energy
 from polystage.machine.reference import describe_fields, targets_page
 from polystage.machine.target import Target, find_field, parse_settings
 
@@ -8,6 +8,7 @@ __all__ = [
     "Target",
     "access",
     "area",
+    "bounds",
     "cost",
     "describe_fields",
     "energy",

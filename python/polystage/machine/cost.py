@@ -317,5 +317,8 @@ def compute_bound_ns(target: Target, macs: float, dtype: str) -> float:
 
 
 def dram_bound_ns(target: Target, dram_bytes: float) -> float:
-    """Return the time of `dram_bytes` at the peak of DRAM, or of all DMA engines if less."""
-    return dram_bytes / min(target.dram.bytes_per_ns, target.dma.bytes_per_ns)
+    """Return the time of `dram_bytes` at the peak of DRAM, or of all DMA engines if that is longer.
+
+    A transfer within DRAM crosses its interface twice, so engines may move half of the bytes.
+    """
+    return max(dram_bytes / target.dram.bytes_per_ns, dram_bytes / 2 / target.dma.bytes_per_ns)
