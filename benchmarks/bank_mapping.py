@@ -23,11 +23,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import light_models
 import models
-import onnx
 from chain import ELIMINATE_COPIES, MAP_BANKS, TARGET, clone, lowering, run_passes
-from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 from tables import megabytes, new_table
@@ -74,25 +71,9 @@ NUMBERS = (
 WIDTH = 150
 
 
-def batched(name: str, size: int) -> ImportedModel:
-    """Import a light model with another batch size."""
-    model = light_models.with_random_weights(onnx.load(light_models.light_path(name)))
-    graph = model.graph
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = size
-    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
-    for constant in graph.initializer:
-        if constant.name in shapes:
-            shape = numpy_helper.to_array(constant).copy()
-            shape[0] = size
-            constant.CopyFrom(numpy_helper.from_array(shape, constant.name))
-    del graph.value_info[:]
-    return ps.load(model)
-
-
 MODELS: Mapping[str, Callable[[], ImportedModel]] = {
     "resnet50": lambda: models.load("light/resnet50"),
-    "resnet50 batch 5": lambda: batched("resnet50", 5),
+    "resnet50 batch 5": lambda: models.load("light/resnet50", batch=5),
     "densenet121": lambda: models.load("light/densenet121"),
     "shufflenet": lambda: models.load("light/shufflenet"),
     "vit_base": lambda: models.load("torch/vit_base"),

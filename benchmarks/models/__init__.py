@@ -14,26 +14,28 @@ from models import small_cases
 from polystage.frontends import ImportedModel
 
 
-def light(name: str) -> ImportedModel:
+def light(name: str, batch: int | None = None) -> ImportedModel:
     model = onnx.load(light_models.light_path(name))
-    return ps.load(light_models.with_random_weights(model))
+    return ps.load(light_models.with_random_weights(model), batch=batch)
 
 
-def torch(name: str) -> ImportedModel:
+def torch(name: str, batch: int | None = None) -> ImportedModel:
     import torch_models  # PyTorch is optional, and slow to import
 
     module, inputs = torch_models.build(name)
-    return ps.load(module, inputs=[inputs], name=name)
+    return ps.load(module, inputs=[inputs], name=name, batch=batch)
 
 
-def wavenet(name: str) -> ImportedModel:
+def wavenet(name: str, batch: int | None = None) -> ImportedModel:
     from models import parallel_wavenet
 
     module, inputs = parallel_wavenet.build()
-    return ps.load(module, inputs=inputs, name=name)
+    return ps.load(module, inputs=inputs, name=name, batch=batch)
 
 
-def small(name: str) -> ImportedModel:
+def small(name: str, batch: int | None = None) -> ImportedModel:
+    if batch is not None:
+        raise ValueError(f"small/{name} has the shapes that its case is about")
     return small_cases.CASES[name]()
 
 
@@ -50,7 +52,7 @@ TORCH_MODELS = (
 )
 """The keys of `torch_models.MODELS`, which need not be imported for a list."""
 
-MODELS: Mapping[str, Callable[[str], ImportedModel]] = {
+MODELS: Mapping[str, Callable[[str, int | None], ImportedModel]] = {
     **{f"light/{name}": light for name in light_models.MODELS},
     **{f"torch/{name}": torch for name in TORCH_MODELS},
     "parallel_wavenet": wavenet,
@@ -58,9 +60,9 @@ MODELS: Mapping[str, Callable[[str], ImportedModel]] = {
 }
 
 
-def load(name: str) -> ImportedModel:
-    """Import the model called `name`, with random weights where it has any."""
-    return MODELS[name](name.rpartition("/")[2])
+def load(name: str, batch: int | None = None) -> ImportedModel:
+    """Import the model called `name`, with random weights where it has any, and another batch."""
+    return MODELS[name](name.rpartition("/")[2], batch)
 
 
 def matching(name: str) -> list[str]:

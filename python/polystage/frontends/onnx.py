@@ -14,9 +14,11 @@ from onnx import numpy_helper, shape_inference, version_converter
 from polystage.constants import constant_attr
 from polystage.dtypes import numpy_dtype
 from polystage.errors import FrontendError
+from polystage.frontends.batch import with_items
 from polystage.frontends.diagnostics import run_upstream
 from polystage.frontends.finish import entry_function, finish_module, mark_unsigned, model_name
 from polystage.frontends.model import ImportedModel, TensorSpec, new_context
+from polystage.frontends.onnx_batch import Batch, bind_batch, find_batch, set_batch
 from polystage.frontends.onnx_limits import violation
 from polystage.frontends.onnx_simplify import expand_functions, simplify
 from polystage.mlir import ir
@@ -37,18 +39,32 @@ _TO_LINALG = (
 
 
 def load_onnx(
-    source: str | Path | onnx.ModelProto, bind: Mapping[str, int] | None = None
+    source: str | Path | onnx.ModelProto,
+    bind: Mapping[str, int] | None = None,
+    batch: int | None = None,
 ) -> ImportedModel:
     """Import an ONNX model: one function on static tensors, weights as resources.
 
     `bind` gives dynamic dimensions their extent, by their name in the model, or as `input.position`
-    where they have none. Models older than opset 17 are converted.
+    where they have none. `batch` is the extent of the inputs' first dimension, whatever the model
+    has there. Models older than opset 17 are converted.
 
     Raises: FrontendError.
     """
     name = "model" if isinstance(source, onnx.ModelProto) else str(source)
     original = read_model(source, name)
-    model = prepare_model(original, name, bind or {})
+    wanted = None if batch is None else find_batch(original, name, batch)
+    model = prepare_model(original, name, bind or {}, wanted)
+    imported = _import(source, model, name)
+    if wanted is None or wanted.size == wanted.item:
+        return imported
+    return with_items(imported, wanted.inputs, wanted.item, wanted.size, imported.run_reference)
+
+
+def _import(
+    source: str | Path | onnx.ModelProto, model: onnx.ModelProto, name: str
+) -> ImportedModel:
+    """Return what a prepared model is in MLIR, with the original as its reference."""
     module = import_graph(model, name)
     graph = model.graph
     weights = {w.name for w in graph.initializer}
@@ -94,13 +110,15 @@ def read_model(source: str | Path | onnx.ModelProto, name: str) -> onnx.ModelPro
     return model
 
 
-def prepare_model(model: onnx.ModelProto, name: str, bind: Mapping[str, int]) -> onnx.ModelProto:
+def prepare_model(
+    model: onnx.ModelProto, name: str, bind: Mapping[str, int], batch: Batch | None = None
+) -> onnx.ModelProto:
     """Return a copy with bound dimensions, opset 17 or newer, every node named, shapes inferred.
 
     The data of large weights is set aside meanwhile, so that files over 2 GB pass.
     """
     with _without_large_weights(model) as light:
-        _bind_dimensions(light, name, bind)
+        _bind_dimensions(light, name, bind_batch(bind, batch, name) if batch else bind)
         light = expand_functions(light)
         _check_domains(light, name)
         names = _layer_names(light.graph.node)
@@ -111,6 +129,8 @@ def prepare_model(model: onnx.ModelProto, name: str, bind: Mapping[str, int]) ->
             raise FrontendError(f"{name}: {_last_line(error)}") from None
         _refuse_empty_outputs(light, name)
         _name_nodes(light.graph.node, names)
+        if batch and batch.size != batch.item:
+            light = set_batch(light, name, batch)
         _check_nodes(light, name)
         _check_limits(light, name)
         _restore_weights(light, model)

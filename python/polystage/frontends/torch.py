@@ -10,6 +10,13 @@ import numpy as np
 
 from polystage.constants import constant_attr
 from polystage.errors import FrontendError
+from polystage.frontends.batch import (
+    check_batch,
+    example_batch,
+    refuse_batch,
+    repeated,
+    with_items,
+)
 from polystage.frontends.diagnostics import run_upstream
 from polystage.frontends.finish import entry_function, finish_module, tensor_specs
 from polystage.frontends.model import Arrays, ImportedModel, new_context
@@ -31,23 +38,49 @@ def load_torch(
     source: "Module | ExportedProgram | str | Path",
     example_inputs: Sequence[Any] = (),
     name: str = "",
+    batch: int | None = None,
 ) -> ImportedModel:
     """Import a PyTorch module with example inputs, an exported program, or its `.pt2` file.
 
-    Weights are shared with the module, which must not change them afterwards. Layers are named by
-    the module's path and the operator, e.g. `encoder.layer.0.attention/softmax`.
+    With a `batch`, a module is exported for example inputs of that many items, and so is a program
+    that was exported with a dynamic first dimension. Weights are shared with the module, which must
+    not change them afterwards. Layers are named by the module's path and the operator, e.g.
+    `encoder.layer.0.attention/softmax`.
 
     Raises: FrontendError.
     """
     torch = _import_torch()
     with warnings.catch_warnings():  # of torch to itself, nothing that the caller could change
         warnings.simplefilter("ignore")
-        return _load(torch, source, example_inputs, name)
+        name = name or (str(source) if isinstance(source, str | Path) else type(source).__name__)
+        if batch is None:
+            return _load(torch, source, example_inputs, name)
+        check_batch(batch, name)
+        return _load_batch(torch, source, example_inputs, name, batch)
+
+
+def _load_batch(
+    torch: Any, source: Any, example_inputs: Sequence[Any], name: str, batch: int
+) -> ImportedModel:
+    """Export for examples of `batch` items; the reference takes as many as the examples had."""
+    if not isinstance(source, torch.nn.Module):
+        program = source if isinstance(source, torch.export.ExportedProgram) else None
+        program = program or _read_program(Path(source))
+        if not program.range_constraints:
+            refuse_batch(batch, "an exported program without dynamic_shapes", name)
+        source, example_inputs = program.module(), program.example_inputs[0]
+    item = example_batch([tuple(i.shape) for i in example_inputs], name)
+    examples = [
+        torch.from_numpy(repeated(i.detach().numpy(), batch)) if len(i.shape) else i
+        for i in map(torch.as_tensor, example_inputs)
+    ]
+    model = _load(torch, source, examples, name)
+    inputs = [i.name for i in model.inputs if i.shape]
+    return with_items(model, inputs, item, batch, model.run_reference)
 
 
 def _load(torch: Any, source: Any, example_inputs: Sequence[Any], name: str) -> ImportedModel:
     program = _exported(source, example_inputs)
-    name = name or (str(source) if isinstance(source, str | Path) else type(source).__name__)
     reference = source if isinstance(source, torch.nn.Module) else program.module()
     inputs, outputs = _input_names(program), _output_names(program)
     module = _import_program(program, name)
@@ -81,7 +114,7 @@ def _exported(source: Any, example_inputs: Sequence[Any]) -> Any:
     if isinstance(source, torch.export.ExportedProgram):
         program = source
     elif isinstance(source, torch.nn.Module):
-        program = _export_module(source, example_inputs)
+        program = _export(source, example_inputs)
     else:
         program = _read_program(Path(source))
     with torch.no_grad():
@@ -128,10 +161,10 @@ def _decompositions() -> dict[Any, Any]:
     return {**get_decomposition_table(), **own}
 
 
-def _export_module(module: Any, example_inputs: Sequence[Any]) -> Any:
+def _export(module: Any, example_inputs: Sequence[Any]) -> Any:
     torch = _import_torch()
     name = type(module).__name__
-    if module.training:
+    if module.training and not isinstance(module, torch.fx.GraphModule):  # those have no mode
         raise FrontendError(f"{name}: the module is in training mode", help="call eval() first")
     tensors = tuple(torch.from_numpy(i) if isinstance(i, np.ndarray) else i for i in example_inputs)
     try:

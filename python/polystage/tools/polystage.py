@@ -27,6 +27,12 @@ def cli() -> None:
 def model_options(command: Command) -> Command:
     """Add the options of everything that reads a model."""
     command = click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Items in the first dimension of the inputs, whatever the model has there.",
+    )(command)
+    command = click.option(
         "--bind",
         "bindings",
         multiple=True,
@@ -72,14 +78,14 @@ def compiler_options(command: Command) -> Command:
 @cli.command("import")
 @model_options
 @click.option("-o", "output", default="-", help="File to write; - is standard output.")
-def import_command(model: str, bindings: Sequence[str], output: str) -> None:
+def import_command(model: str, bindings: Sequence[str], batch: int | None, output: str) -> None:
     """Print a model as MLIR: linalg on tensors, or as the file has it.
 
     MODEL is ONNX, PyTorch (.pt2), StableHLO or MLIR.
     """
     phases = Phases()
     with runs.located(model):
-        imported = runs.load_model(model, bindings, phases)
+        imported = runs.load_model(model, bindings, phases, batch)
     _write_module(output, imported.module, with_names=True)
 
 
@@ -87,12 +93,14 @@ def import_command(model: str, bindings: Sequence[str], output: str) -> None:
 @model_options
 @compiler_options
 @click.option("-o", "output", default="-", help="File to write; - is standard output.")
-def compile_command(model: str, bindings: Sequence[str], output: str, **options: Any) -> None:
+def compile_command(
+    model: str, bindings: Sequence[str], batch: int | None, output: str, **options: Any
+) -> None:
     """Compile MODEL to an npu program and print it as MLIR."""
     check_writable(output)
     phases = Phases()
     with runs.located(model):
-        imported = runs.load_model(model, bindings, phases)
+        imported = runs.load_model(model, bindings, phases, batch)
         program = runs.compile_model(imported, runs.CompilerOptions(**options), phases)
     _write_module(output, program)
 
@@ -108,6 +116,7 @@ def compile_command(model: str, bindings: Sequence[str], output: str, **options:
 def run_command(
     model: str,
     bindings: Sequence[str],
+    batch: int | None,
     inputs: str,
     outputs: str,
     seed: int,
@@ -123,6 +132,7 @@ def run_command(
     done = runs.run_model(
         model,
         bindings,
+        batch,
         runs.CompilerOptions(**options),
         runs.RunOptions(inputs=inputs, seed=seed, timing_only=timing_only),
     )

@@ -131,11 +131,13 @@ def located(path: str) -> Generator[None]:
         raise
 
 
-def load_model(path: str, bindings: Sequence[str], phases: Phases) -> ImportedModel:
+def load_model(
+    path: str, bindings: Sequence[str], phases: Phases, batch: int | None = None
+) -> ImportedModel:
     """Import a model file."""
     extents = parse_bindings(bindings)
     with phases.phase("import"):
-        return load(path, bind=extents)
+        return load(path, bind=extents, batch=batch)
 
 
 def compile_model(model: ImportedModel, options: CompilerOptions, phases: Phases) -> ir.Module:
@@ -167,7 +169,11 @@ def is_program(module: ir.Module) -> bool:
 
 
 def run_model(
-    path: str, bindings: Sequence[str], compiler: CompilerOptions, options: RunOptions
+    path: str,
+    bindings: Sequence[str],
+    batch: int | None,
+    compiler: CompilerOptions,
+    options: RunOptions,
 ) -> Run:
     """Load, compile, simulate and check a model.
 
@@ -176,7 +182,7 @@ def run_model(
     phases = Phases()
     dtype = compiler.resolved_dtype()  # first, since it reads the target
     with located(path):
-        model = load_model(path, bindings, phases)
+        model = load_model(path, bindings, phases, batch)
         program = compile_model(model, compiler, phases)
         inputs = _inputs(model, options)
         result = _simulate(program, inputs, options, phases)
