@@ -114,7 +114,7 @@ class DmaOp(NpuOp, name="dma"):
         rules.partition_comes_first,
         queue_rules.dma_queue_is_a_name,
     )
-    TARGET_RULES = (queue_rules.dma_queue_is_of_the_target,)
+    TARGET_RULES = (target_rules.transfer_fits, queue_rules.dma_queue_is_of_the_target)
 
 
 class MemsetOp(NpuOp, name="memset"):

@@ -111,22 +111,40 @@ def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
 
 
 def pattern_fits(op: ir.OpView, target: Target) -> str | None:
-    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with strides
-    of 16 bits."""
-    limit = target.access_pattern.max_free_dims
+    """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with sizes
+    and strides of 16 bits."""
+    limit, longest = target.access_pattern.max_free_dims, target.access_pattern.max_size
     for i, (sizes, strides) in enumerate(operand_walks(op)):
-        pattern = access_pattern(sizes, strides)
+        pattern = access_pattern(sizes, strides, longest)
         if len(pattern) > limit:
             return (
                 f"operand {i} needs {len(pattern)} free dimensions, "
                 f"but an access of '{target.name}' has {limit}"
             )
         for dim in pattern:
+            if dim.size > longest:
+                return (
+                    f"operand {i} has a free dimension of {dim.size} elements, "
+                    f"but an access of '{target.name}' takes {longest}"
+                )
             if abs(dim.stride) > target.access_pattern.max_stride:
                 return (
                     f"operand {i} has a stride of {dim.stride} elements, "
                     f"but an access of '{target.name}' reaches {target.access_pattern.max_stride}"
                 )
+    return None
+
+
+def transfer_fits(op: ir.OpView, target: Target) -> str | None:
+    """A transfer has at most `dma.max_dims` strided dimensions on either side."""
+    limit = target.dma.max_dims
+    for value, side in zip(op.operands, ("source", "destination"), strict=True):
+        pattern = access_pattern(shape_of(value), strides_of(value.type))
+        if len(pattern) > limit:
+            return (
+                f"needs {len(pattern)} dimensions for its {side}, "
+                f"but a transfer of '{target.name}' has {limit}"
+            )
     return None
 
 

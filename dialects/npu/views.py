@@ -38,22 +38,30 @@ def strides_of(type_: ir.Type) -> list[int]:
     return ir.MemRefType(type_).get_strides_and_offset()[0]
 
 
-def access_pattern(sizes: list[int], strides: list[int]) -> list[PatternDim]:
+def access_pattern(
+    sizes: list[int], strides: list[int], max_size: int | None = None
+) -> list[PatternDim]:
     """Return the fewest dimensions that describe the same walk through memory.
 
-    Unit dimensions vanish and dimensions that continue each other merge:
+    Unit dimensions vanish and dimensions that continue each other merge, as long as none has more
+    than `max_size` elements:
 
     >>> access_pattern([4, 1, 8], [8, 99, 1])
     [PatternDim(size=32, stride=1)]
+    >>> access_pattern([2, 4, 8], [32, 8, 1], max_size=32)
+    [PatternDim(size=2, stride=32), PatternDim(size=32, stride=1)]
     """
-    merged: list[PatternDim] = []
-    for size, stride in zip(sizes, strides, strict=True):
+    merged: list[PatternDim] = []  # innermost first
+    for size, stride in reversed(list(zip(sizes, strides, strict=True))):
         if size == 1:
             continue
-        if merged and merged[-1].stride == stride * size:
-            merged[-1] = PatternDim(merged[-1].size * size, stride)
-        else:
-            merged.append(PatternDim(size, stride))
+        if merged and stride == merged[-1].stride * merged[-1].size:
+            joined = merged[-1].size * size
+            if max_size is None or joined <= max_size:
+                merged[-1] = PatternDim(joined, merged[-1].stride)
+                continue
+        merged.append(PatternDim(size, stride))
+    merged.reverse()
     return merged
 
 

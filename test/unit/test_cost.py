@@ -121,6 +121,22 @@ def test_vector_short_and_dependent_instructions_pay_100_cycles() -> None:
     assert cost.lanes(V2, "vector", 1000, passes=(1, 2)).busy_ns * 1.12 == pytest.approx(3100)
 
 
+def test_more_tensors_than_an_instruction_reads_take_several() -> None:
+    """A selection from two tensors by a third: two instructions of two operands."""
+    assert cost.lanes(V2, "vector", 512, passes=(3,)) == cost.lanes(
+        V2, "vector", 512, passes=(2, 2)
+    )
+    three = V2.override({"vector.max_tensor_inputs": 3})
+    assert cost.lanes(three, "vector", 512, passes=(3,)).busy_ns * 1.12 == pytest.approx(3 * 512)
+
+
+@given(st.integers(0, 9), st.integers(2, 4))
+def test_the_passes_of_an_operation_read_all_its_operands(operands: int, limit: int) -> None:
+    parts = cost.split_pass(operands, limit)
+    assert max(parts) <= limit
+    assert sum(parts) - (len(parts) - 1) == operands
+
+
 def test_number_of_partitions_does_not_matter_up_to_the_lanes() -> None:
     times = [cost.lanes(V2, "vector", 512, partitions=p).busy_ns for p in (1, 128)]
     assert times[0] == times[1]

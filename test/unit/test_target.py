@@ -239,9 +239,7 @@ def test_unknown_target() -> None:
     with pytest.raises(TargetError) as caught:
         Target.load("neuroncore_v3")
     assert caught.value.message == "unknown target 'neuroncore_v3'"
-    assert caught.value.help == (
-        f"name a preset ({PRESET_NAMES}) or the path of a .toml file"
-    )
+    assert caught.value.help == (f"name a preset ({PRESET_NAMES}) or the path of a .toml file")
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -363,6 +361,12 @@ def test_not_text(tmp_path: Path) -> None:
             'dataflow = "output_stationary"',
             "'tensor.moving_columns' is 16, but must be at most 'tensor.rows', which is 8",
             "an output-stationary array holds one moving column in each of its rows",
+        ),
+        (
+            r"^max_tensor_inputs = 2",
+            "max_tensor_inputs = 1",
+            "'vector.max_tensor_inputs' is 1, but must be at least 2",
+            "the engine adds and multiplies two tensors",
         ),
         (
             r"^dram_bytes_per_ns = 8.0",

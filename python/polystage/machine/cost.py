@@ -160,9 +160,10 @@ def lanes(
     """Return the time of an elementwise instruction or a reduction over `elements` per partition.
 
     `passes` has one number per arithmetic operation of the body: its tensor operands. A pass over N
-    elements takes N cycles for up to one tensor operand, 2 N for two. The memory interface limits
-    too: one element per partition and cycle of its own clock, half of that where `stride_bytes`,
-    the largest innermost stride of any operand, is beyond the penalty.
+    elements takes N cycles for up to one tensor operand, 2 N for two; an operation with more than
+    the engine's `max_tensor_inputs` takes several passes (`split_pass`). The memory interface
+    limits too: one element per partition and cycle of its own clock, half of that where
+    `stride_bytes`, the largest innermost stride of any operand, is beyond the penalty.
 
     The fixed cycles of an instruction are hidden behind the one before, except where it is short or
     depends on it, as every pass does on the pass before.
@@ -175,12 +176,31 @@ def lanes(
         _interface_ns(target, stride_bytes, uses_psum),
     )
     rounds = -(-partitions // unit.lanes)
+    passes = [part for operands in passes for part in split_pass(operands, unit.max_tensor_inputs)]
     streams = [rounds * elements * max(operands, 1) * element_ns for operands in passes]
     fixed_ns = (unit.startup_cycles + unit.issue_cycles) / unit.clock_ghz
     hidden_ns = max(0.0, unit.short_cycles / unit.clock_ghz - min(streams))
     waits_ns = (len(passes) - 1) * fixed_ns
     busy = sum(streams) + waits_ns + min(fixed_ns, hidden_ns)
     return Cost(busy, sum(streams) + waits_ns + fixed_ns)
+
+
+def split_pass(operands: int, max_tensor_inputs: int) -> list[int]:
+    """Return the tensor operands of the passes that an operation with `operands` of them takes.
+
+    Every pass but the first also reads what the one before it left: a selection from two tensors
+    by a third is a copy of two operands, overwritten where the third says so.
+
+    >>> split_pass(2, 2), split_pass(3, 2), split_pass(0, 1)
+    ([2], [2, 2], [0])
+    """
+    found = [min(operands, max_tensor_inputs)]
+    left = operands - found[0]
+    while left > 0:
+        taken = min(left, max_tensor_inputs - 1)
+        found.append(1 + taken)
+        left -= taken
+    return found
 
 
 def activate(

@@ -320,6 +320,17 @@ def _results_fit_rows(target: Target) -> tuple[str, str] | None:
     )
 
 
+def _two_operands_meet(target: Target) -> tuple[str, str] | None:
+    for engine in ("vector", "gpsimd"):
+        unit: LaneEngine = getattr(target, engine)
+        if unit.max_tensor_inputs < 2:
+            return (
+                f"'{engine}.max_tensor_inputs' is {unit.max_tensor_inputs}, but must be at least 2",
+                "the engine adds and multiplies two tensors",
+            )
+    return None
+
+
 def _assumptions_exist(target: Target) -> tuple[str, str] | None:
     keys = list(target.values())
     for known in target.assumptions:
@@ -341,6 +352,7 @@ RULES = (
     _exclusive_engines_exist,
     _share_of_dram_fits_device,
     _results_fit_rows,
+    _two_operands_meet,
     _assumptions_exist,
 )
 """Every check that looks at more than one value; each returns message and help, or None."""

@@ -153,3 +153,35 @@ func.func private @invalid_transpose_size() {
   "npu.transpose"(%a, %d) : (memref<4x9xf32, #npu.space<"sbuf">>, memref<9x4xf32, strided<[4, 1]>, #npu.space<"psum">>) -> ()
   return
 }
+
+// -----
+
+func.func private @invalid_free_size() {
+  %a = "npu.alloc"() : () -> memref<8x1024xf32, #npu.space<"sbuf">>
+  %b = memref.reinterpret_cast %a to offset: [0], sizes: [8, 70000], strides: [1024, 1] : memref<8x1024xf32, #npu.space<"sbuf">> to memref<8x70000xf32, strided<[1024, 1]>, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.memset' op operand 0 has a free dimension of 70000 elements, but an access of 'tiny' takes 65535}}
+  "npu.memset"(%b) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x70000xf32, strided<[1024, 1]>, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+/// Dimensions that together have more elements than fit one are not merged.
+
+func.func private @free_sizes_apart() {
+  %a = "npu.alloc"() : () -> memref<8x1024xf32, #npu.space<"sbuf">>
+  %b = memref.reinterpret_cast %a to offset: [0], sizes: [8, 2, 35000], strides: [1024, 35000, 1] : memref<8x1024xf32, #npu.space<"sbuf">> to memref<8x2x35000xf32, strided<[1024, 35000, 1]>, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.memset' op operand 0 has a stride of 35000 elements, but an access of 'tiny' reaches 32767}}
+  "npu.memset"(%b) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x2x35000xf32, strided<[1024, 35000, 1]>, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_transfer_dims(%x: memref<3x3x3x3x3x3x3x3x3xi8>) {
+  %a = "npu.alloc"() : () -> memref<2x2x2x2x2x2x2x2x2xi8, #npu.space<"sbuf">>
+  %b = memref.subview %x[0, 0, 0, 0, 0, 0, 0, 0, 0] [2, 2, 2, 2, 2, 2, 2, 2, 2] [1, 1, 1, 1, 1, 1, 1, 1, 1] : memref<3x3x3x3x3x3x3x3x3xi8> to memref<2x2x2x2x2x2x2x2x2xi8, strided<[6561, 2187, 729, 243, 81, 27, 9, 3, 1]>>
+  // expected-error@+1 {{'npu.dma' op needs 9 dimensions for its source, but a transfer of 'tiny' has 8}}
+  "npu.dma"(%b, %a) {cause = "input"} : (memref<2x2x2x2x2x2x2x2x2xi8, strided<[6561, 2187, 729, 243, 81, 27, 9, 3, 1]>>, memref<2x2x2x2x2x2x2x2x2xi8, #npu.space<"sbuf">>) -> ()
+  return
+}
