@@ -1,6 +1,6 @@
 """The simulator: executes an npu module on real memory images and tells what it cost."""
 
-from polystage.simulator.program import simulate
-from polystage.simulator.result import Cost, LayerResult, Result
+from polystage.simulator.program import simulate, simulate_device
+from polystage.simulator.result import Cost, DeviceResult, LayerResult, Result
 
-__all__ = ["Cost", "LayerResult", "Result", "simulate"]
+__all__ = ["Cost", "DeviceResult", "LayerResult", "Result", "simulate", "simulate_device"]

@@ -1,36 +1,61 @@
-"""Operands of instructions: windows on buffers, known but for the loop variables."""
+"""Operands of instructions: windows on buffers, known but for the loop variables.
+
+What a window touches in every iteration is computed for all iterations at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from polystage.simulator.hazards import Box, Region
-from polystage.simulator.index import Linear, Range, Values
-from polystage.simulator.memory import ChipBuffer, DramBuffer
+from polystage.simulator.index import IndexSpace, Linear
+from polystage.simulator.memory import Array, ChipBuffer, ChipMemory, DramBuffer, Window
+from polystage.simulator.trace import DRAM, PSUM, SBUF, Bool, Int32, Int64
 
-CACHED_REGIONS = 4096
+MEMORY_NUMBERS = {"sbuf": SBUF, "psum": PSUM}
 
 
-class Frame:
-    """What changes while a function runs: index values, and the DRAM buffers of its memrefs.
+@dataclass(frozen=True, eq=False)
+class Alloc:
+    """An `npu.alloc`: its executions take the places in turn.
 
-    `buffers[i]` starts for this function at element `offsets[i]`.
+    `execution` counts them within one call; `first_life` tells the lives of the allocs of a kernel
+    apart, `first_buffer` numbers the places in the program.
     """
 
-    __slots__ = ("buffers", "offsets", "values")
+    places: tuple[ChipBuffer, ...]
+    execution: Linear
+    executions: int
+    first_life: int
+    first_buffer: int
 
-    def __init__(self, slots: int, buffers: Sequence[DramBuffer], offsets: Sequence[int]) -> None:
-        self.values: Values = [0] * slots
-        self.buffers = list(buffers)
-        self.offsets = list(offsets)
+    @property
+    def memory(self) -> ChipMemory:
+        """The memory it lies in."""
+        return self.places[0].memory
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents; dimension 0 lies across the partitions."""
+        return self.places[0].shape
+
+    @property
+    def row(self) -> int:
+        """Elements per partition, at least 1."""
+        return max(1, self.places[0].row)
+
+    @property
+    def place(self) -> str:
+        """Description, for messages."""
+        return self.places[0].place
 
 
 @dataclass(frozen=True)
 class DramRef:
-    """A DRAM buffer as a function sees it: a slot of its frame, and the layout of its type."""
+    """A DRAM buffer as a function sees it: a slot of its calls, and the layout of its type."""
 
     slot: int
     shape: tuple[int, ...]
@@ -42,16 +67,11 @@ class DramRef:
 class View:
     """A memref value: a strided window on a buffer; offset and strides in elements."""
 
-    root: ChipBuffer | DramRef
+    root: Alloc | DramRef
     offset: Linear
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: np.dtype
-
-    @property
-    def memory(self) -> str:
-        """Name of the memory it lies in."""
-        return self.root.memory.name if isinstance(self.root, ChipBuffer) else "dram"
 
 
 @dataclass(frozen=True)
@@ -71,169 +91,180 @@ def plain_walk(view: View) -> Walk:
     return Walk(view.shape, view.strides)
 
 
-class _Layout:
-    """Turns an element offset into the box that a walk touches in a row-major or strided buffer."""
+class Layout:
+    """Turns element offsets into the boxes that a walk touches in a strided buffer.
+
+    `low` and `high` are the first and last element of the walk, relative to its offset.
+    """
 
     def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...], walk: Walk) -> None:
-        self.divisors = [(s, n) for s, n in zip(strides, shape, strict=True)]
+        self.dims = list(zip(strides, shape, strict=True))
         self.spans: list[int] | None = self._spans(walk)
-        self.low = sum(min(0, (n - 1) * s) for n, s in zip(walk.extents, walk.strides, strict=True))
-        self.high = sum(
-            max(0, (n - 1) * s) for n, s in zip(walk.extents, walk.strides, strict=True)
-        )
+        reaches = [(n - 1) * s for n, s in zip(walk.extents, walk.strides, strict=True)]
+        self.low = sum(min(0, reach) for reach in reaches)
+        self.high = sum(max(0, reach) for reach in reaches)
 
     def _spans(self, walk: Walk) -> list[int] | None:
         """Return how far the walk reaches in every dimension of the buffer, or None if it is no
         box."""
-        spans = [1] * len(self.divisors)
+        spans = [1] * len(self.dims)
         for extent, stride in zip(walk.extents, walk.strides, strict=True):
             if extent == 1 or stride == 0:
                 continue
             dims = [
                 d
-                for d, (s, n) in enumerate(self.divisors)
+                for d, (s, n) in enumerate(self.dims)
                 if n > 1 and s > 0 and stride > 0 and stride % s == 0
             ]
             if not dims:
                 return None
-            d = max(dims, key=lambda d: self.divisors[d][0])
-            spans[d] += (extent - 1) * (stride // self.divisors[d][0])
+            d = max(dims, key=lambda d: self.dims[d][0])
+            spans[d] += (extent - 1) * (stride // self.dims[d][0])
         return spans
 
-    def box(self, offset: int) -> Box | None:
-        """Return the box of the walk from element `offset`, or None where rows are crossed."""
+    def boxes(self, offsets: Int64) -> tuple[Int32, Bool]:
+        """Return (start, stop) of every dimension for every offset, and which of them are boxes:
+        not those that cross rows."""
+        box = np.zeros((len(offsets), 2 * len(self.dims)), np.int32)
         if self.spans is None:
-            return None
-        result = []
-        for (stride, extent), span in zip(self.divisors, self.spans, strict=True):
-            start = 0
+            return box, np.zeros(len(offsets), np.bool_)
+        rest, valid = offsets, np.ones(len(offsets), np.bool_)
+        for d, ((stride, extent), span) in enumerate(zip(self.dims, self.spans, strict=True)):
+            start: Int64 | int = 0
             if extent > 1 and stride:  # a dimension that only repeats is always at 0
-                start, offset = divmod(offset, stride)
-            if start + span > extent:
-                return None
-            result.append((start, start + span))
-        return None if offset else tuple(result)
+                start, rest = np.divmod(rest, stride)
+            box[:, 2 * d], box[:, 2 * d + 1] = start, start + span
+            valid &= box[:, 2 * d + 1] <= extent
+        return box, valid & (rest == 0)
 
 
-class ChipAccess:
-    """A window on an on-chip buffer. Regions are kept by offset: loops come back to them."""
+@dataclass(frozen=True)
+class Touched:
+    """What a window touches, by offset: bytes, boxes, and whether that is the whole buffer.
 
-    def __init__(self, view: View, walk: Walk, ranges: Sequence[Range]) -> None:
-        assert isinstance(view.root, ChipBuffer)
-        self.buffer = view.root
-        self.view = view
+    Bytes of a window in DRAM are relative to where the call's buffer starts.
+    """
+
+    low: Int64
+    high: Int64
+    box: Int32
+    has_box: Bool
+    full: Bool
+
+
+class ChipWindow:
+    """A window on an on-chip buffer, in some partitions that do not depend on the loops."""
+
+    def __init__(self, view: View, walk: Walk, space: IndexSpace) -> None:
+        assert isinstance(view.root, Alloc)
+        self.root = view.root
         self.walk = walk
-        offset = view.offset + walk.offset
-        self.element_offset = offset.evaluator()
+        self.offset = view.offset + walk.offset
         self.dtype = view.dtype
-        row = max(1, self.buffer.row)
-        self.partition = offset.range(ranges)[0] // row
-        self.partitions, self.numpy_shape, self.byte_strides, self.mask_strides = self._numpy(row)
-        strides = _row_major(self.buffer.shape)
-        self.layout = _Layout(self.buffer.shape, strides, walk)
-        self._regions: dict[int, Region] = {}
+        self.view_shape = view.shape
+        row = self.root.row
+        self.partition = space.range(self.offset)[0] // row
+        self.partitions = 1
+        self.shape, self.strides, self.byte_strides = self._numpy(row)
+        self.layout = Layout(self.root.shape, row_major(self.root.shape), walk)
+        self.reach = self.layout.high - (self.partitions - 1) * row
 
-    def _numpy(self, row: int) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Return partitions, shape, strides in bytes of the memory, strides in the buffer's
-        flags."""
-        pitch, size = self.buffer.memory.pitch, self.dtype.itemsize
-        partitions, shape, strides, mask = 1, [], [], []
+    def _numpy(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Return shape, strides in elements of the buffer, strides in bytes of the memory."""
+        pitch, size = self.root.memory.pitch, self.dtype.itemsize
+        shape, strides = [], []
         for d, (extent, stride) in enumerate(
             zip(self.walk.extents, self.walk.strides, strict=True)
         ):
             across = d == 0 and extent > 1 and stride != 0
-            partitions = extent if across else partitions
+            self.partitions = extent if across else self.partitions
             shape.append(extent if stride else 1)
             strides.append((stride // row) * pitch if across else stride * size)
-            mask.append(stride)
-        return partitions, tuple(shape), tuple(strides), tuple(mask)
+        return tuple(shape), self.walk.strides, tuple(strides)
 
-    def locate(self, frame: Frame) -> tuple[ChipBuffer, Region]:
-        """Return the buffer and what is touched of it in the present iteration."""
-        return self.buffer, self.region(frame.values)
+    @property
+    def memory(self) -> int:
+        """Number of the memory it lies in."""
+        return MEMORY_NUMBERS[self.root.memory.name]
 
-    def region(self, values: Values) -> Region:
-        """Return what is touched in the present iteration."""
-        offset = self.element_offset(values)
-        region = self._regions.get(offset)
-        return self._make(offset) if region is None else region
+    @property
+    def key(self) -> object:
+        """What windows that always touch the same elements in the same order have in common."""
+        return self.root, self.shape, _that_matter(self), self.partition, self.dtype
 
-    def _make(self, offset: int) -> Region:
-        if len(self._regions) >= CACHED_REGIONS:
-            self._regions.clear()
-        buffer, size, row = self.buffer, self.dtype.itemsize, max(1, self.buffer.row)
-        free = offset - self.partition * row
-        reach = self.layout.high - (self.partitions - 1) * row
-        box = self.layout.box(offset)
-        full = box is not None and all(
-            start == 0 and stop == extent
-            for (start, stop), extent in zip(box, buffer.shape, strict=True)
-        )
-        region = Region(
-            buffer.address + (free + self.layout.low) * size,
-            buffer.address + (free + reach + 1) * size,
+    def touched(self, offsets: Int64, addresses: Int64) -> Touched:
+        """Return what the window touches at element offsets of buffers at some addresses."""
+        size = self.dtype.itemsize
+        free = offsets - self.partition * self.root.row
+        box, has_box = self.layout.boxes(offsets)
+        extents = np.array(self.root.shape, np.int64)
+        whole = has_box & (box[:, ::2] == 0).all(1) & (box[:, 1::2] == extents).all(1)
+        return Touched(
+            addresses + (free + self.layout.low) * size,
+            addresses + (free + self.reach + 1) * size,
             box,
-            full and self._is_dense(),
-            (self.partition, self.partition + self.partitions),
+            has_box,
+            whole & (prod(self.shape) >= prod(self.root.shape)),
         )
-        region.window = (offset, self.numpy_shape, self.mask_strides)
-        if buffer.memory.bytes is not None:
-            region.view = np.ndarray(
-                self.numpy_shape,
-                self.dtype,
-                buffer.memory.bytes,
-                self.partition * buffer.memory.pitch + buffer.address + free * size,
-                self.byte_strides,
-            )
-        self._regions[offset] = region
-        return region
 
-    def _is_dense(self) -> bool:
-        """Say whether the walk visits as many elements as the buffer has."""
-        return int(np.prod(self.numpy_shape)) >= int(np.prod(self.buffer.shape))
+    def numpy(self, buffer: ChipBuffer, offset: int) -> Array:
+        """Return the window at an element offset of a buffer whose memory has bytes."""
+        free = offset - self.partition * self.root.row
+        start = self.partition * buffer.memory.pitch + buffer.address + free * self.dtype.itemsize
+        return np.ndarray(self.shape, self.dtype, buffer.memory.bytes, start, self.byte_strides)
+
+    def elements(self, offset: int) -> Window:
+        """Return the window on the buffer's elements."""
+        return offset, self.shape, self.strides
 
 
-class DramAccess:
-    """A window on a DRAM buffer of the frame."""
+class DramWindow:
+    """A window on a DRAM buffer."""
+
+    partition = 0
+    partitions = 1
+    memory = DRAM
 
     def __init__(self, view: View, walk: Walk) -> None:
         assert isinstance(view.root, DramRef)
-        self.ref = view.root
-        self.slot = view.root.slot
-        self.view = view
-        self.element_offset = (view.offset + walk.offset).evaluator()
+        self.root = view.root
+        self.offset = view.offset + walk.offset
         self.dtype = view.dtype
-        self.numpy_shape = tuple(
-            n if s else 1 for n, s in zip(walk.extents, walk.strides, strict=True)
-        )
+        self.shape = tuple(n if s else 1 for n, s in zip(walk.extents, walk.strides, strict=True))
         self.strides = walk.strides
-        self.layout = _Layout(view.root.shape, view.root.strides, walk)
+        self.layout = Layout(view.root.shape, view.root.strides, walk)
 
-    def locate(self, frame: Frame) -> tuple[DramBuffer, Region]:
-        """Return the buffer and what is touched of it in the present iteration."""
-        buffer = frame.buffers[self.slot]
-        inside = self.element_offset(frame.values)
-        base = frame.offsets[self.slot]
-        offset, size = base + inside, self.dtype.itemsize
-        layout = self.layout
-        region = Region(
-            (offset + layout.low) * size,
-            (offset + layout.high + 1) * size,
-            layout.box(inside),
-            False,
-            (0, 1),
-            (base, *self.ref.strides),
-        )
-        region.window = (offset, self.numpy_shape, self.strides)
-        if buffer.array is not None or buffer.splat is not None:
-            region.view = buffer.view(self.dtype, *region.window)
-        return buffer, region
+    @property
+    def key(self) -> object:
+        """What windows that always touch the same elements in the same order have in common."""
+        return self.root.slot, self.shape, _that_matter(self), self.dtype
 
+    def touched(self, offsets: Int64) -> Touched:
+        """Return what the window touches at element offsets of the call's buffer."""
+        size = self.dtype.itemsize
+        box, has_box = self.layout.boxes(offsets)
+        low, high = (offsets + self.layout.low) * size, (offsets + self.layout.high + 1) * size
+        return Touched(low, high, box, has_box, np.zeros(len(offsets), np.bool_))
 
-Access = ChipAccess | DramAccess
+    def numpy(self, buffer: DramBuffer, offset: int) -> Array:
+        """Return the window at an element offset of a buffer."""
+        return buffer.view(self.dtype, offset, self.shape, self.strides)
+
+    def elements(self, offset: int) -> Window:
+        """Return the window on the buffer's elements."""
+        return offset, self.shape, self.strides
 
 
-def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
+OperandWindow = ChipWindow | DramWindow
+
+
+def _that_matter(window: OperandWindow) -> tuple[int, ...]:
+    """Return the strides, without those of extents of 1."""
+    return tuple(s if n > 1 else 0 for n, s in zip(window.shape, window.strides, strict=True))
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a dense row-major buffer."""
     strides = [1] * len(shape)
     for i in range(len(shape) - 2, -1, -1):
         strides[i] = strides[i + 1] * shape[i + 1]

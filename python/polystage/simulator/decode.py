@@ -1,8 +1,8 @@
-"""From an npu module to plain Python: functions decoded once, no MLIR object touched at run time.
+"""From an npu module to instructions: functions decoded once, no MLIR object touched afterwards.
 
-Memrefs become views (`access.View`), index arithmetic becomes linear forms over frame slots, loops
-become ranges, operations become instruction templates. Bounds are checked here, over the ranges of
-all loops at once, so that they cost nothing later.
+Memrefs become views (`access.View`), index arithmetic becomes linear forms over slots that hold
+the values of all iterations, operations become instructions. Bounds are checked here, for all
+iterations at once.
 """
 
 from __future__ import annotations
@@ -16,28 +16,38 @@ from polystage.dialects.npu import space_of, strides_of
 from polystage.dtypes import numpy_dtype
 from polystage.errors import SimulationError
 from polystage.evaluator.scalar_body import ScalarBody, compile_function
+from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.simulator.access import DramRef, Frame, View
-from polystage.simulator.engines import Machine
-from polystage.simulator.index import COMPARISONS, NONLINEAR, TRUTH_RANGE, Linear, Range
-from polystage.simulator.instructions import Layer, Place
-from polystage.simulator.memory import ChipBuffer, ChipMemory
+from polystage.simulator.access import Alloc, DramRef, OperandWindow, View
+from polystage.simulator.index import COMPARISONS, DIVISIONS, NONLINEAR, IndexSpace, Linear
+from polystage.simulator.instructions import Instruction, Loop, Place
+from polystage.simulator.memory import ChipBuffer, ChipMemory, DramBuffer
+from polystage.simulator.queues import Queues
 from polystage.slices import DYNAMIC
 
-Node = Callable[[Frame], None]
 Counts = Counter[tuple[str, ...]]
+Shape = tuple[int, int, int, str]
 
 
 @dataclass
 class Program:
-    """What all functions of a module share while it is decoded."""
+    """What all functions of a module share while it is decoded.
 
-    machine: Machine
+    `instructions`, `windows` and `buffers` are numbered over the program; `sides` are the queues
+    that signal and that wait, by semaphore and kind.
+    """
+
+    target: Target
+    queues: Queues
     memories: dict[str, ChipMemory]
     symbols: dict[str, ir.Operation]
     numerics: bool
-    layer: Layer = field(default_factory=Layer)
+    concurrent: bool
     bodies: dict[str, ScalarBody] = field(default_factory=dict)
+    instructions: list[Instruction] = field(default_factory=list)
+    windows: list[OperandWindow] = field(default_factory=list)
+    buffers: list[ChipBuffer | DramBuffer] = field(default_factory=list)
+    sides: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def body(self, name: str, op: ir.Operation) -> ScalarBody:
         """Return the scalar function `name`, compiled once."""
@@ -50,74 +60,85 @@ class Program:
 
 @dataclass
 class Decoded:
-    """A function ready to run.
+    """A function ready to be expanded.
 
-    `counts` is what one execution does: instructions, bytes, operations. `peak_bytes` is the most
-    that is allocated at a time, per partition and memory.
+    `length` are the instructions of one call, `lives` those of its on-chip buffers. `counts` is
+    what a call does: instructions, bytes, operations; `matmuls` counts them by shape. `peak_bytes`
+    is the most that is allocated at a time, per partition and memory.
     """
 
     name: str
-    nodes: list[Node]
-    slots: int
-    dram_slots: int
-    buffers: list[ChipBuffer]
+    instructions: list[Instruction]
+    space: IndexSpace
+    length: int
+    lives: int
+    allocs: list[Alloc]
     counts: Counts
+    matmuls: Counter[Shape]
     peak_bytes: dict[str, int]
-
-    def run(self, frame: Frame) -> None:
-        """Execute the function once."""
-        for buffer in self.buffers:
-            buffer.enter()
-        for node in self.nodes:
-            node(frame)
-        for buffer in self.buffers:
-            buffer.leave()
 
 
 class Decoder:
-    """Decodes one function; `instruction` and `call` are for operations beyond loops and views."""
+    """Decodes one function; the modules of buffers and instructions add handlers."""
 
-    def __init__(self, program: Program, function: ir.Operation) -> None:
+    def __init__(self, program: Program, name: str) -> None:
         self.program = program
-        self.function = function
-        self.name = ir.StringAttr(function.attributes["sym_name"]).value
+        self.name = name
+        self.space = IndexSpace()
         self.linear: dict[ir.Value, Linear] = {}
         self.views: dict[ir.Value, View] = {}
-        self.ranges: list[Range] = []
-        self.exact: list[bool] = []
+        self.loops: list[Loop] = []
+        self.length = 0
         self.dram_slots = 0
-        self.buffers: list[ChipBuffer] = []
-        self.live: list[ChipBuffer] = []
+        self.lives = 0
+        self.allocs: list[Alloc] = []
+        self.live: list[Alloc] = []
         self.peak_bytes: dict[str, int] = {}
         self.counts: Counts = Counter()
-        self.trips = 1
+        self.matmuls: Counter[Shape] = Counter()
         self.transfers: Counter[str] = Counter()
-        self.out: list[Node] = []
+        self.instructions: list[Instruction] = []
 
     # --- structure ---
 
-    def decode(self) -> Decoded:
-        """Return the function as nodes."""
-        nodes = self.block(self.function.regions[0].blocks[0])
+    @property
+    def depth(self) -> int:
+        """Number of loops around the present operation."""
+        return len(self.loops)
+
+    @property
+    def trips(self) -> int:
+        """How often the present operation is executed."""
+        trips = 1
+        for loop in self.loops:
+            trips *= loop.trips
+        return trips
+
+    def decode(self, function: ir.Operation) -> Decoded:
+        """Return a function as instructions."""
+        self.block(function.regions[0].blocks[0])
+        return self.decoded()
+
+    def decoded(self) -> Decoded:
+        """Return what was decoded."""
         return Decoded(
             self.name,
-            nodes,
-            len(self.ranges),
-            self.dram_slots,
-            self.buffers,
+            self.instructions,
+            self.space,
+            self.length,
+            self.lives,
+            self.allocs,
             self.counts,
+            self.matmuls,
             self.peak_bytes,
         )
 
-    def block(self, block: ir.Block) -> list[Node]:
+    def block(self, block: ir.Block) -> None:
         """Decode a block; its on-chip buffers end with it."""
-        outer, self.out = self.out, []
         first = len(self.live)
         for op in block.operations:
             self.operation(op.operation)
         del self.live[first:]
-        nodes, self.out = self.out, outer
-        return nodes
 
     def operation(self, op: ir.Operation) -> None:
         """Decode one operation."""
@@ -133,23 +154,26 @@ class Decoder:
                 op=op,
             )
 
-    def slot(self, range_: Range, exact: bool) -> int:
-        """Return a new slot of the frame for an index value in `range_`."""
-        self.ranges.append(range_)
-        self.exact.append(exact)
-        return len(self.ranges) - 1
+    def add(self, instruction: Instruction) -> None:
+        """Append an instruction at the present place."""
+        instruction.loops = tuple(self.loops)
+        instruction.start = self.length
+        instruction.index = len(self.program.instructions)
+        self.program.instructions.append(instruction)
+        self.instructions.append(instruction)
+        self.length += 1
 
     def dram_slot(self) -> int:
-        """Return a new slot of the frame for a DRAM buffer."""
+        """Return a new slot for a DRAM buffer."""
         self.dram_slots += 1
         return self.dram_slots - 1
 
     def place(self, op: ir.Operation) -> Place:
         """Return where an operation stands, for messages."""
-        return Place(op.name, self.name, op.location, self.program.layer)
+        return Place(op.name, self.name, op.location)
 
     def count(self, *key: str, by: int = 1) -> None:
-        """Add to what one execution of the function does."""
+        """Add to what one execution of the function does, each time the operation is executed."""
         self.counts[key] += by * self.trips
 
     # --- index values ---
@@ -172,54 +196,47 @@ class Decoder:
         return linear.constant
 
     def nonlinear(self, op: ir.Operation) -> None:
-        """Give the result a slot, written where the operation stands."""
+        """Evaluate an operation in all iterations."""
         operands = [self.index(v) for v in op.operands]
-        if op.name == "arith.muli" and any(x.is_constant for x in operands):
-            first, second = operands if operands[1].is_constant else operands[::-1]
-            self.linear[op.results[0]] = first * second.constant
-            return
         if op.name == "arith.cmpi":
             predicate = ir.IntegerAttr(op.attributes["predicate"]).value
-            function, range_of = COMPARISONS[predicate], TRUTH_RANGE
+            self.linear[op.results[0]] = self.space.apply(
+                COMPARISONS[predicate], operands, self.depth
+            )
         else:
-            function, range_of = NONLINEAR[op.name]
-        if all(x.is_constant for x in operands):
-            value = function(*(x.constant for x in operands))
-            self.linear[op.results[0]] = Linear(value)
-            return
-        range_ = range_of(*(x.range(self.ranges) for x in operands))
-        slot = self.slot(range_, exact=False)
-        self.linear[op.results[0]] = Linear(0, ((slot, 1),))
-        self.out.append(_assign(slot, function, [x.evaluator() for x in operands]))
+            self.linear[op.results[0]] = self.apply(op.name, operands, op)
+
+    def apply(self, name: str, operands: Sequence[Linear], op: ir.Operation) -> Linear:
+        """Return the value of an index operation; a product with a constant stays linear.
+
+        Raises: SimulationError for a division by zero.
+        """
+        if name == "arith.muli" and any(x.is_constant for x in operands):
+            first, second = operands if operands[1].is_constant else operands[::-1]
+            return first * second.constant
+        if name in DIVISIONS and self.space.first(operands[1], lambda b: b == 0) is not None:
+            raise SimulationError(f"'{op.name}' in @{self.name} divides by zero", op=op)
+        return self.space.apply(NONLINEAR[name], operands, self.depth)
 
     # --- bounds ---
 
     def check(
         self, offset: Linear, reach: int, extent: int, message: Callable[[int, int], str], op: Any
     ) -> None:
-        """Refuse an access to [offset, offset + reach] that leaves [0, extent).
+        """Refuse an access to [offset, offset + reach] that leaves [0, extent) in any iteration.
 
-        Where the range is only an estimate, because an index is not linear, the check is repeated
-        at
-        run time instead.
-
-        Raises: SimulationError.
+        Raises: SimulationError with the range of all iterations, or of the first at fault where an
+        index is not linear.
         """
-        low, high = offset.range(self.ranges)
-        low, high = low + min(0, reach), high + max(0, reach)
-        if low >= 0 and high < extent:
+        below, above = min(0, reach), max(0, reach)
+        low, high = self.space.range(offset)
+        if low + below >= 0 and high + above < extent:
             return
-        if all(self.exact[slot] for slot, _ in offset.terms):
-            raise SimulationError(message(low, high), op=op)
-        evaluate = offset.evaluator()
-
-        def check_now(frame: Frame) -> None:
-            start = evaluate(frame.values)
-            low, high = start + min(0, reach), start + max(0, reach)
-            if low < 0 or high >= extent:
-                raise SimulationError(message(low, high), op=op)
-
-        self.out.append(check_now)
+        if not self.space.is_exact(offset):
+            wrong = self.space.first(offset, lambda x: (x + below < 0) | (x + above >= extent))
+            assert wrong is not None
+            low = high = wrong
+        raise SimulationError(message(low + below, high + above), op=op)
 
     # --- values ---
 
@@ -231,7 +248,7 @@ class Decoder:
         return found
 
     def argument(self, value: ir.Value, name: str) -> View:
-        """Give a DRAM memref that comes from outside a slot of the frame."""
+        """Give a DRAM memref that comes from outside a slot."""
         if not isinstance(value.type, ir.MemRefType):
             raise SimulationError(
                 f"the program takes '{name}' as {value.type}, not as a memref",
@@ -243,18 +260,16 @@ class Decoder:
             raise SimulationError(f"memref type {type_} of '{name}' is not static")
         if space_of(type_) != "dram":
             raise SimulationError(f"argument '{name}' of @{self.name} lies in {space_of(type_)}")
-        ref = DramRef(self.dram_slot(), shape, strides, name)
-        view = View(ref, Linear(), shape, strides, numpy_dtype(type_))
+        view = self.whole(name, shape, strides, numpy_dtype(type_))
         self.views[value] = view
         return view
 
-
-def _assign(slot: int, function: Callable[..., int], operands: Sequence[Any]) -> Node:
-    def assign(frame: Frame) -> None:
-        values = frame.values
-        values[slot] = int(function(*[o(values) for o in operands]))
-
-    return assign
+    def whole(
+        self, name: str, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any
+    ) -> View:
+        """Return the view of all of a DRAM buffer in a new slot."""
+        ref = DramRef(self.dram_slot(), shape, strides, name)
+        return View(ref, Linear(), shape, strides, dtype)
 
 
 # --- index operations ---
@@ -287,11 +302,23 @@ def _cast(decoder: Decoder, op: ir.Operation) -> None:
 def _apply(decoder: Decoder, op: ir.Operation) -> None:
     map_ = ir.AffineMapAttr(op.attributes["map"]).value
     operands = [decoder.index(v) for v in op.operands]
-    decoder.linear[op.results[0]] = _affine(decoder, map_.results[0], operands, map_.n_dims)
+    decoder.linear[op.results[0]] = _affine(decoder, map_.results[0], operands, map_.n_dims, op)
+
+
+_AFFINE = {
+    ir.AffineModExpr: "arith.remui",
+    ir.AffineFloorDivExpr: "arith.floordivsi",
+    ir.AffineCeilDivExpr: "arith.ceildivsi",
+    ir.AffineMulExpr: "arith.muli",
+}
 
 
 def _affine(
-    decoder: Decoder, expression: ir.AffineExpr, operands: list[Linear], n_dims: int
+    decoder: Decoder,
+    expression: ir.AffineExpr,
+    operands: list[Linear],
+    n_dims: int,
+    op: ir.Operation,
 ) -> Linear:
     if isinstance(expression, ir.AffineConstantExpr):
         return Linear(expression.value)
@@ -300,24 +327,12 @@ def _affine(
     if isinstance(expression, ir.AffineSymbolExpr):
         return operands[n_dims + expression.position]
     pair: Any = expression
-    a = _affine(decoder, pair.lhs, operands, n_dims)
-    b = _affine(decoder, pair.rhs, operands, n_dims)
+    a = _affine(decoder, pair.lhs, operands, n_dims, op)
+    b = _affine(decoder, pair.rhs, operands, n_dims, op)
     if isinstance(expression, ir.AffineAddExpr):
         return a + b
-    if isinstance(expression, ir.AffineMulExpr) and (a.is_constant or b.is_constant):
-        return a * b.constant if b.is_constant else b * a.constant
-    names = {
-        ir.AffineModExpr: "arith.remui",
-        ir.AffineFloorDivExpr: "arith.floordivsi",
-        ir.AffineCeilDivExpr: "arith.ceildivsi",
-        ir.AffineMulExpr: "arith.muli",
-    }
-    function, range_of = next(
-        NONLINEAR[name] for kind, name in names.items() if isinstance(expression, kind)
-    )
-    slot = decoder.slot(range_of(a.range(decoder.ranges), b.range(decoder.ranges)), exact=False)
-    decoder.out.append(_assign(slot, function, [a.evaluator(), b.evaluator()]))
-    return Linear(0, ((slot, 1),))
+    name = next(name for kind, name in _AFFINE.items() if isinstance(expression, kind))
+    return decoder.apply(name, (a, b), op)
 
 
 # --- loops ---
@@ -335,28 +350,18 @@ def _for(decoder: Decoder, op: ir.Operation) -> None:
     steps = range(low, high, step)
     if not steps:
         return
-    slot = decoder.slot((steps[0], steps[-1]), exact=True)
     block = op.regions[0].blocks[0]
-    decoder.linear[block.arguments[0]] = Linear(0, ((slot, 1),))
-    outer = decoder.trips
-    decoder.trips *= len(steps)
-    nodes = decoder.block(block)
-    decoder.trips = outer
-    decoder.out.append(_loop(slot, steps, nodes))
+    decoder.linear[block.arguments[0]] = decoder.space.loop(steps, decoder.depth)
+    loop = Loop(len(steps), decoder.length)
+    decoder.loops.append(loop)
+    decoder.length = 0
+    decoder.block(block)
+    decoder.loops.pop()
+    loop.length = decoder.length
+    decoder.length = loop.start + loop.trips * loop.length
 
 
-def _loop(slot: int, steps: range, nodes: list[Node]) -> Node:
-    def loop(frame: Frame) -> None:
-        values = frame.values
-        for i in steps:
-            values[slot] = i
-            for node in nodes:
-                node(frame)
-
-    return loop
-
-
-Handler = Callable[[Decoder, ir.Operation], None]
+Handler = Callable[[Any, ir.Operation], None]
 HANDLERS: dict[str, Handler] = {
     "arith.constant": _constant,
     "arith.addi": _add,

@@ -14,15 +14,25 @@ from polystage.evaluator import iteration_box
 from polystage.evaluator.scalar_body import ScalarBody
 from polystage.evaluator.scalar_ops import constant_scalar
 from polystage.mlir import ir
-from polystage.simulator.access import ChipAccess, View, Walk
+from polystage.simulator.access import ChipWindow, View, Walk
 from polystage.simulator.decode import Decoder, Handler
+from polystage.simulator.instructions import Numerics
 from polystage.simulator.memory import Array
-from polystage.simulator.operands import (
-    chip,
-    engine_of,
-    lane_instruction,
-)
+from polystage.simulator.operands import chip, engine_of, lane_instruction
 from polystage.simulator.views import where
+
+Run = Callable[[list[Array], list[Array], int], None]
+
+
+class _Function(Numerics):
+    """Numbers that one function computes."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def run(self, reads: list[Array], writes: list[Array], value: int) -> None:
+        """Read, compute, write."""
+        self._run(reads, writes, value)
 
 
 def _memset(decoder: Decoder, op: ir.Operation) -> None:
@@ -30,16 +40,26 @@ def _memset(decoder: Decoder, op: ir.Operation) -> None:
     type_ = ir.MemRefType(op.operands[0].type).element_type
     value = constant_scalar(op.attributes["value"], type_)
 
-    def numerics(_: list[Array], writes: list[Array]) -> None:
-        writes[0][...] = value
+    lane_instruction(
+        decoder,
+        op,
+        engine_of(op),
+        [],
+        [destination],
+        destination.view_shape,
+        (0,),
+        _Function(lambda reads, writes, _: fill(writes[0], value)),
+    )
 
-    shape = destination.view.shape
-    lane_instruction(decoder, op, engine_of(op), [], [destination], shape, (0,), numerics)
+
+def fill(destination: Array, value: Any) -> None:
+    """Give every element a value."""
+    destination[...] = value
 
 
 def _box(
     decoder: Decoder, op: ir.Operation
-) -> tuple[list[ChipAccess], list[ChipAccess], tuple[int, ...], ScalarBody]:
+) -> tuple[list[ChipWindow], list[ChipWindow], tuple[int, ...], ScalarBody]:
     """Return inputs, outputs, extents and body of an elementwise operation or reduction."""
     sizes = tuple(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
     maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
@@ -101,7 +121,7 @@ def _elementwise(decoder: Decoder, op: ir.Operation) -> None:
     present = [i for i in range(len(outs)) if used[len(ins) + i]]
     count = len(used)
 
-    def numerics(reads: list[Array], writes: list[Array]) -> None:
+    def numerics(reads: list[Array], writes: list[Array], _: int) -> None:
         arguments: list[Array | None] = [None] * count
         for position, i in enumerate(kept):
             arguments[i] = reads[position]
@@ -111,20 +131,20 @@ def _elementwise(decoder: Decoder, op: ir.Operation) -> None:
             out[...] = result
 
     reads = [ins[i] for i in kept] + [outs[i] for i in present]
+    function, engine = _Function(numerics), engine_of(op)
     lane_instruction(
-        decoder, op, engine_of(op), reads, outs, sizes, body.passes, numerics, operands=[*ins]
+        decoder, op, engine, reads, outs, sizes, body.passes, function, operands=[*ins]
     )
 
 
 def _reduce(decoder: Decoder, op: ir.Operation) -> None:
     ins, outs, sizes, body = _box(decoder, op)
 
-    def numerics(reads: list[Array], writes: list[Array]) -> None:
+    def numerics(reads: list[Array], writes: list[Array], _: int) -> None:
         iteration_box.run(body, reads[: len(ins)], writes, sizes)
 
-    lane_instruction(
-        decoder, op, engine_of(op), [*ins, *outs], outs, sizes, body.reduction_passes, numerics
-    )
+    reads, passes = [*ins, *outs], body.reduction_passes
+    lane_instruction(decoder, op, engine_of(op), reads, outs, sizes, passes, _Function(numerics))
 
 
 def _round_half_away(x: Array) -> Array:
@@ -171,20 +191,18 @@ def _activate(decoder: Decoder, op: ir.Operation) -> None:
     source, destination = (chip(decoder, op, decoder.view(v)) for v in op.operands)
     name = ir.StringAttr(op.attributes["function"]).value
     scale, bias = (ir.FloatAttr(op.attributes[key]).value for key in ("scale", "bias"))
-    numerics = _activation(name, scale, bias, source.dtype)
-    shape = source.view.shape
+    numerics = _Function(_activation(name, scale, bias, source.dtype))
+    shape = source.view_shape
     lane_instruction(decoder, op, "scalar", [source], [destination], shape, (1,), numerics)
 
 
-def _activation(
-    name: str, scale: float, bias: float, dtype: np.dtype
-) -> Callable[[list[Array], list[Array]], None]:
+def _activation(name: str, scale: float, bias: float, dtype: np.dtype) -> Run:
     function = ACTIVATIONS[name]
     held = compute_dtype(dtype) if is_float(dtype) else np.dtype(np.float32)
     plain = scale == 1.0 and bias == 0.0
     factor, shift = held.type(scale), held.type(bias)
 
-    def numerics(reads: list[Array], writes: list[Array]) -> None:
+    def numerics(reads: list[Array], writes: list[Array], _: int) -> None:
         if plain and name == "identity":
             writes[0][...] = reads[0]
             return
@@ -200,17 +218,17 @@ def _activation(
 def _iota(decoder: Decoder, op: ir.Operation) -> None:
     destination = chip(decoder, op, decoder.view(op.operands[0]))
     dimension = ir.IntegerAttr(op.attributes["dimension"]).value
-    offset = decoder.index(op.operands[1]).evaluator()
-    shape = destination.view.shape
+    shape = destination.view_shape
     ramp = np.arange(shape[dimension], dtype=np.int64)
     ramp = ramp.reshape([n if d == dimension else 1 for d, n in enumerate(shape)])
-    start = [0]
-    decoder.out.append(lambda frame: start.__setitem__(0, offset(frame.values)))
 
-    def numerics(_: list[Array], writes: list[Array]) -> None:
-        writes[0][...] = ramp + start[0]
+    def numerics(_: list[Array], writes: list[Array], first: int) -> None:
+        writes[0][...] = ramp + first
 
-    lane_instruction(decoder, op, "gpsimd", [], [destination], shape, (0,), numerics)
+    offset = decoder.index(op.operands[1])
+    lane_instruction(
+        decoder, op, "gpsimd", [], [destination], shape, (0,), _Function(numerics), value=offset
+    )
 
 
 HANDLERS: dict[str, Handler] = {

@@ -1,7 +1,8 @@
 """Memories as they are: one array of bytes per on-chip memory, one per DRAM buffer.
 
 An on-chip buffer is a window on the memory at its allocated address, so a wrong address gives a
-wrong number. Every buffer knows which of its elements were written since it was allocated.
+wrong number. Every buffer knows which of its elements were written in which of its lives: every
+execution of its allocation begins a new one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from typing import Literal
 
 import numpy as np
 
-from polystage.simulator.hazards import MANY, Hazards, Region, Window, halved, latest_end
-
 Array = np.ndarray
 DramKind = Literal["input", "constant", "intermediate", "output"]
+Window = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Offset, shape and strides, in elements."""
 
-GRANULE = 64
-"""Bytes per partition for which one time stands on the board that outlives a kernel."""
+ALWAYS = -1
+"""The life of what was written before the program starts."""
+
+_NEVER = -(1 << 30)
 
 # Partitions lie this much further apart than their bytes, so that columns do not share cache sets.
 _PITCH_PADDING = 192
@@ -33,155 +36,104 @@ class ChipMemory:
         self.bytes_per_partition = bytes_per_partition
         self.pitch = bytes_per_partition + _PITCH_PADDING
         self.bytes: Array | None = None
-        self.board = np.zeros(-(-bytes_per_partition // GRANULE))
 
     def materialise(self) -> None:
         """Make the bytes; a run without numerics needs none."""
         self.bytes = np.zeros(self.partitions * self.pitch, np.uint8)
 
 
-class ChipBuffer:
-    """An `npu.alloc`: `shape` elements from `address` in every partition, dimension 0 across them.
+class Written:
+    """Which elements of a buffer were written, and in which life.
 
-    `rivals` are buffers of the same kernel whose bytes overlap, `clashes` those of them that live
-    at
-    the same time. `array_writes` are the writes of the
-    tensor engine, which keeps its own order on the way into psum.
+    `whole` is the life in which all elements were; where there is none, every element has the life
+    of its last write.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.whole = _NEVER
+        self.lives: Array | None = None
+        self.taken_by = ""
+        self._life = _NEVER
+        self._unseen = 0
+
+    def note(self, window: Window, life: int, full: bool) -> None:
+        """Remember that the elements of a window were written."""
+        if self.whole == life:
+            return
+        if full or life != self._life:
+            self.taken_by = ""
+            self._life = life
+        if full:
+            self.whole = life
+            return
+        self.view(window)[...] = life
+        self._unseen += prod(window[1])
+
+    def has(self, window: Window, life: int) -> bool:
+        """Say whether all elements of a window were written in a life."""
+        if self.whole == life:
+            return True
+        if self.lives is None or self.whole != _NEVER:
+            return False
+        if not (self.view(window) == life).all():
+            return False
+        if self._unseen >= self.count:
+            self._unseen = 0
+            if (self.lives == life).all():
+                self.whole = life
+        return True
+
+    def view(self, window: Window) -> Array:
+        """Return the life of every element of a window, to be changed."""
+        if self.lives is None:
+            self.lives = np.full(self.count, self.whole, np.int32)
+        elif self.whole != _NEVER:
+            self.lives[...] = self.whole
+        self.whole = _NEVER
+        offset, shape, strides = window
+        return np.ndarray(shape, np.int32, self.lives, offset * 4, tuple(s * 4 for s in strides))
+
+    def lose(self, window: Window, taken_by: str) -> None:
+        """Forget the elements of a window, whose bytes another buffer was given."""
+        self.view(window)[...] = _NEVER
+        self.taken_by = taken_by
+
+
+class ChipBuffer:
+    """One place of an `npu.alloc`: `shape` elements from `address` in every partition, dimension 0
+    across them.
+
+    `clashes` are buffers whose bytes overlap while both are in use.
     """
 
     def __init__(
-        self, memory: ChipMemory, shape: Sequence[int], dtype: np.dtype, address: int, place: str
+        self, memory: ChipMemory, shape: Sequence[int], dtype: np.dtype, address: int, name: str
     ) -> None:
         self.memory = memory
         self.shape = tuple(shape)
         self.dtype = dtype
         self.address = address
-        self.place = place
+        self.name = name
         self.row = prod(self.shape[1:])
         self.row_bytes = self.row * dtype.itemsize
-        self.rivals: list[ChipBuffer] = []
         self.clashes: list[ChipBuffer] = []
-        self.hazards = Hazards()
-        self.array_writes: dict[Region, float] = {}
-        self.version = 0
-        self.full = False
-        self.mask: Array | None = None
-        self.taken_by: str | None = None
+        self.written = Written(prod(self.shape))
 
-    def may_read(self, region: Region, ready: float) -> float:
-        """Return when a read that is ready at `ready` may start."""
-        hazards = self.hazards
-        ready = max(ready, hazards.floor)
-        if hazards.writes:
-            ready = hazards.after_writes(region, ready)
-        if self.array_writes:
-            ready = latest_end(self.array_writes, region, ready)
-        return ready
-
-    def may_write(self, region: Region, ready: float, by_array: bool = False) -> float:
-        """Return when a write may start; `by_array` says that the tensor engine writes."""
-        hazards = self.hazards
-        ready = max(ready, hazards.floor)
-        if hazards.writes:
-            ready = hazards.after_writes(region, ready)
-        if hazards.reads:
-            ready = hazards.after_reads(region, ready)
-        if self.array_writes and not by_array:
-            ready = latest_end(self.array_writes, region, ready)
-        for rival in self.rivals:
-            ready = rival.after_rival(region, ready)
-        return ready
-
-    def after_rival(self, region: Region, ready: float) -> float:
-        """Return when no access to this buffer is in the way of one to the same bytes."""
-        ready = self.hazards.after_rival(region, ready)
-        for other, end in self.array_writes.items():
-            if end > ready and region.meets_bytes(other):
-                ready = end
-        return ready
-
-    def has_read(self, region: Region, end: float) -> None:
-        """Note that a read ends."""
-        self.hazards.record_read(region, end)
-
-    def has_written(self, region: Region, end: float, by_array: bool = False) -> None:
-        """Note that a write ends."""
-        self.version += 1
-        if not by_array:
-            if region.full:
-                self.array_writes = {}
-            self.hazards.record_write(region, end)
-            return
-        if region.full:
-            self.hazards.writes, self.hazards.reads = {}, {}
-            self.array_writes = {region: end}
-            return
-        self.array_writes[region] = end
-        if len(self.array_writes) > MANY:
-            self.array_writes = halved(self.array_writes)
-
-    def enter(self) -> None:
-        """Start with what used the bytes before, when a kernel begins."""
-        board = self.memory.board[self._granules()]
-        self.hazards = Hazards(floor=float(board.max()) if board.size else 0.0)
-        self.array_writes = {}
-
-    def leave(self) -> None:
-        """Note on the board when the bytes are free, when a kernel ends."""
-        board = self.memory.board[self._granules()]
-        end = max(self.hazards.latest(), max(self.array_writes.values(), default=0.0))
-        np.maximum(board, end, out=board)
-
-    def _granules(self) -> slice:
-        return slice(self.address // GRANULE, -(-(self.address + self.row_bytes) // GRANULE))
-
-    def begin(self) -> None:
-        """Start a new life: nothing is written yet."""
-        self.full = False
-        self.taken_by = None
-        if self.mask is not None:
-            self.mask[...] = False
-
-    def written(self, window: Window, full: bool) -> None:
-        """Remember that the elements of a window (offset, shape, strides) were written."""
-        if self.full:
-            return
-        if full:
-            self.full = True
-            self.taken_by = None
-            return
-        self.mask_view(window)[...] = True
-
-    def is_written(self, window: Window) -> bool:
-        """Say whether all elements of a window were written."""
-        if self.full:
-            return True
-        if self.mask is None or not self.mask_view(window).all():
-            return False
-        self.full = bool(self.mask.all())
-        return True
-
-    def mask_view(self, window: Window) -> Array:
-        """Return one flag per element of a window."""
-        if self.mask is None:
-            self.mask = np.zeros(prod(self.shape), np.bool_)
-        offset, shape, strides = window
-        return np.ndarray(shape, np.bool_, self.mask, offset, strides)
+    @property
+    def place(self) -> str:
+        """Description, for messages."""
+        return f"buffer {self.name} at address {self.address}"
 
     def lose(self, low: int, high: int, partitions: tuple[int, int], taken_by: str) -> None:
-        """Forget the elements whose bytes (in each of the partitions) another buffer was given."""
-        if self.mask is None:
-            if not self.full:
-                return
-            self.mask = np.ones(prod(self.shape), np.bool_)
-        elif self.full:
-            self.mask[...] = True
-        self.full = False
+        """Forget the elements with a byte in [low, high) of some partitions."""
         first = max(0, (low - self.address) // self.dtype.itemsize)
         last = min(self.row, -(-(high - self.address) // self.dtype.itemsize))
-        rows = self.mask.reshape(self.shape[0], self.row)
-        rows[partitions[0] : partitions[1], first:last] = False
-        self.taken_by = taken_by
+        start, stop = partitions[0], min(partitions[1], self.shape[0])
+        if first >= last or start >= stop:
+            return
+        window = (start * self.row + first, (stop - start, last - first), (self.row, 1))
+        self.written.lose(window, taken_by)
 
 
 class DramBuffer:
@@ -194,36 +146,14 @@ class DramBuffer:
         self.dtype = dtype
         self.array: Array | None = None
         self.splat: Array | None = None
-        self.hazards = Hazards()
-        self.full = kind in ("input", "constant")
-        self.mask: Array | None = None
-        self.freed = False
+        self.written = Written(count)
         self.read_bytes = 0
         self.written_bytes = 0
-
-        self.tracked = kind not in ("input", "constant")
 
     @property
     def bytes(self) -> int:
         """Size of the buffer."""
         return self.count * self.dtype.itemsize
-
-    def may_read(self, region: Region, ready: float) -> float:
-        """Return when a read that is ready at `ready` may start."""
-        return self.hazards.after_writes(region, ready) if self.tracked else ready
-
-    def may_write(self, region: Region, ready: float) -> float:
-        """Return when a write may start."""
-        return self.hazards.after_reads(region, self.hazards.after_writes(region, ready))
-
-    def has_read(self, region: Region, end: float) -> None:
-        """Note that a read ends."""
-        if self.tracked:
-            self.hazards.record_read(region, end)
-
-    def has_written(self, region: Region, end: float) -> None:
-        """Note that a write ends."""
-        self.hazards.record_write(region, end)
 
     def fill(self, values: Array) -> None:
         """Give the buffer its values; a splat is kept as one value."""
@@ -233,8 +163,9 @@ class DramBuffer:
             self.array = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
     def materialise(self) -> None:
-        """Make an empty buffer."""
-        self.array = np.zeros(self.bytes, np.uint8)
+        """Make an empty buffer, unless it has values."""
+        if self.array is None and self.splat is None:
+            self.array = np.zeros(self.bytes, np.uint8)
 
     def view(
         self, dtype: np.dtype, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -247,24 +178,3 @@ class DramBuffer:
         return np.ndarray(
             shape, dtype, self.array, offset * size, tuple([s * size for s in strides])
         )
-
-    def written(self, window: Window) -> None:
-        """Remember that the elements of a window were written."""
-        if self.full:
-            return
-        if self.mask is None:
-            self.mask = np.zeros(self.count, np.bool_)
-        offset, shape, strides = window
-        np.ndarray(shape, np.bool_, self.mask, offset, strides)[...] = True
-
-    def is_written(self, window: Window) -> bool:
-        """Say whether all elements of a window were written."""
-        if self.full:
-            return True
-        if self.mask is None:
-            return False
-        if self.mask.all():
-            self.full, self.mask = True, None
-            return True
-        offset, shape, strides = window
-        return bool(np.ndarray(shape, np.bool_, self.mask, offset, strides).all())

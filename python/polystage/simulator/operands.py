@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Literal, cast
 
@@ -13,12 +13,19 @@ from polystage.errors import SimulationError
 from polystage.machine import access as shapes
 from polystage.machine import cost
 from polystage.mlir import ir
-from polystage.simulator.access import ChipAccess, DramAccess, View, Walk, plain_walk
-from polystage.simulator.decode import Decoder
-from polystage.simulator.instructions import (
-    Instruction,
+from polystage.simulator.access import (
+    Alloc,
+    ChipWindow,
+    DramWindow,
+    OperandWindow,
+    View,
+    Walk,
+    plain_walk,
 )
-from polystage.simulator.memory import Array, ChipBuffer
+from polystage.simulator.decode import Decoder
+from polystage.simulator.index import Linear
+from polystage.simulator.instructions import Instruction, Numerics, Times
+from polystage.simulator.trace import COMPUTE
 from polystage.simulator.views import where
 
 LaneName = Literal["vector", "scalar", "gpsimd"]
@@ -32,16 +39,15 @@ def cost_dtype(dtype: np.dtype) -> str:
     return "f8" if name.startswith("float8") else _COST_DTYPES.get(name, name)
 
 
-def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = None) -> ChipAccess:
+def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = None) -> ChipWindow:
     """Return the access to an on-chip operand, whose bounds are checked.
 
     Raises: SimulationError where the operand lies in DRAM or leaves its partitions.
     """
-    if not isinstance(view.root, ChipBuffer):
+    if not isinstance(view.root, Alloc):
         raise SimulationError(f"'{op.name}' needs an operand on chip, not {where(view)}", op=op)
-    access = ChipAccess(view, walk or plain_walk(view), decoder.ranges)
-    row = max(1, view.root.row)
-    reach = access.layout.high - (access.partitions - 1) * row
+    access = ChipWindow(view, walk or plain_walk(view), decoder.space)
+    row = view.root.row
 
     def message(low: int, high: int) -> str:
         return (
@@ -50,15 +56,15 @@ def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = Non
         )
 
     start = view.offset + ((walk.offset if walk else 0) - access.partition * row)
-    decoder.check(start + access.layout.low, reach - access.layout.low, row, message, op)
+    decoder.check(start + access.layout.low, access.reach - access.layout.low, row, message, op)
     return access
 
 
-def operand(decoder: Decoder, op: ir.Operation, view: View) -> ChipAccess | DramAccess:
+def operand(decoder: Decoder, op: ir.Operation, view: View) -> OperandWindow:
     """Return the access to all of a view, wherever it lies."""
-    if isinstance(view.root, ChipBuffer):
+    if isinstance(view.root, Alloc):
         return chip(decoder, op, view)
-    return DramAccess(view, plain_walk(view))
+    return DramWindow(view, plain_walk(view))
 
 
 def raw(view: View) -> View:
@@ -71,11 +77,11 @@ def raw(view: View) -> View:
 
 def free_run(view: View) -> int:
     """Return the elements that follow each other in one partition, or in DRAM."""
-    first = 1 if isinstance(view.root, ChipBuffer) else 0
+    first = 1 if isinstance(view.root, Alloc) else 0
     return shapes.contiguous_run(view.shape[first:], view.strides[first:])
 
 
-def innermost_bytes(accesses: Sequence[ChipAccess]) -> int:
+def innermost_bytes(accesses: Sequence[ChipWindow]) -> int:
     """Return the largest innermost stride of any operand."""
     return max(
         (
@@ -86,11 +92,11 @@ def innermost_bytes(accesses: Sequence[ChipAccess]) -> int:
     )
 
 
-def count_bytes(decoder: Decoder, *accesses: ChipAccess) -> None:
+def count_bytes(decoder: Decoder, *accesses: ChipWindow) -> None:
     """Count the bytes that an instruction moves over the interfaces of the on-chip memories."""
     for access in accesses:
-        moved = prod(access.numpy_shape) * access.dtype.itemsize
-        decoder.count(access.buffer.memory.name, by=moved)
+        moved = prod(access.shape) * access.dtype.itemsize
+        decoder.count(access.root.memory.name, by=moved)
 
 
 def engine_of(op: ir.Operation) -> LaneName:
@@ -102,36 +108,54 @@ def lane_instruction(
     decoder: Decoder,
     op: ir.Operation,
     engine: LaneName,
-    reads: Sequence[ChipAccess],
-    writes: Sequence[ChipAccess],
+    reads: Sequence[ChipWindow],
+    writes: Sequence[ChipWindow],
     extents: Sequence[int],
     passes: Sequence[int],
-    numerics: Callable[[list[Array], list[Array]], None],
-    operands: Sequence[ChipAccess] | None = None,
+    numerics: Numerics,
+    operands: Sequence[ChipWindow] | None = None,
+    value: Linear | None = None,
 ) -> None:
     """Add an instruction of the vector, scalar or gpsimd engine."""
     accesses = [*(operands if operands is not None else reads), *writes]
-    machine = decoder.program.machine
     time = cost.lanes(
-        machine.target,
+        decoder.program.target,
         engine,
         prod(extents[1:]),
         partitions=extents[0],
         passes=passes,
         stride_bytes=innermost_bytes(accesses),
-        uses_psum=any(a.buffer.memory.name == "psum" for a in accesses),
+        uses_psum=any(a.root.memory.name == "psum" for a in accesses),
     )
     decoder.count("instructions", op.name)
     decoder.count("operations", engine, by=prod(extents) * len(passes))
     count_bytes(decoder, *reads, *writes)
-    decoder.out.append(
+    add_compute(decoder, op, engine, Times(time, time), reads, writes, numerics, value)
+
+
+def add_compute(
+    decoder: Decoder,
+    op: ir.Operation,
+    engine: str,
+    times: Times,
+    reads: Sequence[ChipWindow],
+    writes: Sequence[ChipWindow],
+    numerics: Numerics,
+    value: Linear | None = None,
+) -> None:
+    """Add an instruction of a compute engine."""
+    queues = decoder.program.queues
+    memories = {a.root.memory.name for a in (*reads, *writes)}
+    decoder.add(
         Instruction(
-            machine,
-            machine.engines[engine],
-            time,
-            reads,
-            writes,
             decoder.place(op),
+            COMPUTE,
+            queues.number(engine),
+            times,
+            tuple(reads),
+            tuple(writes),
             numerics if decoder.program.numerics else None,
+            queues.ports(engine, memories),
+            value or Linear(),
         )
     )

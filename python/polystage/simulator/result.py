@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from polystage.machine import cost, energy
 from polystage.machine.target import Target
-
-Counts = Counter[tuple[str, ...]]
+from polystage.simulator.schedule import Flow, PortConflict, Race, Residence, Schedule
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,11 @@ class Cost:
     `dram_read_bytes` and `dram_write_bytes` are by cause: input, weight, intermediate, output,
     copy.
     `offchip_copy_bytes` are those of cause copy, both directions; `onchip_copy_bytes` move within
-    the scratchpad: transfers between its buffers and transposes. `energy_pj` is by level: mac,
+    the scratchpad: transfers between its buffers and transposes. `sbuf_bytes` and `psum_bytes` go
+    over the interfaces of these memories. `energy_pj` is by level: mac, register (of the array),
     vector (all lane engines), sbuf, psum, dram, static. `busy_ns` is by engine; `dma` is all DMA
-    engines together. `instructions` are by operation.
+    engines together. `instructions` are by operation, `matmuls` by (k, m, n, type), `operations`,
+    on one element each, by lane engine.
     """
 
     latency_ns: float
@@ -51,6 +51,10 @@ class Cost:
     peak_sbuf_bytes: int
     busy_ns: dict[str, float]
     instructions: dict[str, int]
+    matmuls: dict[tuple[int, int, int, str], int]
+    operations: dict[str, int]
+    sbuf_bytes: int
+    psum_bytes: int
 
     @property
     def cycles(self) -> int:
@@ -69,7 +73,7 @@ class Cost:
 
     @property
     def throughput_per_s(self) -> float:
-        """Executions per second, one after the other."""
+        """Executions of the whole per second, one after the other."""
         return 1e9 / self.latency_ns if self.latency_ns > 0 else 0.0
 
     @property
@@ -137,72 +141,51 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What `simulate` returns; `outputs` is empty for a run without numerics."""
+    """What `simulate` returns; `outputs` is empty for a run without numerics.
+
+    The outputs are those of the last inference. `races` are those found where they are no errors.
+    """
 
     target: Target
     outputs: Mapping[str, np.ndarray]
     totals: Cost
     layers: tuple[LayerResult, ...]
+    timeline: Schedule
+    flow: Flow
+    port_conflicts: tuple[PortConflict, ...]
+    races: tuple[Race, ...]
+    order: str
+    find_residences: Callable[[], tuple[Residence, ...]] = field(repr=False, compare=False)
+
+    @cached_property
+    def residences(self) -> tuple[Residence, ...]:
+        """Who occupied which bytes on chip, in order of time; found when first asked for."""
+        return self.find_residences()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return totals and layers as plain data."""
+        """Return totals, layers, flow and port conflicts as plain data."""
         return {
             "target": self.target.name,
+            "order": self.order,
             "totals": self.totals.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
+            "flow": self.flow.to_dict(),
+            "port_conflicts": [asdict(conflict) for conflict in self.port_conflicts],
+            "races": [asdict(race) for race in self.races],
         }
 
 
-@dataclass
-class Account:
-    """What a layer has added up so far."""
+@dataclass(frozen=True)
+class DeviceResult:
+    """What `simulate_device` returns: a result per core, and what the device does as a whole.
 
-    name: str
-    calls: int = 0
-    latency_ns: float = 0.0
-    counts: Counts = field(default_factory=Counter)
-    busy_ns: Counter[str] = field(default_factory=Counter)
-    compulsory_bytes: int = 0
-    peak_sbuf_bytes: int = 0
+    `timeline` has the instructions of all cores; `flow` counts the inferences of all of them.
+    """
 
-    def close(self, target: Target) -> Cost:
-        """Return the figures."""
-        counts = self.counts
-        macs = {key[1]: n for key, n in counts.items() if key[0] == "macs"}
-        mac_bound = sum(cost.compute_bound_ns(target, n, dtype) for dtype, n in macs.items())
-        dram_bound = cost.dram_bound_ns(target, self.compulsory_bytes)
-        return Cost(
-            latency_ns=self.latency_ns,
-            clock_ghz=target.tensor.clock_ghz,
-            macs=sum(macs.values()),
-            mac_bound_ns=mac_bound,
-            compulsory_bytes=self.compulsory_bytes,
-            latency_bound_ns=max(mac_bound, dram_bound),
-            dram_read_by_cause=_by(counts, "dram_read"),
-            dram_write_by_cause=_by(counts, "dram_write"),
-            onchip_copy_bytes=counts[("onchip_copy",)],
-            offchip_copy_bytes=counts[("offchip_copy",)],
-            energy_pj=self._energy(target, macs),
-            peak_sbuf_bytes=self.peak_sbuf_bytes,
-            busy_ns={name: float(ns) for name, ns in self.busy_ns.items()},
-            instructions=_by(counts, "instructions"),
-        )
+    cores: tuple[Result, ...]
+    timeline: Schedule
+    flow: Flow
 
-    def _energy(self, target: Target, macs: Mapping[str, int]) -> dict[str, float]:
-        counts = self.counts
-        dram = sum(n for key, n in counts.items() if key[0] in ("dram_read", "dram_write"))
-        vector = energy.op_pj(target, "vector", counts[("operations", "vector")])
-        scalar = energy.op_pj(target, "scalar", counts[("operations", "scalar")])
-        gpsimd = energy.op_pj(target, "gpsimd", counts[("operations", "gpsimd")])
-        return {
-            "mac": sum(energy.mac_pj(target, n, dtype) for dtype, n in macs.items()),
-            "vector": vector + scalar + gpsimd,
-            "sbuf": energy.access_pj(target, "sbuf", counts[("sbuf",)]),
-            "psum": energy.access_pj(target, "psum", counts[("psum",)]),
-            "dram": energy.access_pj(target, "dram", dram),
-            "static": energy.static_pj(target, self.latency_ns),
-        }
-
-
-def _by(counts: Counts, kind: str) -> dict[str, int]:
-    return {key[1]: n for key, n in sorted(counts.items()) if key[0] == kind}
+    def to_dict(self) -> dict[str, Any]:
+        """Return cores and flow as plain data."""
+        return {"cores": [core.to_dict() for core in self.cores], "flow": self.flow.to_dict()}

@@ -24,15 +24,19 @@ class Schedule:
     An instruction occupies its queue from `start_ns` for `busy_ns`; its result is there at
     `end_ns`. For a transfer the two are when its data moves, start-up excluded, so that what a
     queue does never overlaps. `kind` is one of `trace.COMPUTE`, `DMA`, `GATHER`, `SIGNAL`, `WAIT`.
-    `queue`, `op` and `layer` are positions in `queues`, `ops` and `layers`; `inference` and `core`
-    count from 0.
+    `port_wait_ns` of it went by before the start because a port was taken, `dram_bytes` cross the
+    DRAM interface, `semaphore` is -1 but for signals and waits. `queue`, `op` and `layer` are
+    positions in `queues`, `ops` and `layers`; `inference` and `core` count from 0.
     """
 
     start_ns: Float64
     busy_ns: Float64
     end_ns: Float64
+    port_wait_ns: Float64
+    dram_bytes: Float64
     kind: UInt8
     queue: UInt8
+    semaphore: Int32
     op: Int32
     layer: Int32
     inference: Int32
@@ -70,8 +74,7 @@ class Residence:
 class PortConflict:
     """How often and how long an operation waited for another queue's use of a memory's port.
 
-    `op` is the name of the operation that waited in `queue`; `other` are the queues that may not
-    use the port at the same time.
+    `op` is the name of the operation that waited in `queue`, `other` the queue that used the port.
     """
 
     memory: str

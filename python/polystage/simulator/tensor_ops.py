@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -12,12 +11,11 @@ from polystage.errors import SimulationError
 from polystage.machine import cost
 from polystage.mlir import ir
 from polystage.simulator.decode import Decoder, Handler
-from polystage.simulator.instructions import (
-    Matmul,
-    TensorInstruction,
-)
+from polystage.simulator.index import Linear
+from polystage.simulator.instructions import Numerics, Times
 from polystage.simulator.memory import Array
 from polystage.simulator.operands import (
+    add_compute,
     chip,
     cost_dtype,
     count_bytes,
@@ -34,85 +32,80 @@ def _blas(array: Array, dtype: np.dtype) -> Array:
     return array
 
 
-def _multiply(
-    k: int, dtypes: tuple[np.dtype, np.dtype]
-) -> Callable[[list[Array], Array, bool], None]:
-    """Return the numerics of a matmul. Products of small integers are exact in f32, or else f64."""
-    dtype, result = dtypes
-    held = np.dtype(np.float32)
-    if not is_float(dtype) and k > 1 << 10:
-        held = np.dtype(np.float64)
+class _Multiply(Numerics):
+    """Products of small integers are exact in f32, or else f64.
 
-    def multiply(operands: list[Array], psum: Array, accumulate: bool) -> None:
-        stationary, moving = (_blas(x.reshape(x.shape[0], -1), held) for x in operands)
-        product = np.matmul(stationary.T, moving).reshape(psum.shape)
-        if result != held:
-            product = product.astype(result)
-        if accumulate:
-            np.add(psum, product, out=psum)
+    The array adds to what psum holds when the products arrive there, not when they start.
+    """
+
+    def __init__(self, k: int, dtype: np.dtype, result: np.dtype) -> None:
+        self.held = np.dtype(np.float32)
+        if not is_float(dtype) and k > 1 << 10:
+            self.held = np.dtype(np.float64)
+        self.result = result
+
+    def run(self, reads: list[Array], writes: list[Array], value: int) -> None:
+        """Multiply, and add or write."""
+        self.finish(self.begin(reads, writes, value), writes, value)
+
+    def begin(self, reads: list[Array], writes: list[Array], value: int) -> list[Array]:
+        """Return the product."""
+        stationary, moving = (_blas(x.reshape(x.shape[0], -1), self.held) for x in reads)
+        product = np.matmul(stationary.T, moving).reshape(writes[0].shape)
+        return [product if self.result == self.held else product.astype(self.result)]
+
+    def finish(self, results: list[Array], writes: list[Array], value: int) -> None:
+        """Add the product to psum, or write it there."""
+        if value:
+            np.add(writes[0], results[0], out=writes[0])
         else:
-            psum[...] = product
+            writes[0][...] = results[0]
 
-    return multiply
+
+class _Transpose(Numerics):
+    def run(self, reads: list[Array], writes: list[Array], value: int) -> None:
+        """Write the transpose."""
+        writes[0][...] = reads[0].T
 
 
 def _matmul(decoder: Decoder, op: ir.Operation) -> None:
     stationary, moving, psum = (chip(decoder, op, decoder.view(v)) for v in list(op.operands)[:3])
-    machine = decoder.program.machine
-    k, m = stationary.view.shape[0], prod(stationary.view.shape[1:])
-    n = prod(moving.view.shape[1:])
+    target = decoder.program.target
+    k, m = stationary.view_shape[0], prod(stationary.view_shape[1:])
+    n = prod(moving.view_shape[1:])
     dtype = cost_dtype(moving.dtype)
-    if not machine.target.tensor.supports(dtype):
+    if not target.tensor.supports(dtype):
         raise SimulationError(
-            f"the tensor engine of '{machine.target.name}' does not multiply {dtype}", op=op
+            f"the tensor engine of '{target.name}' does not multiply {dtype}", op=op
         )
     stride = innermost_bytes([moving])
-    costs = tuple(
-        cost.matmul(machine.target, k, m, n, dtype, changed, stride) for changed in (False, True)
-    )
-    flag = decoder.index(op.operands[3])
+    changed, held = (cost.matmul(target, k, m, n, dtype, c, stride) for c in (True, False))
+    flag = decoder.space.apply(lambda x: x != 0, [decoder.index(op.operands[3])], decoder.depth)
     decoder.count("instructions", op.name)
     decoder.count("macs", dtype, by=k * m * n)
+    decoder.matmuls[k, m, n, dtype] += decoder.trips
     count_bytes(decoder, stationary, moving, psum)
-    if flag.terms or flag.constant:
-        count_bytes(decoder, psum)
-    numerics = _multiply(k, (moving.dtype, psum.dtype)) if decoder.program.numerics else None
-    decoder.out.append(
-        Matmul(
-            machine,
-            (costs[0], costs[1]),
-            [stationary, moving],
-            psum,
-            flag.evaluator(),
-            decoder.place(op),
-            numerics,
-        )
-    )
+    decoder.counts[("psum",)] += _true_share(decoder, flag) * prod(psum.shape) * psum.dtype.itemsize
+    numerics = _Multiply(k, moving.dtype, psum.dtype)
+    times, reads = Times(changed, held), [stationary, moving]
+    add_compute(decoder, op, "tensor", times, reads, [psum], numerics, flag)
+
+
+def _true_share(decoder: Decoder, flag: Linear) -> int:
+    """Return in how many executions of the present operation a flag is set."""
+    values = decoder.space.values(flag, decoder.depth)
+    return int((values != 0).sum()) * decoder.trips // values.size
 
 
 def _transpose(decoder: Decoder, op: ir.Operation) -> None:
     source, destination = (chip(decoder, op, decoder.view(v)) for v in op.operands)
-    machine = decoder.program.machine
-    rows, columns = source.view.shape
-    time = cost.transpose(machine.target, rows, columns, cost_dtype(source.dtype))
+    rows, columns = source.view_shape
+    time = cost.transpose(decoder.program.target, rows, columns, cost_dtype(source.dtype))
     decoder.count("instructions", op.name)
     decoder.count("onchip_copy", by=rows * columns * source.dtype.itemsize)
     count_bytes(decoder, source, destination)
-
-    def numerics(reads: list[Array], writes: list[Array]) -> None:
-        writes[0][...] = reads[0].T
-
-    decoder.out.append(
-        TensorInstruction(
-            machine,
-            machine.engines["tensor"],
-            time,
-            [source],
-            [destination],
-            decoder.place(op),
-            numerics if decoder.program.numerics else None,
-        )
-    )
+    times = Times(time, time)
+    add_compute(decoder, op, "tensor", times, [source], [destination], _Transpose())
 
 
 HANDLERS: dict[str, Handler] = {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
 from polystage.dialects.npu import space_of, strides_of
+from polystage.dialects.npu.queue_rules import places_of
 from polystage.dtypes import numpy_dtype
 from polystage.errors import SimulationError
 from polystage.mlir import ir
-from polystage.simulator.access import View
+from polystage.simulator.access import Alloc, View
 from polystage.simulator.decode import Decoder, Handler
 from polystage.simulator.index import Linear
 from polystage.simulator.memory import ChipBuffer
@@ -20,34 +21,46 @@ from polystage.slices import kept_dims, slice_parameters
 
 def _alloc(decoder: Decoder, op: ir.Operation) -> None:
     type_ = ir.MemRefType(op.results[0].type)
-    space = space_of(type_)
-    if "address" not in op.attributes:
+    addresses = places_of(op.opview)
+    if not addresses:
         raise SimulationError(
             f"buffer {type_} of @{decoder.name} has no address",
             help="run npu-allocate-scratchpad",
             op=op,
         )
-    address = ir.IntegerAttr(op.attributes["address"]).value
-    memory, shape = decoder.program.memories[space], tuple(type_.shape)
-    dtype = numpy_dtype(type_)
-    text = "x".join(str(n) for n in shape)
-    place = f"buffer {text}x{type_.element_type} at address {address}"
-    buffer = ChipBuffer(memory, shape, dtype, address, place)
-    _check_buffer(decoder, op, buffer)
-    for other in decoder.buffers:
-        if other.memory is memory and _overlap(other, buffer):
-            other.rivals.append(buffer)
-            buffer.rivals.append(other)
-            if other in decoder.live:
-                other.clashes.append(buffer)
-                buffer.clashes.append(other)
-    decoder.buffers.append(buffer)
-    decoder.live.append(buffer)
-    used = sum(b.row_bytes for b in decoder.live if b.memory is memory)
-    decoder.peak_bytes[space] = max(decoder.peak_bytes.get(space, 0), used)
-    decoder.views[op.results[0]] = View(buffer, Linear(), shape, tuple(strides_of(type_)), dtype)
-    if decoder.program.numerics:
-        decoder.out.append(lambda frame: buffer.begin())
+    dtype, program = numpy_dtype(type_), decoder.program
+    memory, shape = program.memories[space_of(type_)], tuple(type_.shape)
+    name = f"{'x'.join(str(n) for n in shape)}x{type_.element_type}"
+    places = tuple(ChipBuffer(memory, shape, dtype, a, name) for a in addresses)
+    for buffer in places:
+        _check_buffer(decoder, op, buffer)
+    alloc = Alloc(places, _execution(decoder), decoder.trips, decoder.lives, len(program.buffers))
+    decoder.lives += alloc.executions
+    program.buffers.extend(places)
+    _note_live(decoder, alloc)
+    decoder.views[op.results[0]] = View(alloc, Linear(), shape, tuple(strides_of(type_)), dtype)
+
+
+def _execution(decoder: Decoder) -> Linear:
+    """Return how often the present operation was executed before, in this call."""
+    total = Linear()
+    for depth, loop in enumerate(decoder.loops):
+        total = total * loop.trips + decoder.space.loop(range(loop.trips), depth)
+    return total
+
+
+def _note_live(decoder: Decoder, alloc: Alloc) -> None:
+    """Find out with what the buffer clashes, and how much is in use now."""
+    for other in decoder.live:
+        for a, b in product(other.places, alloc.places):
+            if a.memory is b.memory and _overlap(a, b):
+                a.clashes.append(b)
+                b.clashes.append(a)
+    decoder.allocs.append(alloc)
+    decoder.live.append(alloc)
+    name = alloc.memory.name
+    used = sum(b.row_bytes for a in decoder.live if a.memory is alloc.memory for b in a.places)
+    decoder.peak_bytes[name] = max(decoder.peak_bytes.get(name, 0), used)
 
 
 def _check_buffer(decoder: Decoder, op: ir.Operation, buffer: ChipBuffer) -> None:
@@ -116,7 +129,7 @@ def where(view: View) -> str:
     root = view.root
     return (
         f"{root.place} in {root.memory.name}"
-        if isinstance(root, ChipBuffer)
+        if isinstance(root, Alloc)
         else f"'{root.name}' in DRAM"
     )
 
