@@ -19,7 +19,8 @@ def test_queues_of_different_classes_are_different():
     queues = Queues(Target.load("neuroncore_v2"), ["tensor", "vector"])
     assert len({queues.dma_queue(c, 0) for c in ("load", "weight", "store", "copy")}) == 4
     queues = Queues(Target.load("tiny"), ["tensor"])
-    assert queues.dma_queue("load", 0) != queues.dma_queue("weight", 0)
+    assert queues.dma_queue("load", 0) == queues.dma_queue("weight", 0)
+    assert queues.dma_queue("load", 0) != queues.dma_queue("store", 0)
 
 
 def test_ports_only_between_engines_that_are_used():
@@ -72,7 +73,17 @@ def test_boxes_of_a_walk():
     assert (layout.low, layout.high) == (0, 14)
 
 
-def test_a_walk_through_time_is_no_box():
+def test_a_run_through_whole_rows_is_a_box():
+    layout = Layout((64, 56, 56), (3136, 56, 1), Walk((64, 392), (3136, 1)))
+    boxes, valid = layout.boxes(np.array([0, 392, 400]))
+    assert boxes[:2].tolist() == [[0, 64, 0, 7, 0, 56], [0, 64, 7, 14, 0, 56]]
+    assert valid.tolist() == [True, True, False]
+    every_second = Layout((4, 8), (8, 1), Walk((8,), (2,)))
+    assert every_second.boxes(np.array([1]))[0].tolist() == [[0, 2, 1, 8]]
+    assert Layout((4, 8), (8, 1), Walk((12,), (1,))).boxes(np.array([0]))[1].tolist() == [False]
+
+
+def test_a_walk_backwards_is_no_box():
     layout = Layout((4, 10), (10, 1), Walk((3,), (-1,)))
     assert layout.boxes(np.array([5]))[1].tolist() == [False]
     assert (layout.low, layout.high) == (-2, 0)

@@ -106,21 +106,43 @@ class Layout:
 
     def _spans(self, walk: Walk) -> list[int] | None:
         """Return how far the walk reaches in every dimension of the buffer, or None if it is no
-        box."""
+        box.
+
+        A run through whole rows reaches through the rows and along them:
+
+        >>> Layout((8, 6), (6, 1), Walk((12,), (1,))).spans
+        [2, 6]
+        """
         spans = [1] * len(self.dims)
         for extent, stride in zip(walk.extents, walk.strides, strict=True):
-            if extent == 1 or stride == 0:
-                continue
-            dims = [
-                d
-                for d, (s, n) in enumerate(self.dims)
-                if n > 1 and s > 0 and stride > 0 and stride % s == 0
-            ]
-            if not dims:
-                return None
-            d = max(dims, key=lambda d: self.dims[d][0])
-            spans[d] += (extent - 1) * (stride // self.dims[d][0])
+            while extent > 1 and stride:
+                d = self._widest(stride)
+                if d is None:
+                    return None
+                step, size = self.dims[d][0], self.dims[d][1]
+                apart = stride // step
+                rows = size // apart
+                if apart * extent > size and self._goes_on(d, apart, extent):
+                    spans[d] += (rows - 1) * apart
+                    extent, stride = extent // rows, step * size
+                else:
+                    spans[d] += (extent - 1) * apart
+                    extent = 1
         return spans
+
+    def _widest(self, stride: int) -> int | None:
+        """Return the dimension of the largest stride that divides another."""
+        fitting = [
+            d for d, (s, n) in enumerate(self.dims) if n > 1 and 0 < s <= stride and stride % s == 0
+        ]
+        return max(fitting, key=lambda d: self.dims[d][0], default=None)
+
+    def _goes_on(self, dimension: int, apart: int, extent: int) -> bool:
+        """Say whether a run along a dimension goes on in whole rows of the one outside of it."""
+        step, size = self.dims[dimension]
+        if size % apart or extent % (size // apart):
+            return False
+        return any(s == step * size and n > 1 for s, n in self.dims)
 
     def boxes(self, offsets: Int64) -> tuple[Int32, Bool]:
         """Return (start, stop) of every dimension for every offset, and which of them are boxes:

@@ -8,7 +8,7 @@ from polystage.errors import SimulationError
 from polystage.simulator.assemble import CoreProgram
 from polystage.simulator.conflicts import Meetings
 from polystage.simulator.decode import Program
-from polystage.simulator.trace import CoreTrace, Int64
+from polystage.simulator.trace import PSUM, CoreTrace, Int64
 
 PSUM_ACCESS = 2
 """A matmul's accesses: stationary, moving, psum."""
@@ -25,10 +25,10 @@ def check_open_groups(program: Program, core: CoreProgram) -> None:
     most, trace = program.target.psum.open_groups, core.trace
     matmul = np.array([i.is_matmul for i in program.instructions], np.bool_)
     matmuls = np.flatnonzero(matmul[trace.op]) if len(matmul) else np.zeros(0, np.int64)
-    regions = trace.region[trace.access_start[matmuls] + PSUM_ACCESS]
-    if len(np.unique(regions)) <= most:
-        return
-    opened = _opened(trace, matmuls, regions.astype(np.int64))
+    regions = trace.region[trace.access_start[matmuls] + PSUM_ACCESS].astype(np.int64)
+    if _opened(trace, matmuls, regions, {}).max() <= most:
+        return  # even if nothing else ends an accumulation
+    opened = _opened(trace, matmuls, regions, _others(trace, matmuls))
     if opened.max() <= most:
         return
     worst = int(np.flatnonzero(opened > most)[0])
@@ -41,10 +41,12 @@ def check_open_groups(program: Program, core: CoreProgram) -> None:
     )
 
 
-def _opened(trace: CoreTrace, matmuls: Int64, regions: Int64) -> Int64:
-    """Return how many groups are open at every instruction; those of one matmul never are."""
+def _opened(trace: CoreTrace, matmuls: Int64, regions: Int64, others: dict[int, Int64]) -> Int64:
+    """Return how many groups are open at every instruction; those of one matmul never are.
+
+    `others` are what else touches psum.
+    """
     steps = np.zeros(trace.count + 1, np.int64)
-    others = _others(trace, matmuls)
     meet = Meetings(trace.regions)
     for region in np.unique(regions).tolist():
         at = matmuls[regions == region]
@@ -61,11 +63,12 @@ def _opened(trace: CoreTrace, matmuls: Int64, regions: Int64) -> Int64:
 
 
 def _others(trace: CoreTrace, matmuls: Int64) -> dict[int, Int64]:
-    """Return the instructions other than matmuls that access a region, by region, in order."""
+    """Return the instructions other than matmuls that touch psum, by region, in order."""
     instruction = np.repeat(np.arange(trace.count), np.diff(trace.access_start))
     is_matmul = np.zeros(trace.count, np.bool_)
     is_matmul[matmuls] = True
-    chosen = np.flatnonzero(~is_matmul[instruction])
+    in_psum = trace.regions.memory[trace.region] == PSUM
+    chosen = np.flatnonzero(in_psum & ~is_matmul[instruction])
     order = chosen[np.argsort(trace.region[chosen], kind="stable")]
     found, first = np.unique(trace.region[order], return_index=True)
     return dict(zip(found.tolist(), np.split(instruction[order], first[1:]), strict=True))

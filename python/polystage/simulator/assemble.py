@@ -245,6 +245,7 @@ class _Tables:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self._rank = max((len(w.layout.dims) for w in program.windows), default=0)
         self._known: dict[tuple[int, ...], int] = {}
         self._views: list[tuple[Int32, Int32, Int64, Bool]] = []
         self._view_count = 0
@@ -296,7 +297,8 @@ class _Tables:
         self._view_count += len(rows)
         self._views.append((views.window[rows], buffer, offset, views.full[rows]))
         key = np.where(views.has_box[rows], key, NO_BOX)
-        box = np.where(views.has_box[rows, None], views.box[rows], 0)
+        box = np.tile(np.array([0, 1], np.int32), (len(rows), self._rank))
+        box[:, : views.box.shape[1]] = np.where(views.has_box[rows, None], views.box[rows], 0)
         columns = [views.memory[rows], buffer, low, high]
         columns += [views.partition_low[rows], views.partition_high[rows], key]
         region[rows] = self._interned(np.column_stack([*columns, box]))
@@ -317,10 +319,8 @@ class _Tables:
 
     def regions(self) -> Regions:
         """Return the table of regions."""
-        rank = max((len(row) - 7 for row in self._known), default=0)
-        pad = (0, 1) * (rank // 2)
-        rows = [row + pad[len(row) - 7 :] for row in self._known]
-        table = np.array(rows, np.int64).reshape(len(rows), 7 + rank)
+        columns = 7 + 2 * self._rank
+        table = np.array(list(self._known), np.int64).reshape(len(self._known), columns)
         narrow = table.astype(np.int32)
         return Regions(
             table[:, 0].astype(np.uint8),

@@ -33,13 +33,13 @@ class Queues:
         """Return the queue of the i-th transfer of its class in a kernel that names none.
 
         Every class has its share of the queues, so that what waits for a result to store does not
-        hold up what loads the next operand.
+        hold up what loads the next operand; of two queues, one is for loads.
         """
         first_dma = len(COMPUTE_QUEUES)
         count = len(self.names) - first_dma
         share = max(1, count // len(QUEUE_CLASSES))
-        first = QUEUE_CLASSES.index(queue_class) * share
-        return first_dma + (first + instruction % share) % count
+        first = QUEUE_CLASSES.index(queue_class) * count // len(QUEUE_CLASSES)
+        return first_dma + first + instruction % share
 
     def ports(self, engine: str, memories: Collection[str]) -> int:
         """Return the bits of the ports that an engine must have to itself to use `memories`."""
