@@ -303,9 +303,25 @@ class _Planner:
         dims = {d for slot in (*sources, *targets) for d in slot.dims}
         self.program.steps.append(
             Compute(
-                "elementwise", sources, tuple(targets), name, engine_of(nodes), tuple(sorted(dims))
+                "elementwise",
+                sources,
+                tuple(targets),
+                name,
+                engine_of(nodes),
+                tuple(sorted(dims)),
+                self.passes(nodes),
             )
         )
+
+    def passes(self, nodes: Sequence[Node]) -> tuple[int, ...]:
+        """Return how many tensor operands every arithmetic operation streams; what is accumulated
+        stays in the engine."""
+        streamed = [
+            len({o for o in node.operands if o.kind != "constant" and not self.accumulates(o)})
+            for node in nodes
+            if not is_cast(node)
+        ]
+        return tuple(streamed) or (1,)
 
     def elementwise(self) -> None:
         """Plan an operation without reduction."""
@@ -383,7 +399,15 @@ class _Planner:
         name = body_function(self.builder, [*inputs, *present], self.body.results)
         box = tuple(range(1, len(self.nest.extents)))
         self.program.steps.append(
-            Compute("reduce", sources, tuple(accumulators), name, engine_of(nodes), box)
+            Compute(
+                "reduce",
+                sources,
+                tuple(accumulators),
+                name,
+                engine_of(nodes),
+                box,
+                self.passes(nodes),
+            )
         )
         for slot, output in zip(accumulators, outputs, strict=True):
             source = slot

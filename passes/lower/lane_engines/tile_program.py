@@ -162,7 +162,8 @@ class Activate(Step):
 
 @dataclass(frozen=True)
 class Compute(Step):
-    """`npu.elementwise` or `npu.reduce` (`kind`) over the loops `box`."""
+    """`npu.elementwise` or `npu.reduce` (`kind`) over the loops `box`; `passes` are the tensor
+    operands of every arithmetic operation."""
 
     kind: str
     inputs: tuple[Slot, ...]
@@ -170,6 +171,7 @@ class Compute(Step):
     function: str
     engine: str
     box: tuple[int, ...]
+    passes: tuple[int, ...]
 
     @property
     def reads(self) -> tuple[Slot, ...]:

@@ -44,15 +44,15 @@ class TileWriter:
     """Writes a tile program into its loops.
 
     A step stands in the outermost loop body in which everything it depends on is known: a bias is
-    loaded once per channel tile, not once per pixel tile. The innermost loop holds two tiles at
-    once, each step for both, so that one moves while the other computes.
+    loaded once per channel tile, not once per pixel tile. The innermost loop may hold two tiles at
+    once, each step for both, so that engines that need each other's results need not wait.
     """
 
     def __init__(self, builder: KernelBuilder, program: TileProgram) -> None:
         self.builder = builder
         self.program = program
         self.nest = program.nest
-        self.tiling = choose_tiling(program, builder.target)
+        self.tiling = choose_tiling(program, builder.target, builder.buffers)
         self.looped = self.tiling.looped(self.nest.extents)
         self.partitions = self.nest.extents[0] * self.nest.stack[1]
         self.parallel_depth = sum(d < self.nest.n_parallel for d in self.looped)

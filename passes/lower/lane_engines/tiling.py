@@ -1,5 +1,5 @@
-"""How large the tiles of an operation are: as large as its buffers fit on chip, outer loops cut
-first."""
+"""How large the tiles of an operation are: such that they overlap best, and fit on chip; outer loops
+are cut first."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ from polystage.passes.lower.lane_engines.tile_program import (
     TileProgram,
     tile_extent,
 )
+from polystage.passes.lower.lane_engines.tile_time import TileTime
 from polystage.passes.memref_types import row_major_strides
 
 CHUNK_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
+
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Into how many parts the largest tiles may be cut so that they overlap."""
+
+WORTHWHILE = 0.05
+"""Share of the time that more parts, or two tiles in a loop body, have to save."""
 
 MAX_CHUNKS = 4
 """Chunks that an operation is cut into although it fits on chip."""
@@ -43,7 +50,56 @@ class Tiling:
         return [d for d in range(1, len(extents)) if self.tiles[d] < extents[d]]
 
 
-def choose_tiling(program: TileProgram, target: Target) -> Tiling:
+def choose_tiling(program: TileProgram, target: Target, buffers: int) -> Tiling:
+    """Return the tiles that take least time by estimate, with `buffers` places for each of their
+    buffers; without a second place, as large as fit.
+
+    Raises:
+        PassError: not even one iteration fits.
+    """
+    if buffers > 1:
+        pipelined = _fastest(program, target, buffers)
+        if pipelined is not None:
+            return pipelined
+    return _largest_tiling(program, target)
+
+
+def _fastest(program: TileProgram, target: Target, buffers: int) -> Tiling | None:
+    """Return the fastest of the tilings that go into parts of the largest tiles, or None where a
+    pair of them does not fit."""
+    time = TileTime(program, target)
+    best: tuple[float, Tiling] | None = None
+    for copies in (1, 2):
+        largest = _largest_tiles(program, copies, target)
+        if not fits(program, largest, copies, target):
+            continue
+        parted = (tuple(_parted(program, largest, parts)) for parts in PARTS)
+        for tiles in dict.fromkeys(parted):
+            count = _count(program, tiles)
+            places = copies * min(buffers, max(1, count // copies))
+            if count < copies or not fits(program, tiles, places, target):
+                continue
+            total = time.total_ns(tiles, copies, buffers)
+            if best is None or total < best[0] * (1 - WORTHWHILE):
+                best = total, Tiling(tiles, copies)
+    return None if best is None else best[1]
+
+
+def _count(program: TileProgram, tiles: Sequence[int]) -> int:
+    extents = program.nest.extents[1:]
+    return prod(ceil(n / tile) for n, tile in zip(extents, tiles[1:], strict=True))
+
+
+def _parted(program: TileProgram, tiles: Sequence[int], parts: int) -> list[int]:
+    """Return tiles in about so many parts, outer parallel loops cut first."""
+    parted = list(tiles)
+    for d in range(1, program.nest.n_parallel):
+        parted[d] = balanced(tiles[d], max(1, ceil(tiles[d] / parts)))
+        parts = ceil(parts / ceil(tiles[d] / parted[d]))
+    return parted
+
+
+def _largest_tiling(program: TileProgram, target: Target) -> Tiling:
     """Return tiles as large as fit beside each other, so that one moves while the other computes.
 
     What fits whole and is worth it is cut into a few chunks for the same reason. Where two tiles

@@ -1,8 +1,9 @@
 // RUN: %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu %s | filecheck %s
 // RUN: %polystage-opt --split-input-file --npu-attach-target=target=neuroncore_v2 --convert-linalg-to-npu %s | filecheck %s --check-prefix=V2
+// RUN: %polystage-opt --split-input-file --npu-attach-target=target=tiny --convert-linalg-to-npu=buffers=1 %s | filecheck %s --check-prefix=ONE
 
-/// Loops that every operand runs through alike become one, split over the 8 partitions; tiles of it go in pairs, so that one
-/// moves while the other computes. The result overwrites the operand.
+/// Loops that every operand runs through alike become one, split over the 8 partitions. It is cut into 4 tiles, so that one
+/// moves while the other computes; with a single place for each buffer that would not help. The result overwrites the operand.
 
 // CHECK-LABEL: func.func @relu
 // CHECK: func.func private @relu_2(%[[A:.*]]: f32, %{{.*}}: f32) -> f32
@@ -10,7 +11,9 @@
 // CHECK: func.func private @[[K:.*]](%{{.*}}: memref<4x8x100xf32>, %{{.*}}: memref<4x8x100xf32>) attributes {npu.kernel}
 // CHECK: memref.collapse_shape {{.*}} into memref<3200xf32>
 // CHECK: memref.expand_shape {{.*}} into memref<8x400xf32>
-// CHECK: %[[X:.*]] = "npu.alloc"() : () -> memref<8x400xf32, #npu.space<"sbuf">>
+// CHECK: scf.for
+// CHECK: %[[X:.*]] = "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x100xf32, #npu.space<"sbuf">>
+// ONE: "npu.alloc"() : () -> memref<8x400xf32, #npu.space<"sbuf">>
 // CHECK: "npu.dma"(%{{.*}}, %[[X]]) {cause = "input"}
 // CHECK: "npu.elementwise"(%[[X]], %[[X]]) {{.*}}function = @relu_2
 // CHECK: "npu.dma"(%[[X]], %{{.*}}) {cause = "output"}
