@@ -48,9 +48,9 @@ def test_a_wrong_command_line_is_exit_code_1(arguments, capsys):
 
 
 def test_a_check_without_numbers_did_not_fail():
-    run = runs.Run(None, "f32", None, runs.TIMING_ONLY)  # type: ignore[arg-type]
+    run = runs.Run(None, None, "f32", None, runs.TIMING_ONLY, {})  # type: ignore[arg-type]
     assert not run.failed()
-    assert runs.Run(None, "f32", None, Check("jit", 1.0, 1.0, 0.1)).failed()  # type: ignore[arg-type]
+    assert runs.Run(None, None, "f32", None, Check("jit", 1.0, 1.0, 0.1), {}).failed()  # type: ignore[arg-type]
 
 
 def test_user_pipelines_say_their_arithmetic():

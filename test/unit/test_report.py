@@ -144,6 +144,7 @@ def test_a_narrow_terminal_shows_fewer_columns():
         ],
         1.0,
     )
+    figures["losses_us"] = [1.0] * 8
     report = {"model": "m", "target": "t", "layers": [], "totals": figures}
     assert len(layer_table(report, 160).columns) == 12
     assert len(layer_table(report, 80).columns) == 8

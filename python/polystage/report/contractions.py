@@ -26,9 +26,8 @@ def contractions(module: ir.Module, calls: Mapping[str, int]) -> dict[str, list[
     for op in walk(module.operation):
         if op.name == "func.call":
             callee = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
-            layer = (
-                ir.StringAttr(op.attributes["layer"]).value if "layer" in op.attributes else callee
-            )
+            named = "layer" in op.attributes
+            layer = ir.StringAttr(op.attributes["layer"]).value if named else callee
             callees.setdefault(layer, set()).add(callee)
     found: dict[str, list[Contraction]] = {}
     for layer, names in callees.items():

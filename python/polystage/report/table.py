@@ -7,6 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Row = Mapping[str, Any]
 
@@ -15,6 +16,10 @@ PIPE_WIDTH = 160
 
 NARROW_WIDTH = 120
 """A terminal below this many columns shows fewer of ours."""
+
+
+NAME_WIDTH, COLUMN_WIDTH = 16, 11
+"""Columns of the output for a layer's name at least, and for one of its figures at most."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,13 @@ class Column:
 
 
 def _over_bound(row: Row) -> str:
-    bound = row["latency_bound_us"]
-    return f"{row['latency_us'] / bound:.2f}" if bound else "-"
+    bound, own = row["latency_bound_us"], row.get("own_us", row["latency_us"])
+    return f"{own / bound:.2f}" if bound else "-"
+
+
+def _used(row: Row) -> str:
+    times = row["losses_us"]
+    return f"{100 * times[0] / times[-1]:.1f}" if times else "-"
 
 
 def _copied(row: Row) -> str:
@@ -43,7 +53,7 @@ COLUMNS = (
     Column("latency\nus", lambda row: f"{row['latency_us']:.2f}"),
     Column("least\nus", lambda row: f"{row['latency_bound_us']:.2f}"),
     Column("times\nleast", _over_bound, only_wide=True),
-    Column("used\n%", lambda row: f"{100 * row['utilization']:.1f}"),
+    Column("used\n%", _used),
     Column("most\n%", lambda row: f"{100 * row['utilization_bound']:.1f}", only_wide=True),
     Column("read\nMB", lambda row: _megabytes(row["dram_read_bytes"])),
     Column("written\nMB", lambda row: _megabytes(row["dram_write_bytes"])),
@@ -55,8 +65,9 @@ COLUMNS = (
 
 LEGEND = (
     "latency: what a layer adds to those before it, with which it overlaps. least, most: what "
-    "compute at peak and compulsory bytes (inputs, weights and outputs once) allow. used: share of "
-    "the tensor engine's peak. copied: moved without arithmetic, on and off chip."
+    "compute at peak and compulsory bytes (inputs, weights and outputs once) allow. times least, "
+    "used: of the time in which anything is under way for the layer; used is the share of the "
+    "tensor engine's peak. copied: moved without arithmetic, on and off chip."
 )
 
 
@@ -72,16 +83,17 @@ def print_report(document: Row, console: Console | None = None) -> None:
 
 def layer_table(document: Row, width: int = PIPE_WIDTH) -> Table:
     """Return a row per layer and one for the whole."""
-    title = f"{document['model']} on {document['target']}"
+    title = Text(f"{document['model']} on {document['target']}", style="table.title")
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )
     shown = [c for c in COLUMNS if width >= NARROW_WIDTH or not c.only_wide]
-    table.add_column("layer", no_wrap=True, overflow="ellipsis")
+    names = max(NAME_WIDTH, width - COLUMN_WIDTH * len(shown))
+    table.add_column("layer", no_wrap=True, overflow="ellipsis", max_width=names)
     for column in shown:
         table.add_column(column.title, justify="right", no_wrap=True, min_width=7)
     for layer in document["layers"]:
-        table.add_row(layer["name"], *(column.text(layer) for column in shown))
+        table.add_row(Text(layer["name"]), *(column.text(layer) for column in shown))
     table.add_section()
     table.add_row("total", *(c.text(document["totals"]) for c in shown), style="bold")
     return table
@@ -91,11 +103,34 @@ def summary(document: Row) -> list[str]:
     """Return the totals, phases and check as sentences."""
     totals, phases = document["totals"], document["phases_s"]
     lines = [
-        f"{totals['cycles']:,} cycles, {totals['throughput_per_s']:,.1f} inferences/s, "
+        f"{totals['cycles']:,} cycles, {document['flow']['throughput_per_s']:,.1f} inferences/s, "
         f"{totals['macs']:,} MACs, peak scratchpad {totals['peak_sbuf_bytes']:,} bytes",
+        *_flow_line(document["flow"], document["cores"]),
+        *_loss_line(document),
         "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items()),
     ]
     return [*lines, _check_line(document["check"])]
+
+
+def _flow_line(flow: Row, cores: int) -> list[str]:
+    """Say what several inferences in flight do; Little's law ties the three figures together."""
+    if flow["inferences"] < 2:
+        return []
+    where = f" on {cores} cores; the table is of the first" if cores > 1 else ""
+    return [
+        f"{flow['inferences']} inferences in {flow['total_us']:,.2f} us{where}: "
+        f"{flow['mean_latency_us']:,.2f} us each, {flow['mean_in_flight']:.2f} in flight"
+    ]
+
+
+def _loss_line(document: Row) -> list[str]:
+    """Say how the peak shrinks to what was achieved, step by step."""
+    times = document["totals"]["losses_us"]
+    if not times:
+        return []
+    steps = zip(document["loss_steps"], times, times[1:], strict=False)
+    factors = [f"{step['key']} {before / after:.3f}" for step, before, after in steps]
+    return [f"from peak to {times[0] / times[-1]:.2%}: " + " x ".join(factors)]
 
 
 def _check_line(check: Row) -> str:

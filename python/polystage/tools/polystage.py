@@ -8,8 +8,10 @@ import click
 
 from polystage.errors import PolystageError
 from polystage.tools import run as runs
+from polystage.tools.explore import explore
 from polystage.tools.output import check_writable, write_atomically
 from polystage.tools.phases import Phases
+from polystage.tools.report import report
 from polystage.tools.targets import describe_target, target_table
 
 FAILED_CHECK = 2
@@ -112,7 +114,39 @@ def compile_command(
 @click.option("--outputs", default="", metavar="NPZ", help="Write the outputs by name.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--timing-only", is_flag=True, help="Count time and bytes without computing.")
+@click.option(
+    "--order",
+    type=click.Choice(["concurrent", "interlocked", "sequential"]),
+    default=None,
+    help="How engines wait for each other: for the program's semaphores, as hardware that detects "
+    "every dependence, or for every instruction before. [default: concurrent where the program has "
+    "semaphores, else interlocked]",
+)
+@click.option(
+    "--inferences",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Executions of the program on every core; the next begins as soon as engines are free.",
+)
+@click.option(
+    "--cores",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Cores that execute the program and share the DRAM bandwidth of the device.",
+)
 @click.option("--json", "json_file", default="", metavar="FILE", help="Write the report as JSON.")
+@click.option("--html", "html_file", default="", metavar="FILE", help="Write it as a web page.")
+@click.option(
+    "--trace",
+    "trace_file",
+    default="",
+    metavar="FILE",
+    help="Write when what ran, in microseconds, for Perfetto or chrome://tracing.",
+)
 def run_command(
     model: str,
     bindings: Sequence[str],
@@ -121,28 +155,42 @@ def run_command(
     outputs: str,
     seed: int,
     timing_only: bool,
+    order: str | None,
+    inferences: int,
+    cores: int,
     json_file: str,
+    html_file: str,
+    trace_file: str,
     **options: Any,
 ) -> None:
     """Compile MODEL, simulate it, check the outputs against a reference, and report.
 
     Exit code 2: the outputs differ from the reference.
     """
-    check_writable(outputs, json_file)
+    check_writable(outputs, json_file, html_file, trace_file)
     done = runs.run_model(
         model,
         bindings,
         batch,
         runs.CompilerOptions(**options),
-        runs.RunOptions(inputs=inputs, seed=seed, timing_only=timing_only),
+        runs.RunOptions(inputs, seed, timing_only, order or "", inferences, cores),
     )
     done.print_report()
     if outputs:
         write_atomically(outputs, done.outputs_npz())
-    if json_file:
-        write_atomically(json_file, done.json())
+    for file, text in ((json_file, done.json), (html_file, done.html), (trace_file, done.trace)):
+        if file:
+            write_atomically(file, text())
     if done.failed():
         raise click.exceptions.Exit(FAILED_CHECK)
+
+
+@cli.command("report")
+@click.argument("reports", nargs=-1, required=True, metavar="BEFORE.json [AFTER.json]")
+@click.option("--html", default="", metavar="FILE", help="Write it as a web page.")
+def report_command(reports: Sequence[str], html: str) -> None:
+    """Show a run that was written with --json, or two of them beside each other."""
+    report(reports, html)
 
 
 @cli.command("targets")
@@ -150,6 +198,9 @@ def run_command(
 def targets_command(name: str | None) -> None:
     """List the preset targets, or every value of the target NAME with what it means."""
     click.echo(describe_target(name) if name else target_table(), nl=False)
+
+
+cli.add_command(explore)
 
 
 def _write_module(output: str, module: Any, with_names: bool = False) -> None:

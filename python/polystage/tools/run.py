@@ -1,25 +1,29 @@
 """The main job: load, compile, simulate, check, report."""
 
 import io
-import json
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from polystage.dialects.npu.queues import semaphores_of
 from polystage.errors import PolystageError
 from polystage.forms import walk
 from polystage.frontends import ImportedModel, load
 from polystage.mlir import ir
 from polystage.pipeline import compile_module, default_dtype
 from polystage.report.check import Check, compare, tolerance
-from polystage.report.document import document
+from polystage.report.chrome_trace import chrome_trace
+from polystage.report.contractions import contractions
+from polystage.report.document import Subject, document, to_text
+from polystage.report.html import report_page
 from polystage.report.inputs import load_inputs, random_inputs
 from polystage.report.table import print_report
-from polystage.simulator import Result, simulate
+from polystage.simulator import DeviceResult, Result, simulate, simulate_device
 from polystage.tools.phases import Phases
 
 DEFAULT_TARGET = "neuroncore_v2"
@@ -55,11 +59,18 @@ class CompilerOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is executed; random inputs where no file is given."""
+    """What is executed; random inputs where no file is given.
+
+    `order` is that of the engines, "" the program's own; each of `cores` cores executes the program
+    `inferences` times.
+    """
 
     inputs: str = ""
     seed: int = 0
     timing_only: bool = False
+    order: str = ""
+    inferences: int = 1
+    cores: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,11 +78,17 @@ class Run:
     """A finished run."""
 
     model: ImportedModel
+    program: ir.Module
     dtype: str | None
-    result: Result
+    result: Result | DeviceResult
     check: Check | str
     """The check, or why none was made."""
-    phases: dict[str, float] = field(default_factory=dict[str, float])
+    phases: dict[str, float]
+
+    @property
+    def core(self) -> Result:
+        """The result of the first core; the others execute the same."""
+        return first_core(self.result)
 
     def failed(self) -> bool:
         """Return whether a check was made and failed."""
@@ -79,24 +96,47 @@ class Run:
 
     def print_report(self) -> None:
         """Print the table of layers and totals on standard output."""
-        print_report(self.document())
+        print_report(self.document)
 
+    @cached_property
     def document(self) -> dict[str, Any]:
         """Return the report as the JSON document of the command line."""
-        return document(self.model.name, self.dtype, self.result, self.check, self.phases)
+        calls = {layer.name: layer.calls for layer in self.core.layers}
+        nests = contractions(self.program, calls)
+        subject = Subject(self.model.name, self.dtype, batch_of(self.model), nests)
+        return document(subject, self.result, self.check, self.phases)
 
     def json(self) -> str:
         """Return the report as text."""
-        return json.dumps(self.document(), indent=2, allow_nan=False) + "\n"
+        return to_text(self.document)
+
+    def html(self) -> str:
+        """Return the report as a page."""
+        return report_page([self.document])
+
+    def trace(self) -> str:
+        """Return the course of the run in Chrome's trace format."""
+        return chrome_trace(self.result, semaphores_of(self.program.operation) or ())
 
     def outputs_npz(self) -> bytes:
         """Return the outputs by name in numpy's format; narrow floats as f32."""
-        if not self.result.outputs:
+        if not self.core.outputs:
             raise PolystageError("there are no outputs to write", help="drop --timing-only")
-        arrays: dict[str, Any] = {n: _portable(a) for n, a in self.result.outputs.items()}
+        arrays: dict[str, Any] = {n: _portable(a) for n, a in self.core.outputs.items()}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         return buffer.getvalue()
+
+
+def first_core(result: Result | DeviceResult) -> Result:
+    """Return the result of the first core."""
+    return result.cores[0] if isinstance(result, DeviceResult) else result
+
+
+def batch_of(model: ImportedModel) -> int | None:
+    """Return the extent that the first dimension of all inputs has, or None where they differ."""
+    extents = {spec.shape[0] if spec.shape else None for spec in model.inputs}
+    return extents.pop() if len(extents) == 1 else None
 
 
 def _portable(array: np.ndarray) -> np.ndarray:
@@ -187,14 +227,15 @@ def run_model(
         inputs = _inputs(model, options)
         result = _simulate(program, inputs, options, phases)
     if program is model.module:
-        return Run(model, None, result, NO_REFERENCE, phases.seconds)
+        return Run(model, program, None, result, NO_REFERENCE, phases.seconds)
     if options.timing_only:
-        return Run(model, dtype, result, TIMING_ONLY, phases.seconds)
+        return Run(model, program, dtype, result, TIMING_ONLY, phases.seconds)
     with phases.phase("reference"):
         expected = model.run_reference(inputs)
-    allowed = tolerance(dtype, len(result.layers))
-    check = compare(result.outputs, expected, model.reference, allowed)
-    return Run(model, dtype, result, check, phases.seconds)
+    core = first_core(result)
+    allowed = tolerance(dtype, len(core.layers))
+    check = compare(core.outputs, expected, model.reference, allowed)
+    return Run(model, program, dtype, result, check, phases.seconds)
 
 
 def _inputs(model: ImportedModel, options: RunOptions) -> dict[str, np.ndarray]:
@@ -205,9 +246,25 @@ def _inputs(model: ImportedModel, options: RunOptions) -> dict[str, np.ndarray]:
 
 def _simulate(
     program: ir.Module, inputs: dict[str, np.ndarray], options: RunOptions, phases: Phases
-) -> Result:
+) -> Result | DeviceResult:
     def show(done: int, total: int, layer: str) -> None:
         phases.detail(f"simulate {done}/{total}: {layer}")
 
     with phases.phase("simulate"):
-        return simulate(program, inputs, timing_only=options.timing_only, progress=show)
+        if options.cores == 1:
+            return simulate(
+                program,
+                inputs,
+                timing_only=options.timing_only,
+                order=options.order,
+                inferences=options.inferences,
+                progress=show,
+            )
+        return simulate_device(
+            [program] * options.cores,
+            [inputs] * options.cores,
+            timing_only=options.timing_only,
+            order=options.order,
+            inferences=options.inferences,
+            progress=show,
+        )

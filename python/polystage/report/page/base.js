@@ -14,8 +14,9 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-function section(id, title, note, ...children) {
-  return element("section", { id }, element("h2", {}, title),
+/** A part of the page; `short` stands in the navigation. */
+function section(id, short, title, note, ...children) {
+  return element("section", { id, "data-short": short }, element("h2", {}, title),
     note ? element("p", { class: "note" }, note) : null, ...children);
 }
 
@@ -56,6 +57,28 @@ const energy = (pj) => scaled(pj, ENERGY);
 const operations = (perSecond) => `${scaled(perSecond, RATE)}op/s`;
 const percent = (share, decimals = 1) => (Number.isFinite(share) ? `${grouped(100 * share, decimals)} %` : "-");
 const times = (ratio) => (Number.isFinite(ratio) ? `${significant(ratio)}×` : "-");
+
+const LONG_NAME = 36;
+let sharedPrefix = "";
+
+/** Learn what most names begin with, up to a dot or slash; where some are long, `shortened` leaves it out. */
+function learnNames(names) {
+  const counts = new Map();
+  if (names.every((name) => name.length <= LONG_NAME)) return;
+  for (const name of names) for (const match of name.matchAll(/[./]/g)) {
+    const prefix = name.slice(0, match.index + 1);
+    counts.set(prefix, (counts.get(prefix) || 0) + 1);
+  }
+  const usual = [...counts].filter(([, count]) => count > names.length / 2).map(([prefix]) => prefix);
+  sharedPrefix = usual.sort((a, b) => b.length - a.length)[0] || "";
+}
+
+/** Return a name in at most `most` characters: without what most names begin with, then without its middle. */
+function shortened(name, most) {
+  if (sharedPrefix && name.startsWith(sharedPrefix)) name = `…${name.slice(sharedPrefix.length)}`;
+  const head = Math.floor(most / 3);
+  return name.length <= most ? name : `${name.slice(0, head)}…${name.slice(name.length - (most - head - 1))}`;
+}
 
 // --- theme -------------------------------------------------------------------------------------
 

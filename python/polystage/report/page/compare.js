@@ -14,7 +14,7 @@ function comparePanel([before, after]) {
   };
   show();
   const only = changes.filter((row) => !row.a || !row.b).length;
-  return section("compare", "What changed",
+  return section("compare", "Changes", "What changed",
     `Layers are matched by name${only ? `; ${only} of ${changes.length} are in one of the runs only` : ""}. Largest change first until you sort.`, deltaBars(changes), place);
 }
 
@@ -38,7 +38,7 @@ function deltaBars(changes) {
     const width = ((both ? 50 : 100) * Math.abs(row.delta)) / most, faster = row.delta < 0;
     const bar = element("div", { class: "stack" },
       element("i", { style: `margin-left:${both ? (faster ? 50 - width : 50) : 0}%;width:${width}%;background:var(--${faster ? "good" : "bad"})` }));
-    return [element("div", { class: "label", title: row.name }, row.name), bar, element("div", { class: "number" }, `${faster ? "−" : "+"}${time(Math.abs(row.delta))}`)];
+    return [element("div", { class: "label", title: row.name }, shortened(row.name, LONG_NAME)), bar, element("div", { class: "number" }, `${faster ? "−" : "+"}${time(Math.abs(row.delta))}`)];
   }));
 }
 
@@ -48,7 +48,7 @@ function compareTable(head, rows, sort, show, before, after) {
     else Object.assign(sort, { by: i, down: i > 0 && i !== 3 });
     show();
   };
-  const cells = (name, a, b) => [element("td", { class: "name", title: name }, name),
+  const cells = (name, a, b) => [element("td", { class: "name", title: name }, shortened(name, LONG_NAME)),
     ...[a?.latency_us, b?.latency_us, (b?.latency_us || 0) - (a?.latency_us || 0)].map((v, i) => number(v, 1, 2, i === 2)),
     element("td", { class: "number" }, a && b ? change(a.latency_us, b.latency_us, true) : element("span", {}, a ? "gone" : "new")),
     number(a && traffic(a), 1e3, 1), number(b && traffic(b), 1e3, 1), number(a?.energy_pj, 1e3, 1), number(b?.energy_pj, 1e3, 1)];

@@ -16,12 +16,12 @@ function coursePanels(runs) {
   }) : null;
   const button = (text, title, act) => element("button", { type: "button", title, onclick: () => act() }, text);
   const names = runs[runs.length - 1].layers.map((layer) => layer.name);
-  const timeline = section("timeline", "Timeline",
+  const timeline = section("timeline", "Timeline", "Timeline",
     "What every queue does when. Drag over the strip on top to look closer, drag the chart to move, turn the wheel with Ctrl to zoom; arrow keys, + and − do too.",
     element("div", { class: "bar" }, picked, button("+", "Look closer", () => course.zoom(0.5)), button("−", "Look from further away", () => course.zoom(2)),
       button("Whole run", "Show everything", () => course.show(0, course.end)),
       selection("go to", ["choose a layer", ...names], (i) => { if (i) course.goTo(names[i - 1]); })), boxes.timeline);
-  const memory = section("memory", "On-chip memory over time",
+  const memory = section("memory", "Memory", "On-chip memory over time",
     "Each block is a buffer: when it is in use, and which bytes of every partition it has. Colours tell neighbouring layers apart, as in the timeline, with which it shares the axis.", boxes.memory);
   const panels = [timeline, memory];
   new ResizeObserver(() => course.draw()).observe(boxes.timeline);

@@ -24,10 +24,10 @@ function totalsOf(run) {
     ["Latency", t.latency_us, time, t.latency_bound_us, (b) => `bound ${time(b)}, ${times(t.latency_us / b)} that`, true],
     ["Throughput", t.throughput_per_s, (v) => `${significant(v, 4)} /s`, 1e6 * run.inferences / t.latency_bound_us,
       (b) => `bound ${significant(b, 4)} inferences/s`, false],
-    ["Tensor engine used", t.utilization, (v) => percent(v), t.utilization_bound, (b) => `at most ${percent(b)}`, false],
+    ["Utilisation", t.utilization, (v) => percent(v), t.utilization_bound, (b) => `at most ${percent(b)}`, false],
     ["DRAM traffic", dram, bytes, t.compulsory_bytes, (b) => `compulsory ${bytes(b)}, ${times(dram / b)} that`, true],
     ["Energy", t.energy_pj, energy, t.energy_bound_pj, (b) => `bound ${energy(b)}, ${times(t.energy_pj / b)} that`, true],
-    ["Scratchpad at peak", t.peak_sbuf_bytes, binary, capacity, (b) => `of ${binary(b)}, ${percent(t.peak_sbuf_bytes / b)}`, null],
+    ["Scratchpad peak", t.peak_sbuf_bytes, binary, capacity, (b) => `of ${binary(b)}, ${percent(t.peak_sbuf_bytes / b)}`, null],
   ];
   return entries.map(([what, value, text, bound, boundText, lowerIsBetter]) => ({ what, value, text, bound, boundText, lowerIsBetter }));
 }

@@ -56,7 +56,7 @@ function barRow(label, parts, largest, text, name = "") {
   const stack = element("div", { class: "stack" }, parts.filter((part) => part[2] > 0).map(([, fill, value]) =>
     element("i", { style: `width:${(100 * value) / largest || 0}%;background:var(--${fill})` })));
   explained(stack, label, () => [...parts.filter((part) => part[2] > 0).map(([part, , value]) => [part, `${text(value)} (${percent(value / total)})`]), ["sum", text(total)]]);
-  return [element("div", { class: `label ${name}`, title: label }, label), stack, element("div", { class: `number ${name}` }, text(total))];
+  return [element("div", { class: `label ${name}`, title: label }, shortened(label, LONG_NAME)), stack, element("div", { class: `number ${name}` }, text(total))];
 }
 
 function measureLegend(run, name) {
@@ -65,8 +65,8 @@ function measureLegend(run, name) {
   return legend([...names].map(([part, fill]) => [part, `var(--${fill})`]));
 }
 
-function totalsPanel(id, title, runs, name) {
-  return section(id, title, MEASURES[name].note, measureLegend(runs[runs.length - 1], name), totalBars(runs, name));
+function totalsPanel(id, short, title, runs, name) {
+  return section(id, short, title, MEASURES[name].note, measureLegend(runs[runs.length - 1], name), totalBars(runs, name));
 }
 
 /** Bars of layers, by a measure of the reader's choice. */
@@ -84,7 +84,7 @@ function barsPanel(runs) {
       rows.length > SHOWN_LAYERS ? element("div", { class: "bar" }, element("button", { type: "button", onclick: () => { all = !all; show(); } },
         all ? `Show ${SHOWN_LAYERS}` : `Show all ${rows.length} layers`)) : "");
   };
-  const panel = section("bars", "Layer by layer", null, element("div", { class: "bar" },
+  const panel = section("bars", "Layer by layer", "Layer by layer", null, element("div", { class: "bar" },
     choice("measure", Object.keys(MEASURES).sort((a, b) => (b === measure) - (a === measure)), measure, (name) => { measure = name; show(); }),
     choice("order", ["largest first", "program order"], order, (name) => { order = name; show(); }),
     runs.length > 1 ? choice("run", ["before", "after"], "after", (name) => { which = name === "after" ? 1 : 0; show(); }) : null), body);
@@ -103,7 +103,7 @@ function columnGroups(run) {
   return {
     time: [
       ["bound", "µs", (f) => f.latency_bound_us, inUnits(1, 2)],
-      ["over bound", "×", (f) => (f.latency_bound_us ? f.latency_us / f.latency_bound_us : NaN), (v) => (Number.isFinite(v) ? significant(v) : "-")],
+      ["over bound", "×", (f) => (f.latency_bound_us ? (f.own_us ?? f.latency_us) / f.latency_bound_us : NaN), (v) => (Number.isFinite(v) ? significant(v) : "-")],
       ["share", "%", (f) => f.latency_us / total.latency_us, asPercent, true],
       ["own time", "µs", (f) => f.own_us ?? f.latency_us, inUnits(1, 2)],
       ["hidden", "%", (f) => (f.own_us ? Math.max(0, 1 - f.latency_us / f.own_us) : NaN), asPercent],
@@ -133,7 +133,7 @@ function tablePanel(runs) {
     place.replaceChildren(layerTable(columns, rows, run.totals, sort, show));
   };
   show();
-  return section("layers", runs.length > 1 ? "Layers, after" : "Layers", "A click on a column sorts. Latency: what a layer adds to those before it. Own time: while anything is under way for it. Hidden: the part of that which the latency of other layers covers.",
+  return section("layers", "Table", runs.length > 1 ? "Layers, after" : "Layers", "A click on a column sorts. Latency: what a layer adds to those before it. Own time: while anything is under way for it; its bound is of that. Hidden: the part of it that the latency of other layers covers.",
     element("div", { class: "bar" },
       choice("columns", Object.keys(groups), group, (name) => { group = name; if (sort.by > 2) sort.by = -1; show(); }),
       element("input", { type: "search", placeholder: "find a layer", "aria-label": "find a layer", oninput: (event) => { filter = event.target.value.toLowerCase(); show(); } })), place);
@@ -166,7 +166,7 @@ function layerTable(columns, rows, totals, sort, show) {
 
 function tableCell([, , value, text, shaded], row, i, most) {
   const v = value(row);
-  if (!shaded || !Number.isFinite(v)) return element("td", { class: i === 1 ? "name" : "number", title: i === 1 ? v : null }, text(v));
+  if (!shaded || !Number.isFinite(v)) return element("td", { class: i === 1 ? "name" : "number", title: i === 1 ? v : null }, i === 1 ? shortened(v, LONG_NAME) : text(v));
   const strength = Math.round(38 * Math.max(0, Math.min(1, v / most)));
   return element("td", { class: "number" }, element("span", { class: "cell", style: `background:color-mix(in srgb, var(--accent) ${strength}%, transparent)` }, text(v)));
 }

@@ -7,7 +7,7 @@ function lossPanel(runs) {
   const names = runs[runs.length - 1].layers.filter((layer) => layer.losses_us).map((layer) => layer.name);
   const show = (i) => body.replaceChildren(lossSteps(runs, i ? names[i - 1] : null));
   show(0);
-  return section("losses", "From peak to achieved",
+  return section("losses", "Losses", "From peak to achieved",
     "Each limit turns the bound before it into a lower one. The product of the seven shares is the measured utilisation of the tensor engine.",
     element("div", { class: "bar" }, selection("of", ["the whole program", ...names], show)), body);
 }

@@ -6,7 +6,7 @@ function portPanel(run) {
   if (!run.port_conflicts.length) return null;
   const rows = run.port_conflicts.map((c) => element("tr", {}, [c.memory, c.queue, c.op, c.other].map((text) => element("td", {}, text)),
     [grouped(c.count), time(c.stall_us)].map((text) => element("td", { class: "number" }, text))));
-  return section("ports", "Waits for a port", "Some engines cannot use a memory at the same time; who waited for whom.",
+  return section("ports", "Ports", "Waits for a port", "Some engines cannot use a memory at the same time; who waited for whom.",
     element("table", {}, element("thead", {}, element("tr", {}, ["memory", "queue", "operation", "waited for"].map((t) => element("th", {}, t)),
       ["times", "in all"].map((t) => element("th", { class: "number" }, t)))), element("tbody", {}, rows)));
 }
@@ -18,6 +18,7 @@ function phasesNote(run) {
 
 function build() {
   const last = runs[runs.length - 1];
+  learnNames(last.layers.map((layer) => layer.name));
   const nav = element("nav");
   const page = document.getElementById("page");
   document.body.append(tip);
@@ -29,14 +30,14 @@ function build() {
   page.append(pair);
   const roofline = element("div");
   page.append(roofline);
-  pair.append(totalsPanel("bytes", "Bytes by cause", runs, "DRAM bytes by cause"), totalsPanel("energy", "Energy by level", runs, "energy by level"));
+  pair.append(totalsPanel("bytes", "Bytes", "Bytes by cause", runs, "DRAM bytes by cause"), totalsPanel("energy", "Energy", "Energy by level", runs, "energy by level"));
   roofline.append(rooflinePanel(runs));
   page.append(barsPanel(runs));
   const place = element("div");
   page.append(place);
   place.append(...coursePanels(runs));
   page.append(tablePanel(runs), portPanel(last) || "", phasesNote(last));
-  for (const found of page.querySelectorAll("section")) nav.append(element("a", { href: `#${found.id}` }, found.querySelector("h2").textContent));
+  for (const found of page.querySelectorAll("section")) nav.append(element("a", { href: `#${found.id}` }, found.dataset.short));
   nav.append(element("span", { class: "space" }), themeButton());
 }
 

@@ -8,7 +8,7 @@ function rooflinePanel(runs) {
   const box = element("div", { class: "chart", id: "roofline-chart" });
   let over = "DRAM";
   drawn(() => box.replaceChildren(...rooflineChart(runs, over, box.clientWidth || 640)));
-  const panel = section("roofline", "Roofline",
+  const panel = section("roofline", "Roofline", "Roofline",
     "Operations per second of every layer while anything is under way for it, over operations per byte. A multiply-accumulate is two operations; area grows with latency.",
     element("div", { class: "bar" }, element("label", {}, "bytes of",
       choice("memory", ["DRAM", "scratchpad"], over, (name) => { over = name; redraw(); }))), box);
@@ -50,7 +50,12 @@ function rooflineChart(runs, over, width) {
   if (runs.length > 1) formerRoofs(chart, runs[0].machine, machine, over, { low, high, bottom, x, y });
   rooflineAxes(chart, { low, high, bottom, top, left, right, up, down, x, y, over });
   rooflineRoofs(chart, { levels, memories, low, high, bottom, left, right, up, down, x, y, peak, over });
-  rooflineDots(chart, plotted, runs, { x, y, left, right, up, down });
+  /** Whether a box lies on the roof of a memory, or on what is written along it. */
+  const crosses = (a, b, above, below) => memories.some(([, rate]) => {
+    const heights = [a, b].map((at) => y(rate * low * (high / low) ** ((at - left) / (right - left))));
+    return Math.max(...heights) > above - 4 && Math.min(...heights) - 22 < below;
+  });
+  rooflineDots(chart, plotted, runs, { x, y, left, right, up, down, crosses });
   const notes = [];
   const listed = (found, text) => found.length ? notes.push(element("p", { class: "note", title: found.map((p) => p.layer.name).join("\n") },
     `${grouped(found.length)} ${found.length > 1 ? "layers" : "layer"} ${text}`)) : null;
@@ -138,11 +143,11 @@ function rooflineDots(chart, points, runs, f) {
   }
   const placed = [];
   for (const p of largest.filter((q) => q.which === runs.length - 1).slice(0, 12)) {
-    const name = p.layer.name.length > 24 ? `${p.layer.name.slice(0, 23)}…` : p.layer.name;
+    const name = shortened(p.layer.name, 26);
     const w = name.length * 6.6, cx = f.x(p.x), cy = f.y(p.y), r = 5 + 13 * Math.sqrt(Math.max(0, p.share));
     const spots = [[cx + r, cy + 4], [cx - r - w, cy + 4], [cx - w / 2, cy + r + 11], [cx - w / 2, cy - r - 3]];
     const free = spots.find(([a, b]) => a > f.left && a + w < f.right && b > f.up + 10 && b < f.down - 4 &&
-      !placed.some((q) => a < q[0] + q[2] && a + w > q[0] && Math.abs(b - q[1]) < 14) &&
+      !f.crosses(a, a + w, b - 12, b + 4) && !placed.some((q) => a < q[0] + q[2] && a + w > q[0] && Math.abs(b - q[1]) < 14) &&
       !points.some((q) => q !== p && f.x(q.x) > a - 4 && f.x(q.x) < a + w + 4 && f.y(q.y) > b - 13 && f.y(q.y) < b + 5));
     if (!free || placed.length > 5) continue;
     placed.push([free[0], free[1], w]);
