@@ -71,29 +71,17 @@ def timeline_section(
     of one queue and layer become one with a gap of at most `merged_gap_ns` between them, and
     `instructions` counts what they stand for.
     """
-    keep = _works(schedule) & (schedule.busy_ns > 0)
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(_works(schedule) & (schedule.busy_ns > 0))
     rows = rows[np.lexsort((schedule.start_ns[rows], schedule.queue[rows], schedule.core[rows]))]
     track = schedule.core[rows].astype(np.int64) * len(schedule.queues) + schedule.queue[rows]
     start = schedule.start_ns[rows]
     stop = start + schedule.busy_ns[rows]
     first, gap = _merged(track, schedule.layer[rows], start, stop, limit)
-    last = np.append(first[1:], len(rows)) - 1
-    number_of = {name: i for i, name in enumerate(layers)}
-    layer_of = np.array([number_of.get(name, -1) for name in schedule.layers] or [0], np.int64)
+    last = np.append(first[1:], len(rows))[: len(first)] - 1
+    order = np.argsort(start[first], kind="stable")
+    first, last = first[order], last[order]
     ops, op_of = _distinct_ops(schedule)
-    parts = {
-        "track": track[first],
-        "start": start[first],
-        "stop": stop[last] if len(rows) else stop,
-        "layer": layer_of[schedule.layer[rows][first]],
-        "op": op_of[schedule.op[rows][first]],
-        "instructions": last - first + 1,
-        "inference": schedule.inference[rows][first],
-    }
-    order = np.argsort(parts["start"], kind="stable")
-    parts = {name: column[order] for name, column in parts.items()}
-    begin, end = _whole(parts["start"]), _whole(parts["stop"])
+    begin, end = _whole(start[first]), _whole(stop[last])
     return {
         "queues": list(schedule.queues),
         "cores": int(schedule.core.max()) + 1 if schedule.count else 1,
@@ -102,8 +90,18 @@ def timeline_section(
         "merged_gap_ns": gap,
         "start_ns": np.diff(begin, prepend=0).tolist(),
         "busy_ns": np.maximum(end - begin, 0).tolist(),
-        **{n: parts[n].tolist() for n in ("track", "layer", "op", "instructions", "inference")},
+        "track": track[first].tolist(),
+        "layer": _positions(schedule.layers, layers)[schedule.layer[rows][first]].tolist(),
+        "op": op_of[schedule.op[rows][first]].tolist(),
+        "instructions": (last - first + 1).tolist(),
+        "inference": schedule.inference[rows][first].tolist(),
     }
+
+
+def _positions(names: Sequence[str], among: Sequence[str]) -> Ints:
+    """Return where every name stands in another sequence, -1 where it does not."""
+    position = {name: i for i, name in enumerate(among)}
+    return np.array([position.get(name, -1) for name in names], np.int64)
 
 
 def _distinct_ops(schedule: Schedule) -> tuple[list[tuple[str, str]], Ints]:
@@ -111,7 +109,7 @@ def _distinct_ops(schedule: Schedule) -> tuple[list[tuple[str, str]], Ints]:
     texts = [(op.name, op.kernel) for op in schedule.ops]
     distinct = list(dict.fromkeys(texts))
     position = {text: i for i, text in enumerate(distinct)}
-    return distinct, np.array([position[text] for text in texts] or [0], np.int64)
+    return distinct, np.array([position[text] for text in texts], np.int64)
 
 
 def _merged(

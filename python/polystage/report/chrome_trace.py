@@ -36,7 +36,7 @@ def chrome_trace(result: Result | DeviceResult, semaphores: Sequence[int] = ()) 
     schedule = result.timeline
     events: list[Event] = []
     for core in range(len(cores)):
-        rows = np.flatnonzero(schedule.core == core)
+        rows: list[int] = np.flatnonzero(schedule.core == core).tolist()
         events += _names(schedule, core, cores[core].target.name)
         events += _layers(schedule, rows, core)
         events += _instructions(schedule, rows, core)

@@ -30,6 +30,6 @@ def report(paths: Sequence[str], html: str) -> None:
     if len(documents) == 1:
         print_report(documents[0])
     else:
-        print_comparison(*documents)
+        print_comparison(documents[0], documents[1])
     if html:
         write_atomically(html, report_page(documents))
