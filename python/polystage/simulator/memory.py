@@ -84,6 +84,12 @@ class Written:
                 self.whole = life
         return True
 
+    def has_any(self, window: Window) -> bool:
+        """Say whether all elements of a window were written in some life, and not lost since."""
+        if self.whole != _NEVER:
+            return True
+        return self.lives is not None and bool((self.view(window) != _NEVER).all())
+
     def view(self, window: Window) -> Array:
         """Return the life of every element of a window, to be changed."""
         if self.lives is None:

@@ -61,6 +61,7 @@ class Numbers:
         self.region = trace.region.tolist()
         self.call = trace.call.tolist()
         self.operands: list[_Operand | None] = [None] * len(core.view_window)
+        self.overlapped = False
         self.calls_begun = np.zeros(len(core.call_layer), np.bool_)
 
     def run_in_order(self, timeline: CoreTimeline) -> None:
@@ -69,7 +70,8 @@ class Numbers:
             self._note_call(i)
             reads, writes = self._operands(i)
             instruction = self.instructions[i]
-            self._check(i, instruction, reads, writes)
+            self._check_reads(i, reads)
+            self._check_sum(i, instruction, writes)
             self._compute(i, instruction, reads, writes)
             self._note_written(i, instruction, writes)
 
@@ -77,8 +79,10 @@ class Numbers:
         """Carry out instructions that may race: they read when they start, and what they write is
         there when they end.
 
-        psum is added to where a matmul ends, because that is what the array does.
+        psum is added to where a matmul ends, because that is what the array does. What a race left
+        from another life of a buffer is read as it is.
         """
+        self.overlapped = True
         works = self._works()
         ends = np.where(
             timeline.end_ns[works] > timeline.start_ns[works], timeline.end_ns[works], np.inf
@@ -100,7 +104,7 @@ class Numbers:
         self._note_call(i)
         reads, writes = self._operands(i)
         instruction = self.instructions[i]
-        self._check(i, instruction, reads, writes)
+        self._check_reads(i, reads)
         assert instruction.numerics is not None
         arrays = [o.array for o, _ in reads], [o.array for o, _ in writes]
         try:
@@ -111,6 +115,7 @@ class Numbers:
     def _finish(self, i: int, results: list[Array]) -> None:
         _, writes = self._operands(i)
         instruction = self.instructions[i]
+        self._check_sum(i, instruction, writes)
         assert instruction.numerics is not None
         instruction.numerics.finish(results, [o.array for o, _ in writes], self.value[i])
         self._note_written(i, instruction, writes)
@@ -147,23 +152,24 @@ class Numbers:
             )
         return operand
 
-    def _check(
-        self,
-        i: int,
-        instruction: Instruction,
-        reads: Sequence[tuple[_Operand, int]],
-        writes: Sequence[tuple[_Operand, int]],
-    ) -> None:
+    def _check_reads(self, i: int, reads: Sequence[tuple[_Operand, int]]) -> None:
         """Refuse to read what was not written in the present life of its buffer."""
         for operand, life in reads:
             if operand.written.whole != life and life != ALWAYS:
                 self._check_written(i, operand, life)
+
+    def _check_sum(
+        self, i: int, instruction: Instruction, writes: Sequence[tuple[_Operand, int]]
+    ) -> None:
+        """Refuse to add to what was not written."""
         if instruction.is_matmul and self.value[i]:
-            for operand, life in writes:
-                self._check_written(i, operand, life)
+            self._check_reads(i, writes)
 
     def _check_written(self, i: int, operand: _Operand, life: int) -> None:
-        if operand.written.has(operand.elements, life):
+        written = operand.written
+        if written.has(operand.elements, life):
+            return
+        if self.overlapped and written.has_any(operand.elements):
             return
         where = self.describe(operand.region)
         if operand.written.taken_by:
