@@ -204,12 +204,14 @@ def program(
     main=None,
     extra="",
     semaphores=None,
+    drop_inputs=(),
 ):
     """Return a module whose @main calls the kernels one after the other with arguments by name."""
     arguments = {}
     for kernel in kernels:
         arguments |= kernel.arguments
-    inputs = [n for n in arguments if n not in results and not n.startswith("t")]
+    made = {n for n in arguments if n in results or n.startswith("t") or n in drop_inputs}
+    inputs = [n for n in arguments if n not in made]
     signature = ", ".join(f'%{n}: {arguments[n].type} {{npu.name = "{n}"}}' for n in inputs)
     lines = [f"%{n} = memref.alloc() : {v.type}" for n, v in arguments.items() if n not in inputs]
     for kernel in kernels:
