@@ -4,8 +4,11 @@ from dataclasses import replace
 from random import Random
 
 import numpy as np
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 
+from polystage.simulator.compiled import BUILT, CHOICE
 from polystage.simulator.trace import (
     COMPUTE,
     COMPUTE_QUEUES,
@@ -20,6 +23,24 @@ from polystage.simulator.trace import (
     CoreTrace,
     Regions,
 )
+
+patient = settings(deadline=None)
+"""For a machine that does other things too."""
+
+
+def each_core():
+    """Return a fixture that runs every test with Python, then with the compiled core."""
+
+    @pytest.fixture(scope="module", autouse=True, params=["python", "compiled"])
+    def core(request):
+        if request.param == "compiled" and not BUILT:
+            pytest.skip("the compiled core was not built")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(CHOICE, request.param)
+            yield
+
+    return core
+
 
 QUEUES = (*COMPUTE_QUEUES, "dma0", "dma1")
 RANK = 2

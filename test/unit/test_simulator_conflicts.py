@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulator_traces import QUEUES, Builder, regions_of, traces, with_after
+from simulator_traces import QUEUES, Builder, each_core, patient, regions_of, traces, with_after
 
+from polystage.simulator.compiled import CHOICE
 from polystage.simulator.conflicts import Meetings, with_order
 from polystage.simulator.races import find_races, stuck_waits, unneeded_semaphores
 from polystage.simulator.timeline import run_timeline
@@ -26,6 +27,7 @@ from polystage.simulator.trace import (
     Rates,
 )
 
+core = each_core()
 BOX = ((0, 2), (0, 2))
 A, B = 0, 1
 
@@ -191,6 +193,7 @@ RATES = Rates(dma_startup_ns=5.0, dram_bytes_per_ns=inf)
 orders = st.sampled_from(["concurrent", "interlocked"])
 
 
+@patient
 @given(traces(), orders)
 def test_times_are_those_of_all_pairs(trace, order):
     found, wanted = with_order(trace, order), all_pairs(trace, order)
@@ -199,6 +202,7 @@ def test_times_are_those_of_all_pairs(trace, order):
     np.testing.assert_array_equal(one.end_ns, other.end_ns)
 
 
+@patient
 @given(traces(), orders)
 def test_every_dependence_is_one_of_all_pairs(trace, order):
     found, wanted = with_order(trace, order), all_pairs(trace, order)
@@ -208,6 +212,7 @@ def test_every_dependence_is_one_of_all_pairs(trace, order):
         assert set(mine) <= set(all_mine)
 
 
+@patient
 @given(traces(semaphores=0))
 def test_interlocked_implies_every_conflict(trace):
     """What has ended before an instruction, by its dependences, is what all pairs say.
@@ -379,6 +384,7 @@ def runnable(trace):
             return runs
 
 
+@patient
 @given(traces())
 def test_races_are_those_of_the_graph(trace):
     ended, runs = reachable(trace)
@@ -400,6 +406,7 @@ def test_races_are_those_of_the_graph(trace):
     )
 
 
+@patient
 @given(traces())
 def test_what_is_ordered_runs_in_that_order_whatever_the_rates(trace):
     ended, runs = reachable(trace)
@@ -415,6 +422,7 @@ def test_what_is_ordered_runs_in_that_order_whatever_the_rates(trace):
 @pytest.mark.parametrize("order", ["concurrent", "interlocked"])
 def test_long_loops_stay_near_linear(order, monkeypatch):
     """Looks at a few accesses per instruction, however often a loop comes back."""
+    monkeypatch.setenv(CHOICE, "python")  # where looks can be counted
     looks = []
     original = Meetings.__call__
     monkeypatch.setattr(Meetings, "__call__", lambda *a: looks.append(0) or original(*a))
@@ -425,7 +433,7 @@ def test_long_loops_stay_near_linear(order, monkeypatch):
         with_order(trace, order)
         find_races(trace)
         counts.append(len(looks))
-    assert counts[1] <= 2.2 * counts[0]
+    assert 0 < counts[1] <= 2.2 * counts[0]
 
 
 def loop(trips):

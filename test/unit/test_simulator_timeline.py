@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulator_traces import QUEUES, Builder, traces
+from simulator_traces import QUEUES, Builder, each_core, patient, traces
 
 from polystage.simulator.conflicts import with_order
 from polystage.simulator.timeline import (
@@ -19,6 +19,7 @@ from polystage.simulator.timeline import (
 )
 from polystage.simulator.trace import COMPUTE, DMA, GATHER, NO_SEMAPHORE, SIGNAL, WAIT, Rates
 
+core = each_core()
 UNLIMITED = Rates(dma_startup_ns=100.0, dram_bytes_per_ns=inf)
 SBUF_PORT, PSUM_PORT = 1, 2
 
@@ -359,6 +360,7 @@ def ended(core, i):
     return not np.isnan(core.end_ns[i])
 
 
+@patient
 @given(device, rates, orders)
 def test_instructions_keep_the_order_of_their_queue_and_what_they_wait_for(cores, rates, order):
     cores = [with_order(trace, order) for trace in cores]
@@ -377,6 +379,7 @@ def test_instructions_keep_the_order_of_their_queue_and_what_they_wait_for(cores
                     assert core.start_ns[i] >= until
 
 
+@patient
 @given(device, rates)
 def test_a_wait_passes_with_its_token(cores, rates):
     for trace, core in zip(cores, run_timeline(cores, rates).cores, strict=True):
@@ -395,6 +398,7 @@ def test_a_wait_passes_with_its_token(cores, rates):
                     assert not ended(core, i)
 
 
+@patient
 @given(device, rates)
 def test_a_signal_fires_at_the_last_end_before_it(cores, rates):
     for trace, core in zip(cores, run_timeline(cores, rates).cores, strict=True):
@@ -406,6 +410,7 @@ def test_a_signal_fires_at_the_last_end_before_it(cores, rates):
             assert core.end_ns[i] == max([0.0, *ends, *issued, *formed])
 
 
+@patient
 @given(device, rates)
 def test_bandwidth_is_never_exceeded(cores, rates):
     """Between any begin and any end no more is done than the DMA engines and DRAM can do."""
@@ -430,6 +435,7 @@ def assert_within(spans, capacity):
             assert inside <= (end - begin) * capacity * (1 + 1e-6) + 1e-6
 
 
+@patient
 @given(device, rates)
 def test_ports_are_held_by_one_engine_at_a_time(cores, rates):
     for trace, core in zip(cores, run_timeline(cores, rates).cores, strict=True):
@@ -441,6 +447,7 @@ def test_ports_are_held_by_one_engine_at_a_time(cores, rates):
                 assert begin >= end
 
 
+@patient
 @given(device, rates)
 def test_is_deterministic_and_every_instruction_ends_or_is_blocked(cores, rates):
     first, second = run_timeline(cores, rates), run_timeline(cores, rates)
@@ -453,6 +460,7 @@ def test_is_deterministic_and_every_instruction_ends_or_is_blocked(cores, rates)
         assert not np.isnan(a.end_ns[works]).any()
 
 
+@patient
 @given(device)
 def test_more_bandwidth_than_is_asked_for_changes_nothing(cores):
     enough = Rates(dma_startup_ns=1.0, dram_bytes_per_ns=inf)
@@ -462,6 +470,7 @@ def test_more_bandwidth_than_is_asked_for_changes_nothing(cores):
         np.testing.assert_array_equal(a.end_ns, b.end_ns)
 
 
+@patient
 @given(traces(), rates)
 def test_an_unused_limit_changes_nothing(trace, rates):
     """The same numbers, whether the limit is looked at or known not to matter."""

@@ -16,24 +16,29 @@ from typing import Literal
 
 import numpy as np
 
+from polystage.simulator.compiled import _core, uses_core
 from polystage.simulator.trace import (
     COMPUTE,
     DRAM,
     GATHER,
     NO_BOX,
     SIGNAL,
-    Bool,
     CoreTrace,
+    Int32,
     Int64,
     Regions,
+    UInt8,
 )
 
 Order = Literal["concurrent", "interlocked", "sequential"]
 
+Known = tuple[int, ...]
+"""By party: an instruction, up to which something is known."""
+
 READ, WRITE, ARRAY_WRITE = range(3)
 """Ways of access; array writes are those of the tensor engine, which keeps them in order."""
 
-NEVER = -1
+NEVER: int = -1
 """Stands for an instruction before the first."""
 
 MARGIN = 1.0 + 1e-6
@@ -74,20 +79,55 @@ class Meetings:
         return all(box[d] < other[d + 1] and other[d] < box[d + 1] for d in range(0, len(box), 2))
 
 
-def shared_places(regions: Regions) -> list[int]:
+def shared_places(regions: Regions) -> Int32:
     """Return a number per region; only regions of the same number can meet.
 
     One for each on-chip memory, one for each DRAM buffer.
     """
-    place = np.where(regions.memory == DRAM, regions.buffer.astype(np.int64) + DRAM, regions.memory)
-    return place.tolist()
+    return np.where(regions.memory == DRAM, regions.buffer + DRAM, regions.memory).astype(np.int32)
 
 
-def that_matter(trace: CoreTrace) -> Bool:
-    """Return which accesses can conflict: not those of DRAM buffers that nothing writes."""
-    buffer = trace.regions.buffer[trace.region]
-    written = np.unique(buffer[trace.writes])
-    return (trace.regions.memory[trace.region] != DRAM) | np.isin(buffer, written)
+def compiled_regions(regions: Regions) -> _core.Regions:
+    """Return the table for the compiled core."""
+    return _core.Regions(
+        np.ascontiguousarray(regions.memory, np.uint8),
+        np.ascontiguousarray(regions.buffer, np.int32),
+        np.ascontiguousarray(regions.low, np.int64),
+        np.ascontiguousarray(regions.high, np.int64),
+        np.ascontiguousarray(regions.partition_low, np.int32),
+        np.ascontiguousarray(regions.partition_high, np.int32),
+        np.ascontiguousarray(regions.key, np.int32),
+        np.ascontiguousarray(regions.box, np.int32),
+        shared_places(regions),
+    )
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """The accesses that can conflict: those of instruction i from `start[i]` to `start[i + 1]`."""
+
+    start: Int64
+    region: Int32
+    way: UInt8
+
+    @classmethod
+    def of(cls, trace: CoreTrace) -> Accesses:
+        """Return all but those of DRAM buffers that nothing writes."""
+        buffer, memory = trace.regions.buffer[trace.region], trace.regions.memory[trace.region]
+        written = np.zeros(int(trace.regions.buffer.max(initial=0)) + 1, np.bool_)
+        written[buffer[trace.writes]] = True
+        keep = (memory != DRAM) | written[buffer]
+        ways = np.where(trace.writes, np.where(trace.by_array, ARRAY_WRITE, WRITE), READ)
+        return cls(
+            np.concatenate([[0], np.cumsum(keep)])[trace.access_start],
+            np.ascontiguousarray(trace.region[keep], np.int32),
+            ways[keep].astype(np.uint8),
+        )
+
+    def by_instruction(self) -> list[list[tuple[int, int]]]:
+        """Return (region, way) of the accesses of every instruction."""
+        pairs = list(zip(self.region.tolist(), self.way.tolist(), strict=True))
+        return [pairs[a:b] for a, b in pairwise(self.start.tolist())]
 
 
 @dataclass
@@ -101,7 +141,7 @@ class History:
 
     def __post_init__(self) -> None:
         self.meet = Meetings(self.regions)
-        self.place = shared_places(self.regions)
+        self.place = shared_places(self.regions).tolist()
 
     def record(self, who: int, way: int, region: int, instruction: int) -> None:
         """Remember an access."""
@@ -137,15 +177,70 @@ def with_order(trace: CoreTrace, order: Order) -> CoreTrace:
     sequential   the instruction before.
 
     What is sure to have ended, because of what the queue has waited for before or of the time that
-    issuing takes, is left out. Transfers of one DMA queue follow each other anyway. Signals and waits stay, and are
-    passed: a program in its own order waits for nothing that comes later.
+    issuing takes, is left out. Transfers of one DMA queue follow each other anyway. Signals and
+    waits stay, and are passed: a program in its own order waits for nothing that comes later.
     """
     if order == "sequential":
         return _sequential(trace)
-    waits = _Dependences(trace, across=order == "interlocked").find()
-    start = np.cumsum([0, *map(len, waits)], dtype=np.int64)
-    after = np.fromiter((e for entries in waits for e in entries), np.int64, int(start[-1]))
+    parties = _Parties.of(trace)
+    find = _compiled_dependences if uses_core() else _python_dependences
+    start, after = find(trace, parties, order == "interlocked")
     return replace(trace, after_start=start, after=after)
+
+
+@dataclass(frozen=True)
+class _Parties:
+    """Who takes part: every queue, and the gathers of gpsimd, which end in their own time.
+
+    `of_instruction` is `NEVER` for signals and waits. `certain` has, per instruction, the latest of
+    its party that has ended for sure when it can start. `engine` has the queue of every party,
+    `moves` whether it moves data by DMA.
+    """
+
+    of_instruction: Int32
+    certain: Int64
+    engine: Int32
+    moves: UInt8
+
+    @property
+    def gathers(self) -> int:
+        """The party of gathers."""
+        return len(self.engine) - 1
+
+    @classmethod
+    def of(cls, trace: CoreTrace) -> _Parties:
+        """Return the parties of a trace."""
+        queues = len(trace.queues)
+        party = np.where(trace.kind == GATHER, queues, trace.queue.astype(np.int32))
+        of_gathers = trace.queue[trace.kind == GATHER][:1].tolist() or [NEVER]
+        return cls(
+            np.where(trace.kind < SIGNAL, party, NEVER).astype(np.int32),
+            _certainly_ended(trace),
+            np.array([*range(queues), *of_gathers], np.int32),
+            np.array([*(q.startswith("dma") for q in trace.queues), True], np.uint8),
+        )
+
+
+def _compiled_dependences(trace: CoreTrace, parties: _Parties, across: bool) -> tuple[Int64, Int64]:
+    accesses = Accesses.of(trace)
+    return _core.dependences(
+        compiled_regions(trace.regions),
+        parties.of_instruction,
+        parties.certain,
+        accesses.start,
+        accesses.region,
+        accesses.way,
+        parties.engine,
+        parties.moves,
+        parties.gathers,
+        across,
+    )
+
+
+def _python_dependences(trace: CoreTrace, parties: _Parties, across: bool) -> tuple[Int64, Int64]:
+    waits = _Dependences(trace, parties, across).find()
+    start = np.cumsum([0, *map(len, waits)], dtype=np.int64)
+    return start, np.fromiter((e for entries in waits for e in entries), np.int64, int(start[-1]))
 
 
 def _sequential(trace: CoreTrace) -> CoreTrace:
@@ -160,33 +255,31 @@ def _sequential(trace: CoreTrace) -> CoreTrace:
 class _Dependences:
     """One pass over a trace in program order.
 
-    Every queue is a party, the gathers of gpsimd are one more: they end in their own time. `ended`
-    has, per party, what is known to have ended of every other when its next instruction starts, and
-    `issued` what has been issued: accesses up to there need no look.
+    `ended` has, per party, what is known to have ended of every other when its next instruction
+    starts, and `issued` what has been issued: accesses up to there need no look.
     """
 
-    def __init__(self, trace: CoreTrace, across: bool) -> None:
-        self.trace = trace
+    def __init__(self, trace: CoreTrace, parties: _Parties, across: bool) -> None:
         self.across = across
+        self.accesses = Accesses.of(trace).by_instruction()
         self.history = History(trace.regions)
-        self.gathers = len(trace.queues)
-        parties = self.gathers + 1
-        self.party = np.where(trace.kind == GATHER, self.gathers, trace.queue)
-        self.engine = [*range(self.gathers), _queue_of_gathers(trace)]
-        self.moves = [q.startswith("dma") for q in trace.queues] + [True]
-        self.ended = [(NEVER,) * parties] * parties
-        self.issued = [(NEVER,) * parties] * parties
-        self.at_start: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self.party = parties.of_instruction.tolist()
+        self.certain = parties.certain.tolist()
+        self.engine = parties.engine.tolist()
+        self.moves = parties.moves.tolist()
+        self.gathers = parties.gathers
+        count = len(self.engine)
+        self.ended: list[Known] = [(NEVER,) * count] * count
+        self.issued: list[Known] = [(NEVER,) * count] * count
+        self.at_start: dict[int, tuple[Known, Known]] = {}
 
     def find(self) -> list[list[int]]:
         """Return the entries of `after` of every instruction."""
-        trace, party = self.trace, self.party.tolist()
-        works = (trace.kind < SIGNAL).tolist()
-        certain = _certainly_ended(trace).tolist()
-        accesses = accesses_of(trace)
         return [
-            self._instruction(i, party[i], certain[i], accesses[i]) if works[i] else []
-            for i in range(trace.count)
+            self._instruction(i, party, certain, accesses) if party >= 0 else []
+            for i, (party, certain, accesses) in enumerate(
+                zip(self.party, self.certain, self.accesses, strict=True)
+            )
         ]
 
     def _instruction(
@@ -237,12 +330,11 @@ class _Dependences:
 
     def _note(self, i: int, party: int, waits: list[int]) -> None:
         """Whoever waited for an instruction knows what that one knew, and that it has ended."""
-        parties = self.party
         ended, issued = self.ended[party], self.issued[party]
         for entry in waits:
             j = entry if entry >= 0 else ~entry
             knew_ended, knew_issued = self.at_start[j]
-            other = int(parties[j])
+            other = self.party[j]
             ended = tuple(map(max, ended, knew_ended))
             issued = tuple(map(max, issued, knew_issued))
             if entry >= 0 and j > ended[other]:
@@ -251,11 +343,6 @@ class _Dependences:
                 issued = (*issued[:other], j, *issued[other + 1 :])
         self.ended[party], self.issued[party] = ended, issued
         self.at_start[i] = (ended, issued)
-
-
-def _queue_of_gathers(trace: CoreTrace) -> int:
-    queues = trace.queue[trace.kind == GATHER]
-    return int(queues[0]) if len(queues) else NEVER
 
 
 def _certainly_ended(trace: CoreTrace) -> Int64:
@@ -270,12 +357,3 @@ def _certainly_ended(trace: CoreTrace) -> Int64:
         count = np.minimum(count, np.arange(len(program)))
         found[program] = np.where(count > 0, program[count - 1], NEVER) if len(program) else NEVER
     return found
-
-
-def accesses_of(trace: CoreTrace) -> list[list[tuple[int, int]]]:
-    """Return (region, way) of the accesses of every instruction that can conflict."""
-    keep = that_matter(trace)
-    ways = np.where(trace.writes, np.where(trace.by_array, ARRAY_WRITE, WRITE), READ)
-    start = np.concatenate([[0], np.cumsum(keep)])[trace.access_start].tolist()
-    pairs = list(zip(trace.region[keep].tolist(), ways[keep].tolist(), strict=True))
-    return [pairs[a:b] for a, b in pairwise(start)]

@@ -18,8 +18,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polystage.simulator.conflicts import ARRAY_WRITE, NEVER, READ, WRITE, History, accesses_of
-from polystage.simulator.trace import NO_SEMAPHORE, SIGNAL, WAIT, CoreTrace, Int64
+from polystage.simulator.compiled import _core, uses_core
+from polystage.simulator.conflicts import (
+    ARRAY_WRITE,
+    NEVER,
+    READ,
+    WRITE,
+    Accesses,
+    History,
+    compiled_regions,
+)
+from polystage.simulator.trace import NO_SEMAPHORE, SIGNAL, WAIT, CoreTrace, Int32, Int64, UInt8
 
 Clock = tuple[int, ...]
 
@@ -58,7 +67,8 @@ def clocks_of(trace: CoreTrace, ignored: int = NO_SEMAPHORE) -> Clocks:
     start: Clock = (NEVER,) * queues
     tokens: list[list[Clock]] = [[start] * int(k) for k in trace.semaphores]
     taken, waiter = [0] * len(tokens), {}
-    clocks, at = [start] * queues, [0] * queues
+    at = [0] * queues
+    clocks: list[Clock] = [start] * queues
     before: list[Clock | None] = [None] * trace.count
     runnable = list(range(queues))
     while runnable:
@@ -86,7 +96,8 @@ def clocks_of(trace: CoreTrace, ignored: int = NO_SEMAPHORE) -> Clocks:
 
 def stuck_waits(trace: CoreTrace) -> list[int]:
     """Return the waits that never pass, whatever the timing, one per queue that has one."""
-    return [i for i in clocks_of(trace).stuck if i != NEVER]
+    found = _compiled_stuck(trace) if uses_core() else clocks_of(trace).stuck
+    return [i for i in found if i != NEVER]
 
 
 def find_races(trace: CoreTrace, limit: int = 0, ignored: int = NO_SEMAPHORE) -> Races:
@@ -97,6 +108,8 @@ def find_races(trace: CoreTrace, limit: int = 0, ignored: int = NO_SEMAPHORE) ->
     Cost: near-linear where there are few races: what a clock says to have ended is not looked at,
     and of what an engine did to one region only the last time.
     """
+    if uses_core():
+        return _compiled_races(trace, limit, ignored)
     pairs: set[tuple[int, int, int, int]] = set()
     search = _Search(trace, clocks_of(trace, ignored))
     for i in range(trace.count):
@@ -116,6 +129,35 @@ def unneeded_semaphores(trace: CoreTrace) -> list[int]:
     return [s for s in used if not find_races(trace, 1, ignored=s).count]
 
 
+def _compiled_stuck(trace: CoreTrace) -> list[int]:
+    return _core.stuck(*_semaphore_columns(trace), len(trace.queues), NO_SEMAPHORE).tolist()
+
+
+def _compiled_races(trace: CoreTrace, limit: int, ignored: int) -> Races:
+    accesses = Accesses.of(trace)
+    return Races(
+        *_core.find_races(
+            compiled_regions(trace.regions),
+            *_semaphore_columns(trace),
+            accesses.start,
+            accesses.region,
+            accesses.way,
+            len(trace.queues),
+            limit,
+            ignored,
+        )
+    )
+
+
+def _semaphore_columns(trace: CoreTrace) -> tuple[UInt8, UInt8, Int32, Int64]:
+    return (
+        np.ascontiguousarray(trace.queue, np.uint8),
+        np.ascontiguousarray(trace.kind, np.uint8),
+        np.ascontiguousarray(trace.semaphore, np.int32),
+        np.ascontiguousarray(trace.semaphores, np.int64),
+    )
+
+
 class _Search:
     """One pass over the accesses in program order."""
 
@@ -123,7 +165,7 @@ class _Search:
         self.queue = trace.queue.tolist()
         self.queues = range(len(trace.queues))
         self.before = clocks.before
-        self.accesses = accesses_of(trace)
+        self.accesses = Accesses.of(trace).by_instruction()
         self.history = History(trace.regions)
         self.instances: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
         """By queue, way and region: all instructions, in order."""

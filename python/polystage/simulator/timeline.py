@@ -18,13 +18,14 @@ the DMA engines or DRAM goes through a queue of events, by time and then by plac
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf, isnan, nan
 
 import numpy as np
 
+from polystage.simulator.compiled import _core, uses_core
 from polystage.simulator.trace import (
     COMPUTE,
     DMA,
@@ -40,7 +41,7 @@ from polystage.simulator.trace import (
     UInt8,
 )
 
-NO_QUEUE = -1
+NO_QUEUE: int = -1
 ROUNDING = 1e-9
 """A capacity of which less than this part is left is full."""
 
@@ -75,8 +76,9 @@ class CoreTimeline:
     @property
     def port_wait_ns(self) -> Float64:
         """How long every instruction waited for ports."""
-        waits = self.port_waits
-        return np.bincount(waits.instruction, waits.wait_ns, minlength=len(self.start_ns))
+        total = np.zeros(len(self.start_ns))
+        np.add.at(total, self.port_waits.instruction, self.port_waits.wait_ns)
+        return total
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,92 @@ def run_timeline(cores: Sequence[CoreTrace], rates: Rates) -> Timeline:
 
     Units: ns.
     """
-    return _Device(cores, rates).run()
+    limits = _dram_limits(cores, rates)
+    run = _run_compiled if uses_core() else _run_python
+    ran = run(cores, rates, limits)
+    blocked = (
+        b
+        for c, (trace, r) in enumerate(zip(cores, ran, strict=True))
+        for b in _blocked(c, trace, r)
+    )
+    return Timeline(tuple(r.times for r in ran), tuple(blocked))
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """The times of one core, and how many instructions of every queue have run."""
+
+    times: CoreTimeline
+    counts: list[int]
+
+
+def _dram_limits(cores: Sequence[CoreTrace], rates: Rates) -> bool:
+    """Say whether the cores together could ask for more than DRAM gives."""
+    demand = 0.0
+    for trace in cores:
+        moves = (trace.busy_ns > 0.0) & ((trace.kind == DMA) | (trace.kind == GATHER))
+        demand += float((trace.dram_bytes[moves] / trace.busy_ns[moves]).max(initial=0.0))
+    return demand > rates.dram_bytes_per_ns
+
+
+def _is_dma(queue: str) -> bool:
+    return queue.startswith("dma")
+
+
+def _after_start(trace: CoreTrace) -> Int64:
+    return trace.after_start if len(trace.after_start) else np.zeros(trace.count + 1, np.int64)
+
+
+def _run_python(cores: Sequence[CoreTrace], rates: Rates, dram_limits: bool) -> list[_Ran]:
+    device = _Device(cores, rates, dram_limits)
+    device.run()
+    return [_Ran(c.timeline(), [q.at for q in c.queues]) for c in device.cores]
+
+
+def _run_compiled(cores: Sequence[CoreTrace], rates: Rates, dram_limits: bool) -> list[_Ran]:
+    columns = [
+        _core.TraceColumns(
+            np.ascontiguousarray(trace.kind, np.uint8),
+            np.ascontiguousarray(trace.queue, np.uint8),
+            np.ascontiguousarray(trace.busy_ns, np.float64),
+            np.ascontiguousarray(trace.latency_ns, np.float64),
+            np.ascontiguousarray(trace.form_ns, np.float64),
+            np.ascontiguousarray(trace.dram_bytes, np.float64),
+            np.ascontiguousarray(trace.ports, np.uint8),
+            np.ascontiguousarray(trace.semaphore, np.int32),
+            np.ascontiguousarray(trace.semaphores, np.int64),
+            np.ascontiguousarray(_after_start(trace), np.int64),
+            np.ascontiguousarray(trace.after, np.int64),
+            [_is_dma(q) for q in trace.queues],
+        )
+        for trace in cores
+    ]
+    ran = _core.run_timeline(columns, rates.dma_startup_ns, rates.dram_bytes_per_ns, dram_limits)
+    return [
+        _Ran(CoreTimeline(start, move, end, PortWaits(who, port, holder, ns)), counts.tolist())
+        for start, move, end, who, port, holder, ns, counts in ran
+    ]
+
+
+def _blocked(core: int, trace: CoreTrace, ran: _Ran) -> Iterator[Blocked]:
+    """Yield the queues that stand still, with what their next instructions wait for."""
+    programs = [np.flatnonzero(trace.queue == q) for q in range(len(trace.queues))]
+    rest = [program[n:] for program, n in zip(programs, ran.counts, strict=True)]
+    for queue, left in enumerate(rest):
+        if not len(left):
+            continue
+        i, semaphore, awaited = int(left[0]), NO_SEMAPHORE, NO_QUEUE
+        if trace.kind[i] == WAIT:
+            semaphore = int(trace.semaphore[i])
+            for other, theirs in enumerate(rest):
+                signals = (trace.kind[theirs] == SIGNAL) & (trace.semaphore[theirs] == semaphore)
+                awaited = other if signals.any() else awaited
+        else:
+            entries = trace.after[trace.after_start[i] : trace.after_start[i + 1]]
+            waited = np.where(entries < 0, ~entries, entries)
+            never = np.isnan(ran.times.end_ns[waited])
+            awaited = int(trace.queue[waited[never]][0])
+        yield Blocked(core, queue, i, semaphore, awaited)
 
 
 class _Profile:
@@ -207,7 +294,7 @@ class _Core:
         self.dram = trace.dram_bytes.tolist()
         self.ports = trace.ports.tolist()
         self.semaphore = trace.semaphore.tolist()
-        self.after_start = trace.after_start.tolist() if len(trace.after_start) else [0] * (n + 1)
+        self.after_start = _after_start(trace).tolist()
         self.after = trace.after.tolist()
         self.start = [nan] * n
         self.move = [nan] * n
@@ -224,7 +311,7 @@ class _Core:
         self.port_holder = dict.fromkeys(PORT_BITS.values(), 0)
         self.port_waits: list[tuple[int, int, int, float]] = []
         self.queues = [
-            _Queue(self, q, np.flatnonzero(trace.queue == q).tolist(), name.startswith("dma"))
+            _Queue(self, q, np.flatnonzero(trace.queue == q).tolist(), _is_dma(name))
             for q, name in enumerate(trace.queues)
         ]
 
@@ -254,23 +341,15 @@ class _Device:
 
     traces: Sequence[CoreTrace]
     rates: Rates
+    dram_limits: bool
     events: list[Event] = field(default_factory=list[Event])
 
     def __post_init__(self) -> None:
         self.cores = [_Core(c, trace) for c, trace in enumerate(self.traces)]
-        self.dram = _Profile(self.rates.dram_bytes_per_ns) if self._dram_limits() else None
+        self.dram = _Profile(self.rates.dram_bytes_per_ns) if self.dram_limits else None
         self.runnable = [queue for core in self.cores for queue in core.queues]
 
-    def _dram_limits(self) -> bool:
-        """Say whether the cores together could ask for more than DRAM gives."""
-        demand = 0.0
-        for trace in self.traces:
-            moves = trace.busy_ns > 0.0
-            moves &= (trace.kind == DMA) | (trace.kind == GATHER)
-            demand += float((trace.dram_bytes[moves] / trace.busy_ns[moves]).max(initial=0.0))
-        return demand > self.rates.dram_bytes_per_ns
-
-    def run(self) -> Timeline:
+    def run(self) -> None:
         """Run all queues to their end, or until none can go on."""
         self._advance_runnable()
         while self.events:
@@ -281,8 +360,6 @@ class _Device:
             else:
                 self._ask_ports(core, i, now)
             self._advance_runnable()
-        blocked = [self._blocked(q) for c in self.cores for q in c.queues if q.at < len(q.program)]
-        return Timeline(tuple(core.timeline() for core in self.cores), tuple(blocked))
 
     def _advance_runnable(self) -> None:
         while self.runnable:
@@ -407,21 +484,6 @@ class _Device:
         waiters = core.end_waiters.pop(entry, None)
         if waiters is not None:
             self.runnable.extend(waiters)
-
-    def _blocked(self, queue: _Queue) -> Blocked:
-        """Say what the next instruction of a queue that stands still waits for."""
-        core, i = queue.core, queue.program[queue.at]
-        if core.kind[i] != WAIT:
-            entry = next(e for e, waiters in core.end_waiters.items() if queue in waiters)
-            awaited = core.queue[entry if entry >= 0 else ~entry]
-            return Blocked(core.number, queue.number, i, NO_SEMAPHORE, awaited)
-        semaphore = core.semaphore[i]
-        awaited = NO_QUEUE
-        for other in core.queues:
-            rest = other.program[other.at :]
-            if any(core.kind[j] == SIGNAL and core.semaphore[j] == semaphore for j in rest):
-                awaited = other.number
-        return Blocked(core.number, queue.number, i, semaphore, awaited)
 
 
 def _pass_wait(queue: _Queue, i: int) -> bool:
