@@ -301,7 +301,7 @@ class _Tables:
         box[:, : views.box.shape[1]] = np.where(views.has_box[rows, None], views.box[rows], 0)
         columns = [views.memory[rows], buffer, low, high]
         columns += [views.partition_low[rows], views.partition_high[rows], key]
-        region[rows] = self._interned(np.column_stack([*columns, box]))
+        region[rows] = self._interned(np.column_stack([*columns, box]).astype(np.int64))
 
     def _layouts(self, kernel: KernelTrace, rows: Int64, operands: Sequence[Operand]) -> Int32:
         """Return a number per row: boxes compare where base and strides of the operand agree."""

@@ -93,7 +93,8 @@ def latency_by_layer(core: CoreProgram, timeline: CoreTimeline) -> Float64:
     ends = np.zeros(len(core.call_layer))
     np.maximum.at(ends, core.trace.call, timeline.end_ns)
     last = np.maximum.accumulate(np.concatenate([[0.0], ends]))
-    return np.bincount(core.call_layer, np.diff(last), minlength=len(core.layers))
+    latency: Float64 = np.diff(last)
+    return np.bincount(core.call_layer, latency, minlength=len(core.layers)).astype(np.float64)
 
 
 def busy_by_layer(core: CoreProgram) -> Float64:
@@ -131,8 +132,8 @@ def residences_of(
     found = [
         _residence(
             cast(ChipBuffer, program.buffers[buffers[k]]),
-            start[k],
-            end[k],
+            float(start[k]),
+            float(end[k]),
             number,
             core.layer_of(int(instruction[some[k]])),
         )
@@ -151,8 +152,8 @@ def _residence(
         buffer.address,
         buffer.row_bytes,
         buffer.shape[0],
-        float(start_ns),
-        float(end_ns),
+        start_ns,
+        end_ns,
         core,
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polystage.simulator.trace import Int64
+from polystage.simulator.trace import Bool, Int64
 
 Range = tuple[int, int]
 Function = Callable[..., Int64]
@@ -105,7 +105,7 @@ class IndexSpace:
     def _depth(self, linear: Linear) -> int:
         return max((self.slots[slot].values.ndim for slot, _ in linear.terms), default=0)
 
-    def first(self, linear: Linear, wrong: Callable[[Int64], Int64]) -> int | None:
+    def first(self, linear: Linear, wrong: Callable[[Int64], Bool]) -> int | None:
         """Return the first value in program order for which `wrong` holds, if any."""
         values = self.values(linear, self._depth(linear)).reshape(-1)
         found = np.flatnonzero(wrong(values))
