@@ -243,7 +243,7 @@ class Course {
     const context = sharp(this.timeline, this.width, height);
     this.font(context);
     this.drawAxis(context, top, height);
-    this.label(context, "layers", top + TRACK / 2, true);
+    this.label(context, this.run.timeline.cores > 1 ? "0: layers" : "layers", top + TRACK / 2, true);
     this.spans.forEach((span) => this.block(context, span.start, span.end, top, this.fill(span.layer), this.run.layers[span.layer].name));
     this.rowOf = new Map();
     this.tracks.forEach((track, i) => {
@@ -257,7 +257,7 @@ class Course {
     for (let i = 0; i < this.starts.length; i++) this.block(context, this.starts[i], this.starts[i] + t.busy_ns[i], this.rowOf.get(t.track[i]), this.fill(t.layer[i]), this.opName(i));
     let y = top + rows * TRACK + 14;
     const dram = this.run.dram;
-    const peak = this.run.machine.dram_bytes_per_ns;
+    const peak = t.cores > 1 ? this.run.machine.device_dram_bytes_per_ns : this.run.machine.dram_bytes_per_ns;
     this.curve(context, y, "DRAM", `${scaled(1e9 * peak, BYTES)}/s`, dram.bytes_per_ns.map((v, i) => [i * dram.bin_ns, v]), peak, this.colors.layers[5]);
     y += CURVE + 12;
     const capacity = this.run.machine.sbuf_bytes_per_partition * this.run.machine.sbuf_partitions * t.cores;
@@ -413,11 +413,12 @@ class Course {
   }
 }
 
-/** Return the layers' parts of the run: each from where the ones before it have ended to its own end. */
+/** Return the layers' parts of the first core's run: each from where the ones before it have ended to its own end. */
 function layerSpans(run, starts) {
   const t = run.timeline, spans = [];
   const ends = new Map();
   t.layer.forEach((layer, i) => {
+    if (t.track[i] >= t.queues.length) return; // of another core
     const key = layer * 65536 + t.inference[i];
     const stop = starts[i] + t.busy_ns[i];
     if (!(ends.get(key)?.end >= stop)) ends.set(key, { layer, end: stop, inference: t.inference[i] });

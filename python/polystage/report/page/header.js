@@ -20,9 +20,10 @@ function totalsOf(run) {
   const t = run.totals, machine = run.machine;
   const capacity = machine.sbuf_partitions * machine.sbuf_bytes_per_partition;
   const dram = t.dram_read_bytes + t.dram_write_bytes;
+  const many = run.inferences > 1;
   const entries = [
-    ["Latency", t.latency_us, time, t.latency_bound_us, (b) => `bound ${time(b)}, ${times(t.latency_us / b)} that`, true],
-    ["Throughput", t.throughput_per_s, (v) => `${significant(v, 4)} /s`, 1e6 * run.inferences / t.latency_bound_us,
+    [many ? `Time of ${grouped(run.inferences)} runs` : "Latency", t.latency_us, time, t.latency_bound_us, (b) => `bound ${time(b)}, ${times(t.latency_us / b)} that`, true],
+    ["Throughput", run.flow.throughput_per_s, (v) => `${significant(v, 4)} /s`, (1e6 * run.inferences * run.cores) / t.latency_bound_us,
       (b) => `bound ${significant(b, 4)} inferences/s`, false],
     ["Utilisation", t.utilization, (v) => percent(v), t.utilization_bound, (b) => `at most ${percent(b)}`, false],
     ["DRAM traffic", dram, bytes, t.compulsory_bytes, (b) => `compulsory ${bytes(b)}, ${times(dram / b)} that`, true],
@@ -81,5 +82,6 @@ function flowNote(run) {
   const f = run.flow;
   if (!f || f.inferences < 2) return null;
   return element("p", { class: "note" }, `${grouped(f.inferences)} inferences in ${time(f.total_us)}: ${significant(f.throughput_per_s, 5)} per second, ` +
-    `each ${time(f.mean_latency_us)} from its first instruction to its last; on average ${significant(f.mean_in_flight, 4)} in flight (Little's law: throughput × latency).`);
+    `each ${time(f.mean_latency_us)} from its first instruction to its last; on average ${significant(f.mean_in_flight, 4)} in flight (Little's law: throughput × latency).` +
+    (run.cores > 1 ? ` Time, utilisation, bytes, energy and layers are those of core 0 and its ${grouped(run.inferences)} inferences.` : ""));
 }
