@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_attribute
+from polystage.errors import PassError
 from polystage.evaluator.module_evaluator import evaluate
 from polystage.machine.target import Target
 from polystage.mlir import ir
@@ -215,6 +216,28 @@ CASES = {
 def test_contraction(name, target):
     maps, shapes = CASES[name]
     check(contraction_text(maps, shapes), shapes, target)
+
+
+@pytest.mark.parametrize("columns", [4, 5])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_an_array_with_fewer_columns_than_rows(name, columns):
+    """Operands of more partitions than the array has columns are turned in pieces."""
+    maps, shapes = CASES[name]
+    check(contraction_text(maps, shapes), shapes, "tiny", overrides={"tensor.columns": columns})
+
+
+def test_no_turning_where_no_piece_has_a_legal_start():
+    maps, shapes = CASES["matmul_large"]
+    overrides = {"tensor.columns": 4, "sbuf.partition_start_granule": 8}
+    with pytest.raises(PassError) as caught:
+        check(contraction_text(maps, shapes), shapes, "tiny", overrides=overrides)
+    assert caught.value.message.endswith(
+        "an operand of 8 partitions cannot be turned: the array of 'tiny' has 4 columns, but "
+        "accesses start at multiples of 8"
+    )
+    assert caught.value.help == (
+        "use a target whose sbuf.partition_start_granule is at most tensor.columns"
+    )
 
 
 @pytest.mark.parametrize("name", ["matmul_large", "conv2d_strided"])

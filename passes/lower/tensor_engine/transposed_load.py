@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from polystage.dtypes import byte_width
+from polystage.errors import PassError
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.mosaic import Array, Mosaic, element_type_of, shape_of, strides_of
@@ -123,26 +124,48 @@ class _Writer:
         bank = builder.target.psum.bank_bytes // byte_width(self.type)
         for tile in builder.tiles(tiles.size, 1):
             for some in builder.tiles(planes, max(1, bank // free)):
-                extents = [] if self.plane is None else [some.size]
-                psum = builder.alloc([self.partitions, *extents, free], self.type, "psum")
-                for plane in builder.tiles(some.size, 1):
-                    column = tile.start * self.load.channels
-                    source = self._matrix(stage, some.start + plane.start, column, free)
-                    turned = psum
-                    if self.plane is not None:
-                        sizes = [self.partitions, 1, free]
-                        turned = builder.subview(psum, [0, plane.start, 0], sizes, drop=[1])
-                    builder.transpose_tile(source, turned)
-                builder.activate(psum, self._place(box, tiles.start + tile.start, some))
+                for rows in self._pieces():
+                    extents = [] if self.plane is None else [some.size]
+                    psum = builder.alloc([len(rows), *extents, free], self.type, "psum")
+                    for plane in builder.tiles(some.size, 1):
+                        column = tile.start * self.load.channels + rows.start
+                        at = [some.start + plane.start, column]
+                        turned = psum
+                        if self.plane is not None:
+                            sizes = [len(rows), 1, free]
+                            turned = builder.subview(psum, [0, plane.start, 0], sizes, drop=[1])
+                        builder.transpose_tile(self._matrix(stage, at, free, rows), turned)
+                    place = self._place(box, tiles.start + tile.start, some, rows)
+                    builder.activate(psum, place)
 
-    def _matrix(self, stage: ir.Value, plane: Offset, column: Offset, free: int) -> ir.Value:
+    def _pieces(self) -> list[range]:
+        """Return the partitions of the buffer in pieces of no more than the array's columns, whose
+        starts are legal."""
+        target = self.builder.target
+        columns, piece = target.tensor.columns, target.sbuf.partition_start_granule
+        if self.partitions <= columns:
+            return [range(self.partitions)]
+        if piece > columns:
+            raise PassError(
+                f"an operand of {self.partitions} partitions cannot be turned: the array of "
+                f"'{target.name}' has {columns} columns, but accesses start at multiples of "
+                f"{piece}",
+                help="use a target whose sbuf.partition_start_granule is at most tensor.columns",
+            )
+        while 2 * piece <= columns:
+            piece *= 2
+        starts = range(0, self.partitions, piece)
+        return [range(start, min(start + piece, self.partitions)) for start in starts]
+
+    def _matrix(self, stage: ir.Value, at: Sequence[Offset], free: int, rows: range) -> ir.Value:
+        plane, column = at
         if self.plane is None:
-            return self.builder.subview(stage, [0, column], [free, self.partitions])
-        sizes = [free, 1, self.partitions]
-        return self.builder.subview(stage, [0, plane, column], sizes, drop=[1])
+            return self.builder.subview(stage, [0, column], [free, len(rows)])
+        return self.builder.subview(stage, [0, plane, column], [free, 1, len(rows)], drop=[1])
 
-    def _place(self, box: Sequence[Tile], tile: Offset, planes: Tile) -> ir.Value:
-        """Return the part of the buffer for one channel tile: [partition, plane, wide]."""
+    def _place(self, box: Sequence[Tile], tile: Offset, planes: Tile, rows: range) -> ir.Value:
+        """Return the part of the buffer for some rows of a channel tile: [partition, plane,
+        wide]."""
         starts = [part.start for part in box]
         sizes = [part.size for part in box]
         if self.plane is not None:
@@ -150,7 +173,7 @@ class _Writer:
             sizes[self.plane] = planes.size
         drop = [1, *(2 + d for d in self._walked)]
         view = self.builder.subview(
-            self.load.buffer, [0, tile, *starts], [self.partitions, 1, *sizes], drop=drop
+            self.load.buffer, [rows.start, tile, *starts], [len(rows), 1, *sizes], drop=drop
         )
         if self.plane is not None and self.wide < self.plane:
             view = self.builder.transpose(view, [0, 2, 1])
