@@ -1,5 +1,6 @@
 """Exit codes of the command line that lit cannot provoke."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def test_user_pipelines_say_their_arithmetic():
     assert dtype("builtin.module(cse,npu-set-float-type{type=bf16})") == "bf16"
     assert dtype("builtin.module(cse)") == "f32"
     assert dtype("builtin.module(cse)", "f16") == "f16"
+
+
+@pytest.mark.parametrize(("choice", "words"), [("python", "without compiled core"), ("", "core")])
+def test_the_version_tells_of_the_compiled_core(choice, words, capsys, monkeypatch):
+    monkeypatch.setenv("POLYSTAGE_CORE", choice)
+    assert polystage.main(["--version"]) == 0
+    assert re.match(rf"polystage, version \d+\.\d+\.\d+, .*{words}\n$", capsys.readouterr().out)
 
 
 def test_targets(capsys):

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 import click
 
 from polystage.errors import PolystageError
+from polystage.simulator.compiled import uses_core
 from polystage.tools import run as runs
 from polystage.tools.explore import explore
 from polystage.tools.output import check_writable, write_atomically
@@ -20,8 +22,23 @@ FAILED_CHECK = 2
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print what is installed, and end."""
+    if asked:
+        core = "compiled core" if uses_core() else "without compiled core"
+        click.echo(f"polystage, version {version('polystage')}, {core}")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="polystage")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the version, and whether the compiled core is used; then exit.",
+)
 def cli() -> None:
     """Compile deep-learning models for scratchpad accelerators, and simulate them."""
 
