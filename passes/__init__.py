@@ -22,6 +22,7 @@ from polystage.passes.polyhedral import map_banks
 from polystage.passes.lower import pack_weights
 from polystage.passes.lower import convert_linalg_to_npu
 from polystage.passes.placement import allocate_scratchpad
+from polystage.passes.placement import insert_sync
 
 __all__ = [
     "allocate_scratchpad",
@@ -37,6 +38,7 @@ __all__ = [
     "expand_scans",
     "fold_batch_norm",
     "fold_constants",
+    "insert_sync",
     "keep_arguments",
     "map_banks",
     "pack_weights",

@@ -59,6 +59,11 @@ def has_address(op: ir.Operation) -> str:
     return ""
 
 
+def has_no_semaphore(op: ir.Operation) -> str:
+    """The program still means what it says in its own order, without synchronisation."""
+    return f"'{op.name}' orders queues" if op.name in ("npu.signal", "npu.wait") else ""
+
+
 def has_queue(op: ir.Operation) -> str:
     """Every transfer has the queue that executes it."""
     if op.name == "npu.dma" and "queue" not in op.attributes:
@@ -115,11 +120,15 @@ FORMS: dict[str, Form] = {
         _BUFFER_OPERATIONS,
         (has_no_tensors,),
     ),
-    "npu": Form(frozenset({"builtin", "func", "arith", "npu"}), _NPU_OPERATIONS, (has_no_overlay,)),
+    "npu": Form(
+        frozenset({"builtin", "func", "arith", "npu"}),
+        _NPU_OPERATIONS,
+        (has_no_overlay, has_no_semaphore),
+    ),
     "placed": Form(
         frozenset({"builtin", "func", "arith", "npu"}),
         _NPU_OPERATIONS,
-        (has_no_overlay, has_address),
+        (has_no_overlay, has_address, has_no_semaphore),
     ),
     "synchronised": Form(
         frozenset({"builtin", "func", "arith", "npu"}),

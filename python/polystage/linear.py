@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from polystage.mlir import ir
 
 
@@ -28,3 +31,49 @@ def linear_form(expression: ir.AffineExpr, n_dims: int) -> tuple[int, list[int]]
     if any(right[1]):
         return None
     return left[0] * right[0], [c * right[0] for c in left[1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`constant + sum(coefficient * variable)`; variables are numbers."""
+
+    constant: int = 0
+    terms: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def variable(cls, number: int) -> Linear:
+        """Return the variable itself."""
+        return cls(0, ((number, 1),))
+
+    def __add__(self, other: Linear | int) -> Linear:
+        """Return the sum."""
+        if isinstance(other, int):
+            return Linear(self.constant + other, self.terms)
+        terms = dict(self.terms)
+        for variable, coefficient in other.terms:
+            terms[variable] = terms.get(variable, 0) + coefficient
+        kept = tuple((v, c) for v, c in sorted(terms.items()) if c)
+        return Linear(self.constant + other.constant, kept)
+
+    def __sub__(self, other: Linear | int) -> Linear:
+        """Return the difference."""
+        return self + other * -1
+
+    def __mul__(self, factor: int) -> Linear:
+        """Return the product with a constant."""
+        if factor == 0:
+            return Linear()
+        return Linear(self.constant * factor, tuple((v, c * factor) for v, c in self.terms))
+
+    def range(self, ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Return the least and the greatest value, given those of the variables.
+
+        >>> Linear(1, ((0, 2), (1, -1))).range([(0, 3), (0, 5)])
+        (-4, 7)
+        """
+        low = high = self.constant
+        for variable, coefficient in self.terms:
+            a, b = ranges[variable]
+            low += coefficient * (a if coefficient > 0 else b)
+            high += coefficient * (b if coefficient > 0 else a)
+        return low, high

@@ -23,7 +23,7 @@ FOLDERS = {
 LAYERS = (
     "errors mlir linear dtypes constants slices interface threads evaluator machine allocation",
     "dialects polyhedral forms",
-    "planner simulator reference",
+    "planner synchronisation simulator reference",
     "passes",
     "pipeline_syntax pipeline",
     "frontends report explore",
