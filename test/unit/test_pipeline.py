@@ -160,7 +160,7 @@ def test_forms(form, text, message):
 
 
 def synchronised(text, dma=""):
-    """Return a module of one semaphore that holds a transfer, with `dma` as attributes, and `text`."""
+    """Return a module of one semaphore: a transfer with the attributes `dma`, then `text`."""
     on_chip = 'memref<4xf32, #npu.space<"sbuf">>'
     return parse(
         f"""module attributes {{npu.semaphores = array<i64: 0>}} {{
