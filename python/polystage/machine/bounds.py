@@ -58,8 +58,10 @@ class Bounds:
     """The operations of the busiest lane engine, with all its lanes at work."""
     dram_ns: float
     """All the bytes that cross the DRAM interface at its peak, or that of the DMA engines."""
-    energy_pj: float
-    """Multiply-accumulates and their registers, compulsory bytes, static power meanwhile."""
+    dynamic_pj: float
+    """Multiply-accumulates and their registers, compulsory bytes."""
+    static_pj: float
+    """Static power for the least latency of any program; layers that overlap share it."""
 
     @property
     def problem_ns(self) -> float:
@@ -70,6 +72,11 @@ class Bounds:
     def program_ns(self) -> float:
         """The least latency of this program."""
         return max(self.problem_ns, self.array_ns, self.lanes_ns, self.dram_ns)
+
+    @property
+    def energy_pj(self) -> float:
+        """The least energy of any program for the same problem."""
+        return self.dynamic_pj + self.static_pj
 
 
 def bounds_of(target: Target, done: Done) -> Bounds:
@@ -87,12 +94,12 @@ def bounds_of(target: Target, done: Done) -> Bounds:
         array_ns=array_bound_ns(target, done.matmuls),
         lanes_ns=max(lanes, default=0.0),
         dram_ns=cost.dram_bound_ns(target, moved),
-        energy_pj=sum(
+        dynamic_pj=sum(
             energy.mac_pj(target, count, dtype) + energy.register_pj(target, count, dtype)
             for dtype, count in macs.items()
         )
-        + energy.access_pj(target, "dram", done.compulsory_bytes)
-        + energy.static_pj(target, max(compute, compulsory)),
+        + energy.access_pj(target, "dram", done.compulsory_bytes),
+        static_pj=energy.static_pj(target, max(compute, compulsory)),
     )
 
 
