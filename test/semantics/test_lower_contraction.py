@@ -226,6 +226,14 @@ def test_an_array_with_fewer_columns_than_rows(name, columns):
     check(contraction_text(maps, shapes), shapes, "tiny", overrides={"tensor.columns": columns})
 
 
+@pytest.mark.parametrize("name", ["matmul_large", "matmul_right_transposed", "attention_scores"])
+def test_turned_tiles_fit_a_psum_bank(name):
+    """An array of 32 columns turns 16 f32 at a time where a bank holds no more."""
+    maps, shapes = CASES[name]
+    sizes = ("tensor.rows", "tensor.columns", "sbuf.partitions", "psum.partitions")
+    check(contraction_text(maps, shapes), shapes, "tiny", overrides=dict.fromkeys(sizes, 32))
+
+
 def test_no_turning_where_no_piece_has_a_legal_start():
     maps, shapes = CASES["matmul_large"]
     overrides = {"tensor.columns": 4, "sbuf.partition_start_granule": 8}

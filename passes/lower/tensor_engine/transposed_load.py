@@ -77,7 +77,8 @@ class _Writer:
         at_once = max(1, min(self.count, self.load.room // row))
         planes = max(1, self.load.room // (row * at_once))
         steps = [planes if d == self.plane else 1 for d in range(len(self.free))]
-        steps[self.wide] = min(array.rows, array.columns)
+        bank = builder.target.psum.bank_bytes // byte_width(self.type)
+        steps[self.wide] = min(array.rows, array.columns, bank)
         cuts = [self._cut(d, 1) for d in range(len(self.free))]
         channel_cut = self._cut(len(self.free), self.load.channels)
         for box in builder.tiles_nd(self.free, steps, cuts):
