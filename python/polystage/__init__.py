@@ -16,6 +16,7 @@ _PUBLIC = {
     "load": ("polystage.frontends", "load"),
     "compile": ("polystage.pipeline", "compile_module"),
     "simulate": ("polystage.simulator", "simulate"),
+    "simulate_device": ("polystage.simulator", "simulate_device"),
     "Pass": ("polystage.passes.registry", "Pass"),
     "register_pass": ("polystage.passes.registry", "register_pass"),
     "Target": ("polystage.machine", "Target"),
