@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polystage.machine import Target, area, energy
+from polystage.machine import Target, area
+from polystage.machine.bounds import bounds_of
 from polystage.machine.components import LaneEngine
 from polystage.report.activity import (
     dram_section,
@@ -108,34 +109,35 @@ def _figures_of(subject: Subject, result: Result) -> dict[str, Any]:
             {
                 "name": name,
                 "calls": layer.calls,
-                **_figures(target, cost),
+                **_figures(cost),
+                "energy_bound_pj": bounds_of(target, cost).dynamic_pj,
                 "own_us": own / 1000.0,
                 "losses_us": _times_us(breakdowns[-1]),
             }
         )
     totals = result.totals
     whole = program_losses(breakdowns, totals.busy_ns, totals.latency_ns)
-    return {"totals": {**_figures(target, totals), "losses_us": _times_us(whole)}, "layers": layers}
+    figures = {
+        **_figures(totals),
+        "energy_bound_pj": bounds_of(target, totals).energy_pj,
+        "losses_us": _times_us(whole),
+    }
+    return {"totals": figures, "layers": layers}
 
 
 def _times_us(breakdown: Losses | None) -> list[float] | None:
     return [ns / 1000.0 for ns in breakdown.times_ns] if breakdown else None
 
 
-def _figures(target: Target, cost: Cost) -> dict[str, Any]:
-    """Return the figures of a layer or of the whole, with the bounds of utilisation and energy.
-
-    The arithmetic has to be done and the compulsory bytes have to cross the DRAM interface.
-    """
+def _figures(cost: Cost) -> dict[str, Any]:
+    """Return the figures of a layer or of the whole, with the bound of utilisation."""
     bound_ns = cost.latency_bound_ns
-    compulsory_pj = energy.access_pj(target, "dram", cost.compulsory_bytes)
     return {
         **cost.to_dict(),
         "operations": dict(cost.operations),
         "sbuf_bytes": cost.sbuf_bytes,
         "psum_bytes": cost.psum_bytes,
         "utilization_bound": cost.mac_bound_ns / bound_ns if bound_ns else 0.0,
-        "energy_bound_pj": cost.energy_pj["mac"] + compulsory_pj,
     }
 
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
+from polystage.machine import bounds, cost
 from polystage.machine.target import Target
-
-OUTPUT_STATIONARY = "output_stationary"
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def parallel_steps_cycles(nest: Contraction, target: Target) -> tuple[float, ...
     """
     rows, columns = target.tensor.rows, target.tensor.columns
     held, streamed = nest.k, nest.n
-    if getattr(target.tensor, "dataflow", "") == OUTPUT_STATIONARY:
+    if cost.held(target) == "result":
         held, streamed = nest.n, nest.k
     pes, times = rows * columns, nest.batch * streamed
     cycles = (
@@ -147,9 +146,10 @@ def losses(
     they carry out: without them, or if they disagree, every matmul counts as one. `busy_ns` is by
     engine, `measured_ns` the time in which any engine works for the layer.
 
-        storage    every executed matmul at its issue interval, max(n, min_issue) array cycles
+        storage    every executed matmul at its issue interval: max(n, min_issue) array cycles,
+                   output-stationary max(k, min_issue)
         bandwidth  max(storage, busy time of the busiest engine: DMA, vector, scalar, gpsimd, or
-                   tensor, with its transposes, strided operands and loads of stationary ones)
+                   tensor, with its transposes, strided operands, loads and drains of the array)
         stalls     measured
     """
     macs = sum(k * m * n * count for (k, m, n, _), count in matmuls.items())
@@ -157,16 +157,10 @@ def losses(
         return None
     if sum(nest.macs for nest in nests) != macs:
         nests = [Contraction(1, m, n, k, count) for (k, m, n, _), count in matmuls.items()]
-    array = target.tensor
-    cycle_ns = _mean_row_cycles(target, matmuls, macs) / array.clock_ghz
+    cycle_ns = _mean_row_cycles(target, matmuls, macs) / target.tensor.clock_ghz
     steps = [parallel_steps_cycles(nest, target) for nest in nests]
     times = [sum(step) * cycle_ns for step in zip(*steps, strict=True)]
-    times.append(
-        sum(
-            count * max(n, array.min_issue_cycles) * _row_cycles(target, dtype) / array.clock_ghz
-            for (_, _, n, dtype), count in matmuls.items()
-        )
-    )
+    times.append(bounds.array_bound_ns(target, matmuls))
     return _tightened([*times, max(busy_ns.values(), default=0.0), measured_ns])
 
 
@@ -191,21 +185,17 @@ def _tightened(times: Sequence[float]) -> Losses:
     The first and the last are facts; what lies between is kept between them, which only matters for
     the last digit of sums of floats.
     """
-    bounds = [times[0]]
+    kept = [times[0]]
     for time in times[1:-1]:
-        bounds.append(max(bounds[-1], min(time, times[-1])))
-    return Losses((*bounds, times[-1]))
-
-
-def _row_cycles(target: Target, dtype: str) -> float:
-    return getattr(target.tensor.cycles_per_row, dtype)
+        kept.append(max(kept[-1], min(time, times[-1])))
+    return Losses((*kept, times[-1]))
 
 
 def _mean_row_cycles(
     target: Target, matmuls: Mapping[tuple[int, int, int, str], int], macs: int
 ) -> float:
     cycles = sum(
-        k * m * n * count * _row_cycles(target, dtype)
+        k * m * n * count * getattr(target.tensor.cycles_per_row, dtype)
         for (k, m, n, dtype), count in matmuls.items()
     )
     return cycles / macs
