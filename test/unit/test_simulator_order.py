@@ -155,6 +155,17 @@ def test_programs_without_races_compute_the_same_where_races_are_ignored():
     np.testing.assert_array_equal(result.outputs["y"], 2 * X["x"])
 
 
+def test_a_transfer_reads_when_its_data_begins_to_move():
+    """One queue triggers all transfers at once, but moves one after the other."""
+    k = Kernel(x=dram(8, 64), y=dram(8, 64))
+    buffer = k.alloc([8, 64], address=0)
+    k.dma(k.x, buffer, queue="dma0")
+    k.dma(buffer, k.y, "output", queue="dma0")
+    x = random(8, 64)
+    result = simulate(program(k, semaphores=[]), {"x": x}, races="ignore")
+    np.testing.assert_array_equal(result.outputs["y"], x)
+
+
 def accumulating(matmuls=8):
     k = Kernel(a=dram(64, 32), b=dram(64, 48), y=dram(32, 48))
     a, b = (k.alloc([64, columns], address=at) for columns, at in ((32, 0), (48, 1024)))

@@ -14,7 +14,7 @@ from polystage.simulator.decode import Program
 from polystage.simulator.instructions import Instruction, LookupFailure
 from polystage.simulator.memory import ALWAYS, Array, ChipBuffer, DramBuffer
 from polystage.simulator.timeline import CoreTimeline
-from polystage.simulator.trace import SIGNAL
+from polystage.simulator.trace import DMA, SIGNAL
 
 Progress = Callable[[int, int, str], None]
 
@@ -76,18 +76,18 @@ class Numbers:
             self._note_written(i, instruction, writes)
 
     def run_overlapped(self, timeline: CoreTimeline) -> None:
-        """Carry out instructions that may race: they read when they start, and what they write is
-        there when they end.
+        """Carry out instructions that may race: they read when they start, transfers when their data
+        begins to move, and what they write is there when they end.
 
         psum is added to where a matmul ends, because that is what the array does. What a race left
         from another life of a buffer is read as it is.
         """
         self.overlapped = True
         works = self._works()
-        ends = np.where(
-            timeline.end_ns[works] > timeline.start_ns[works], timeline.end_ns[works], np.inf
-        )
-        times = np.concatenate([ends, timeline.start_ns[works]])
+        moves = self.core.trace.kind[works] == DMA
+        starts = np.where(moves, timeline.move_ns[works], timeline.start_ns[works])
+        ends = np.where(timeline.end_ns[works] > starts, timeline.end_ns[works], np.inf)
+        times = np.concatenate([ends, starts])
         begins = np.repeat([False, True], len(works))
         results: dict[int, list[Array]] = {}
         instant = set(works[np.isinf(ends)].tolist())
