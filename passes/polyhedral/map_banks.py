@@ -44,7 +44,8 @@ class MapBanksPass(Pass):
 
     * `npu.partition = d` on an allocation: dimension d is stored outermost, so that every
       partition takes one run;
-    * `npu.stationary = i` on a contraction: operand i is held by the tensor engine;
+    * `npu.stationary = i` on a contraction: operand i is held by the tensor engine; one that says
+      so already keeps it;
     * `npu.partition_loop = d` on any other `linalg.generic` of which some operand lies otherwise:
       loop d lies across the partitions.
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from polystage.dialects import npu
 from polystage.dialects.npu.target import target_attribute
+from polystage.errors import PassError
 from polystage.evaluator.module_evaluator import evaluate
 from polystage.forms import walk
 from polystage.machine.target import Target
@@ -275,6 +276,41 @@ def test_the_tensor_engine_takes_no_operands_of_two_types():
     MapBanksPass().run(module)
     assert "npu.stationary" not in str(module)
     assert "npu.matmul" not in str(run(module))
+
+
+@pytest.mark.parametrize("mode", ["global", "local"])
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_contraction_keeps_the_stationary_operand_that_it_names(held, mode):
+    """One row by many columns: on its own, the pass would always hold the same operand."""
+    program = Program()
+    x, w = program.argument(64, 3), program.argument(64, 200)
+    attribute = f"attrs = {{npu.stationary = {held} : i64}}"
+    operands = ((x, "km"), (w, "kn"))
+    out = program.apply(
+        MATMUL, (3, 200), "mnk", "mn", *operands, reductions="k", attributes=attribute
+    )
+
+    def change(module):
+        MapBanksPass(mode=mode).run(module)
+        named = [op.attributes["npu.stationary"].value for op in generics(module)[-1:]]
+        assert named == [held]
+
+    check(program.text(out), change)
+
+
+def test_a_name_of_no_operand_is_left_for_the_lowering_to_refuse():
+    program = Program()
+    x, w = program.argument(64, 3), program.argument(64, 200)
+    attribute = 'attrs = {npu.stationary = "left"}'
+    operands = ((x, "km"), (w, "kn"))
+    out = program.apply(
+        MATMUL, (3, 200), "mnk", "mn", *operands, reductions="k", attributes=attribute
+    )
+    module = parsed(program.text(out), "tiny")
+    MapBanksPass().run(module)
+    assert 'npu.stationary = "left"' in str(module)
+    with pytest.raises(PassError):
+        run(module)
 
 
 def allocations(module):

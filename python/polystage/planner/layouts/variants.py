@@ -83,7 +83,7 @@ def variants_of(statement: Statement, extents: Sequence[int], target: Target) ->
     if statement.kind in (Kind.FILL, Kind.OPAQUE):
         return []
     if (asked := statement.op.attributes.get("npu.stationary")) is not None:
-        number = ir.IntegerAttr(asked).value
+        number = asked.value if isinstance(asked, ir.IntegerAttr) else None
         found = _array_variants(statement, extents, target)
         return [variant for variant in found if variant.stationary == number]
     lanes = _lane_variants(statement, extents, target)
