@@ -1,8 +1,12 @@
 """ONNX graphs before they reach the importer."""
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
+import polystage as ps
+from polystage.evaluator.module_evaluator import evaluate
 from polystage.frontends.onnx_simplify import expand_functions, simplify
 
 
@@ -82,3 +86,43 @@ def test_optional_inputs_may_be_missing():
     shapes = dict.fromkeys(("q", "k", "v", "past_k", "past_v"), (1, 2, 3, 4))
     expanded = simplify(expand_functions(model_of([node], shapes, {"y": (1, 2, 3, 4)})))
     assert "MatMul" in operators(expanded)
+
+
+@pytest.mark.parametrize(
+    ("pads", "axes"),
+    [
+        ([1, 0, -1, 0], None),
+        ([0, -1, 0, 2], None),
+        ([-1, -2, 0, -1], None),
+        ([-2, 1], [1]),
+    ],
+    ids=["shift", "crop-and-pad", "crop", "one-axis"],
+)
+def test_negative_padding_is_a_slice(pads: list[int], axes: list[int] | None) -> None:
+    """The importer drops a Pad whose amounts cancel, and makes others outside of their operand."""
+    names = ["x", "pads", "value"] + (["axes"] if axes else [])
+    constants = [
+        numpy_helper.from_array(np.array(pads), "pads"),
+        numpy_helper.from_array(np.array(7, np.float32), "value"),
+    ]
+    if axes:
+        constants.append(numpy_helper.from_array(np.array(axes), "axes"))
+    node = helper.make_node("Pad", names, ["y"], "pad")
+    model = model_of([node], {"x": (3, 4)}, {"y": None}, constants, opset=20)
+    model.ir_version = 8
+    x = {"x": np.arange(12, dtype=np.float32).reshape(3, 4)}
+    imported = ps.load(model)
+    expected = imported.run_reference(x)["y"]
+    simple = simplify(model)
+    assert operators(simple)[-2:] == ["Slice", "Pad"]
+    (found,) = ReferenceEvaluator(simple).run(None, x)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(evaluate(imported.module, x)["y"], expected)
+
+
+def test_padding_that_adds_stays() -> None:
+    constants = [numpy_helper.from_array(np.array([0, 1, 0, 1]), "pads")]
+    model = model_of(
+        [helper.make_node("Pad", ["x", "pads"], ["y"])], {"x": (3, 4)}, {"y": (3, 6)}, constants
+    )
+    assert operators(simplify(model)) == ["Pad"]

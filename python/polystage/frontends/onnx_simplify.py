@@ -160,7 +160,7 @@ def _replacement(
         return _taken_branch(node, bool(known[node.input[0]].all()))
     values = _values(node, known, shapes, model)
     if values is None:
-        return None
+        return _cropped_pad(node, known)
     known.update(values)
     if node.op_type == "Constant":
         return None
@@ -220,6 +220,35 @@ def _evaluate(
     except Exception:  # the importer will say what is wrong with the node
         return None
     return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
+
+
+def _cropped_pad(node: onnx.NodeProto, known: Known) -> list[onnx.NodeProto] | None:
+    """Return a Pad of negative amounts as a Slice and a Pad; the importer gets it wrong."""
+    modes = [a.s for a in node.attribute if a.name == "mode"]
+    if node.op_type != "Pad" or node.input[1] not in known or modes not in ([], [b"constant"]):
+        return None
+    amounts = known[node.input[1]]
+    if (amounts >= 0).all():
+        return None
+    low, high = amounts.reshape(2, -1)
+    axes = known.get(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    name = node.output[0]
+    operands = {
+        f"{name}_starts": np.maximum(-low, 0),
+        f"{name}_ends": np.where(high < 0, high, np.iinfo(np.int64).max),
+        f"{name}_axes": np.arange(len(low)) if axes is None else axes,
+        f"{name}_pads": np.maximum(amounts, 0),
+    }
+    constants = [
+        helper.make_node("Constant", [], [n], value=numpy_helper.from_array(a.astype(np.int64), n))
+        for n, a in operands.items()
+    ]
+    *cut, pads = operands
+    pad = onnx.NodeProto()
+    pad.CopyFrom(node)
+    pad.input[0], pad.input[1] = f"{name}_cropped", pads
+    crop = helper.make_node("Slice", [node.input[0], *cut], [f"{name}_cropped"], node.name)
+    return [*constants, crop, pad]
 
 
 def _taken_branch(node: onnx.NodeProto, condition: bool) -> list[onnx.NodeProto]:
