@@ -167,6 +167,13 @@ class TestChromeTrace:
         curves = {e["name"]: e["args"]["value"] for e in events if e["ph"] == "C"}
         assert curves == {"DRAM GB/s": 0, "sbuf bytes": 0}
 
+    def test_compute_engines_show_their_waits(self):
+        wait = {"kind": WAIT, "busy": 0, "semaphore": 3, "layer": 0, "start": 5}
+        rows = [matmul(0, 5), wait | {"queue": 0, "end": 9}, wait | {"queue": 0, "start": 9}]
+        events = self.trace(*rows, matmul(9, 1))
+        waits = [(e["tid"], e["ts"], e["dur"]) for e in events if e.get("cat") == "wait"]
+        assert waits == [(1, 0.005, 0.004)]
+
     @pytest.mark.parametrize(("initial", "reader"), [(0, 0.03), (1, 0.05)])
     def test_arrows_go_to_the_wait_that_a_signal_lets_pass(self, initial, reader):
         sync = {"busy": 0, "semaphore": 0, "layer": 0}

@@ -1,8 +1,8 @@
 """A run in Chrome's trace format, which Perfetto and chrome://tracing open.
 
-A process per core with a thread per queue, a thread with the layers, and curves of DRAM bandwidth
-and of occupied sbuf. Arrows go from the last instruction before a signal to the first after the
-wait that it let pass.
+A process per core with a thread per queue, in which waits for semaphores stand too, a thread with
+the layers, and curves of DRAM bandwidth and of occupied sbuf. Arrows go from the last instruction
+before a signal to the first after the wait that it let pass.
 
 Source: "Trace Event Format", the public document of the Chromium project.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from polystage.report.activity import dram_section, occupancy
 from polystage.simulator import DeviceResult, Result
 from polystage.simulator.schedule import Schedule
-from polystage.simulator.trace import SIGNAL, WAIT
+from polystage.simulator.trace import COMPUTE_QUEUES, SIGNAL, WAIT
 
 Event = dict[str, Any]
 
@@ -40,6 +40,7 @@ def chrome_trace(result: Result | DeviceResult, semaphores: Sequence[int] = ()) 
         events += _names(schedule, core, cores[core].target.name)
         events += _layers(schedule, rows, core)
         events += _instructions(schedule, rows, core)
+        events += _waits(schedule, rows, core)
         events += _arrows(schedule, rows, core, semaphores)
         events += _occupancy(cores[core], core)
     events += _bandwidth(schedule, result.flow.total_ns)
@@ -79,6 +80,30 @@ def _instructions(schedule: Schedule, rows: Sequence[int], core: int) -> Iterato
                 "waited for a port us": _us(schedule.port_wait_ns[i]),
             },
         }
+
+
+def _waits(schedule: Schedule, rows: Sequence[int], core: int) -> Iterator[Event]:
+    """Yield how long compute engines stand still for a semaphore.
+
+    A DMA queue is left out: while it waits, its transfers before the wait still move data.
+    """
+    for i in rows:
+        length = schedule.end_ns[i] - schedule.start_ns[i]
+        if schedule.kind[i] == WAIT and schedule.queue[i] < len(COMPUTE_QUEUES) and length > 0:
+            yield {
+                "ph": "X",
+                "name": "wait",
+                "cat": "wait",
+                "cname": "grey",
+                "pid": core,
+                "tid": int(schedule.queue[i]) + 1,
+                "ts": _us(schedule.start_ns[i]),
+                "dur": _us(length),
+                "args": {
+                    "layer": schedule.layers[schedule.layer[i]],
+                    "semaphore": int(schedule.semaphore[i]),
+                },
+            }
 
 
 def _layers(schedule: Schedule, rows: Sequence[int], core: int) -> Iterator[Event]:
