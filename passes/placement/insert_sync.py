@@ -101,8 +101,7 @@ class InsertSyncPass(Pass):
         """Write the edges into the module as signals and waits."""
         initial: list[int] = []
         for body in ordered:
-            self.count("orders between queues", body.wanted)
-            self.count("orders kept", len(body.edges))
+            self.count("orders between queues", len(body.edges))
             for semaphore in semaphores(body.anchors, body.edges):
                 self.count("signals and waits", len(semaphore.signals) + len(semaphore.waits))
                 _insert(semaphore, len(initial), names)

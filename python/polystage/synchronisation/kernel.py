@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from polystage.mlir import ir
 from polystage.synchronisation.accesses import Access
 from polystage.synchronisation.distance import least_distance
-from polystage.synchronisation.order import Child, Edge, Orders
+from polystage.synchronisation.order import UNKNOWN, Child, Edge, Known, Orders
 
 FARTHEST = 128
 """An order over more executions than these is kept as if it were over these: no queue runs ahead
@@ -49,7 +49,6 @@ class Ordered:
 
     anchors: tuple[ir.Operation, ...]
     edges: tuple[Edge, ...]
-    wanted: int
 
 
 def order_kernel(
@@ -65,118 +64,164 @@ def order_kernel(
     `together` are pairs of arguments of which a call may pass overlapping parts of one array.
     """
     found: list[Ordered] = []
-    child = _order(body, queues, _Conflicts(together), reduce, found)
-    return found, child
+    return found, _order(body, queues, together, reduce, found)
 
 
 def _order(
-    body: Body, queues: int, conflicts: _Conflicts, reduce: bool, found: list[Ordered]
+    body: Body,
+    queues: int,
+    together: frozenset[frozenset[int]],
+    reduce: bool,
+    found: list[Ordered],
 ) -> Child:
     children = [
         Child((c.queue,))
         if isinstance(c, Instruction)
-        else _order(c.body, queues, conflicts, reduce, found)
+        else _order(c.body, queues, together, reduce, found)
         for c in body.children
     ]
-    edges = conflicts.edges(body)
-    anchors = tuple(c.op for c in body.children)
-    farthest = max((e.distance for e in edges), default=0)
-    orders = _orders(children, queues, edges)
-    for _ in range(farthest):
-        orders.execute()
+    conflicts = _Conflicts(body, together)
+    orders = Orders(children, queues, conflicts.wanted)
     kept = orders.execute()
+    while body.loops and orders.executions <= max(1, conflicts.farthest):
+        kept = orders.execute()
+    edges = kept if reduce else list(conflicts.all_edges())
     if edges:
-        found.append(Ordered(anchors, tuple(sorted(kept if reduce else edges)), len(edges)))
-    trips = min(body.trips, 2 * farthest + 3)
+        found.append(Ordered(tuple(c.op for c in body.children), tuple(sorted(edges))))
+    trips = min(body.trips, 2 * conflicts.farthest + 3)
     if orders.executions != trips:
-        orders = _orders(children, queues, edges)
+        orders = Orders(children, queues, conflicts.wanted)
         for _ in range(trips):
             orders.execute()
     return orders.as_child()
 
 
-def _orders(children: Sequence[Child], queues: int, edges: Iterable[Edge]) -> Orders:
-    into: dict[tuple[int, int], list[Edge]] = defaultdict(list)
-    for edge in edges:
-        into[edge.target, edge.target_queue].append(edge)
-    return Orders(children, queues, lambda _, x, q, __: into.get((x, q), ()))
-
-
-Pair = tuple[int, int, int, int]
-"""Target child and queue, source child and queue, as in `Edge`."""
+Group = object
+"""A memory on chip, or an array in DRAM, or all those that may be parts of another."""
+SHARED: Group = "arrays that a call may pass together"
 
 
 class _Conflicts:
-    """Finds the least distances between the children of a body."""
+    """Finds, for a queue of a child, the latest conflicting child of every other queue.
 
-    def __init__(self, together: frozenset[frozenset[int]]) -> None:
+    Only the latest matters, since the other queue executes in order. `farthest` is the largest
+    distance found so far.
+    """
+
+    def __init__(self, body: Body, together: frozenset[frozenset[int]]) -> None:
+        self.body = body
         self.together = together
+        self.farthest = 0
+        self.parts = [_parts(child, together) for child in body.children]
+        self.places: dict[int, list[int]] = defaultdict(list)
+        self.hulls: dict[tuple[int, Group], tuple[int, int]] = {}
+        for x, parts in enumerate(self.parts):
+            for queue, groups in parts.items():
+                self.places[queue].append(x)
+                for group, accesses in groups.items():
+                    self._widen((queue, group), accesses)
+        self._distances: dict[tuple[int, int, int], int | None] = {}
 
-    def edges(self, body: Body) -> list[Edge]:
-        """Return an edge for every ordered pair of parts that conflict, as near as they do."""
-        found: dict[Pair, int] = {}
-        for (x, source, a), (y, target, b) in _neighbours(body, self.together):
-            self._pair(body, found, (y, target, x, source), a, b, 0)
-            if body.loops:
-                self._pair(body, found, (x, source, y, target), b, a, 1)
-        return [Edge(*pair, min(d, FARTHEST)) for pair, d in found.items()]
+    def _widen(self, key: tuple[int, Group], accesses: Sequence[Access]) -> None:
+        low, high = self.hulls.get(key, accesses[0].hull)
+        for access in accesses:
+            low, high = min(low, access.hull[0]), max(high, access.hull[1])
+        self.hulls[key] = (low, high)
 
-    def _pair(
-        self,
-        body: Body,
-        found: dict[Pair, int],
-        pair: Pair,
-        source: Access,
-        target: Access,
-        least: int,
-    ) -> None:
-        known = found.get(pair)
-        if known == least:
-            return
+    def all_edges(self) -> Iterator[Edge]:
+        """Yield the latest conflict of every queue of every child with every other queue."""
+        for y, parts in enumerate(self.parts):
+            for queue in parts:
+                yield from self.wanted(FARTHEST, y, queue, lambda _: UNKNOWN)
+
+    def wanted(self, execution: int, y: int, queue: int, known: Known) -> list[Edge]:
+        """Return an edge from the latest conflict with every other queue that is not known."""
+        edges: list[Edge] = []
+        for other in self.places:
+            if other != queue:
+                edge = self._latest(execution, y, queue, other, known(other))
+                if edge is not None:
+                    edges.append(edge)
+        return edges
+
+    def _latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
+        targets = {
+            group: found
+            for group, accesses in self.parts[y].get(queue, {}).items()
+            if (found := [a for a in accesses if self._may_meet(a, other, group)])
+        }
+        if not targets:
+            return None
+        total = len(self.parts)
+        best: Edge | None = None
+        latest = known
+        for x, least in self._candidates(y, other):
+            if (execution - least) * total + x <= latest:
+                break
+            distance = self._distance(x, other, targets, least)
+            if distance is not None:
+                edge = Edge(y, queue, x, other, min(distance, FARTHEST))
+                self.farthest = max(self.farthest, edge.distance)
+                position = (execution - edge.distance) * total + x
+                if position > known and (best is None or position > latest):
+                    best, latest = edge, position
+        return best
+
+    def _may_meet(self, access: Access, queue: int, group: Group) -> bool:
+        hull = self.hulls.get((queue, group))
+        if hull is None or group is SHARED:
+            return hull is not None
+        return hull[0] < access.hull[1] and access.hull[0] < hull[1]
+
+    def _candidates(self, y: int, other: int) -> Iterator[tuple[int, int]]:
+        """Yield (child, least distance) of another queue, those first that may be latest."""
+        places = self.places[other]
+        yield from ((x, 0) for x in reversed(places) if x < y)
+        if self.body.loops:
+            yield from ((x, 1) for x in reversed(places) if x > y)
+
+    def _distance(
+        self, x: int, other: int, targets: dict[Group, list[Access]], least: int
+    ) -> int | None:
+        """Return the least distance of any access of a queue of a child to one of the targets."""
+        best: int | None = None
+        for group, accesses in self.parts[x][other].items():
+            for target in targets.get(group, ()):
+                for source in accesses:
+                    if source.writes or target.writes:
+                        found = self._between(source, target, least)
+                        if found == least:
+                            return least
+                        if found is not None and (best is None or found < best):
+                            best = found
+        return best
+
+    def _between(self, source: Access, target: Access, least: int) -> int | None:
         if source.buffer is not target.buffer and source.buffer.memory == "dram":
-            distance = least
-        else:
-            distance = least_distance(source, target, body.loops, least)
-        if distance is not None and (known is None or distance < known):
-            found[pair] = distance
+            pair = frozenset((source.buffer.argument, target.buffer.argument))
+            return least if pair in self.together else None
+        if not source.may_meet(target):
+            return None
+        key = (id(source), id(target), least)
+        if key not in self._distances:
+            self._distances[key] = least_distance(source, target, self.body.loops, least)
+        return self._distances[key]
 
 
-Placed = tuple[int, int, Access]
-"""Child, queue, access."""
+Parts = dict[int, dict[Group, list[Access]]]
+"""Queue -> group -> accesses."""
 
 
-def _neighbours(body: Body, together: frozenset[frozenset[int]]) -> Iterator[tuple[Placed, Placed]]:
-    """Yield the pairs of accesses by different children and queues that may meet."""
-    groups: dict[object, list[Placed]] = defaultdict(list)
-    for x, child in enumerate(body.children):
-        for queue, access in accesses_in(child):
-            buffer = access.buffer
-            groups[buffer if buffer.memory == "dram" else buffer.memory].append((x, queue, access))
-    for group in groups.values():
-        group.sort(key=lambda placed: placed[2].hull[0])
-        for i, (x, queue, access) in enumerate(group):
-            for y, other_queue, other in group[i + 1 :]:
-                if other.hull[0] >= access.hull[1]:
-                    break
-                if x != y and queue != other_queue and access.may_meet(other):
-                    yield _sorted((x, queue, access), (y, other_queue, other))
-    yield from _aliases(groups, together)
-
-
-def _aliases(
-    groups: dict[object, list[Placed]], together: frozenset[frozenset[int]]
-) -> Iterator[tuple[Placed, Placed]]:
-    """Yield the pairs of accesses to arguments that may be parts of one array."""
-    drams = {g[0][2].buffer.argument: g for g in groups.values() if g[0][2].buffer.memory == "dram"}
-    for first, second in (sorted(pair) for pair in together):
-        for a in drams.get(first, ()):
-            for b in drams.get(second, ()):
-                if a[0] != b[0] and a[1] != b[1] and (a[2].writes or b[2].writes):
-                    yield _sorted(a, b)
-
-
-def _sorted(a: Placed, b: Placed) -> tuple[Placed, Placed]:
-    return (a, b) if a[0] < b[0] else (b, a)
+def _parts(child: Instruction | Loop, together: frozenset[frozenset[int]]) -> Parts:
+    shared = frozenset().union(*together)
+    parts: Parts = {}
+    for queue, access in accesses_in(child):
+        buffer = access.buffer
+        group: Group = buffer if buffer.memory == "dram" else buffer.memory
+        if buffer.argument in shared:
+            group = SHARED
+        parts.setdefault(queue, {}).setdefault(group, []).append(access)
+    return parts
 
 
 def accesses_in(child: Instruction | Loop) -> Iterator[tuple[int, Access]]:

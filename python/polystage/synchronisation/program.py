@@ -168,15 +168,10 @@ class _Program:
         conflicts = _Calls(self, body.children)
         orders = self.orders(conflicts)
         orders.execute()
-        before = conflicts.count
-        kept = orders.execute()
-        wanted = conflicts.count - before
-        if not self.reduce:
-            kept = conflicts.all_edges()
-            wanted = len(kept)
+        kept = orders.execute() if self.reduce else conflicts.all_edges()
         if kept:
             anchors = tuple(node.op for node in body.children)
-            self.found.append(Ordered(anchors, tuple(sorted(kept)), wanted))
+            self.found.append(Ordered(anchors, tuple(sorted(kept))))
 
     def orders(self, conflicts: _Calls) -> Orders:
         """Return the clocks of a body that was not executed yet."""
@@ -204,7 +199,10 @@ class _Calls:
     def __init__(self, program: _Program, nodes: Sequence[Node]) -> None:
         self.program = program
         self.nodes = nodes
-        self.count = 0
+        self.places: dict[int, list[int]] = defaultdict(list)
+        for x, node in enumerate(nodes):
+            for queue in node.child.queues:
+                self.places[queue].append(x)
 
     def all_edges(self) -> list[Edge]:
         """Return the latest conflict of every queue of every call with every other queue."""
@@ -217,26 +215,30 @@ class _Calls:
 
     def wanted(self, execution: int, y: int, queue: int, known: Known) -> list[Edge]:
         """Return an edge from the latest conflict with every other queue that is not known."""
-        total = len(self.nodes)
-        here = execution * total + y
         edges: list[Edge] = []
-        for other in range(self.program.queues):
-            if other == queue:
-                continue
-            for position in range(here - 1, max(known(other), here - total - 1, -1), -1):
-                n, x = divmod(position, total)
-                if self._meet(x, other, y, queue):
-                    edges.append(Edge(y, queue, x, other, execution - n))
-                    break
-        self.count += len(edges)
+        for other in self.places:
+            if other != queue:
+                edge = self._latest(execution, y, queue, other, known(other))
+                if edge is not None:
+                    edges.append(edge)
         return edges
+
+    def _latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
+        total, places = len(self.nodes), self.places[other]
+        for ago in (0, 1):
+            for x in reversed(places):
+                if (x >= y) if ago == 0 else (x < y):
+                    continue
+                if (execution - ago) * total + x <= known:
+                    return None
+                if self._meet(x, other, y, queue):
+                    return Edge(y, queue, x, other, ago)
+        return None
 
     def _meet(self, x: int, source: int, y: int, target: int) -> bool:
         a, b = self.nodes[x], self.nodes[y]
         if a is b and a.body is not None:
             return False  # the loop's own body sees to it
-        if source not in a.child.queues:
-            return False
         meet = self.program.meet_on_chip
         if any(meet(p, source, q, target) for p in a.chips for q in b.chips):
             return True
