@@ -56,6 +56,7 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
     Stage(
         "npu-allocate-scratchpad", "placed", "an address for every buffer, proved not to overlap"
     ),
+    Stage("npu-insert-sync", "synchronised", "engines at work at once, ordered by semaphores"),
 )
 
 
