@@ -1,6 +1,7 @@
 #include "accesses.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace polystage {
 
@@ -23,10 +24,25 @@ Regions::Regions(Input<std::uint8_t> memory, Input<std::int32_t> buffer, Input<s
     check_size(low, n, "one lower bound per region");
     check_size(high, n, "one upper bound per region");
     if (box.shape(0) != n || box.shape(1) % 2) throw std::invalid_argument("one box per region");
-    for (std::size_t i = 0; i < n; ++i) {
-        if (place.data()[i] < 0) throw std::out_of_range("places count from 0");
-        places_ = std::max(places_, place.data()[i] + 1);
-    }
+    for (std::size_t i = 0; i < n; ++i) add_to_hull(i);
+}
+
+void Regions::add_to_hull(std::size_t i) {
+    const std::int32_t place = place_.data()[i], buffer = buffer_.data()[i];
+    if (place < 0 || buffer < 0) throw std::out_of_range("places and buffers count from 0");
+    places_ = std::max(places_, place + 1);
+    const auto none = std::numeric_limits<std::int64_t>::max();
+    const auto no_partition = std::numeric_limits<std::int32_t>::max();
+    if (static_cast<std::size_t>(buffer) >= hulls_.size())
+        hulls_.resize(buffer + 1, Hull{none, 0, no_partition, 0, -1});
+    Hull& hull = hulls_[buffer];
+    if (hull.place >= 0 && hull.place != place)
+        throw std::invalid_argument("a buffer lies in one memory");
+    hull.place = place;
+    hull.low = std::min(hull.low, low_.data()[i]);
+    hull.high = std::max(hull.high, high_.data()[i]);
+    hull.partition_low = std::min(hull.partition_low, partition_low_.data()[i]);
+    hull.partition_high = std::max(hull.partition_high, partition_high_.data()[i]);
 }
 
 bool Regions::meet(std::int32_t a, std::int32_t b) const {
@@ -56,31 +72,31 @@ void Accesses::check(std::size_t instructions, const Regions& regions) const {
 History::History(const Regions& regions, std::int32_t parties)
     : regions_(regions),
       parties_(parties),
-      last_(static_cast<std::size_t>(regions.places()) * WAYS * parties, -1),
-      entry_of_(regions.count() * WAYS * parties, -1) {}
+      accessors_(regions.places()),
+      buffers_(regions.places() * WAYS * parties_, regions.buffers() * WAYS * parties_),
+      entries_of_(regions.buffers() * WAYS * parties_, 0),
+      buffer_last_(regions.buffers() * WAYS * parties_, NEVER),
+      entry_of_(regions.count() * WAYS * parties_, -1) {}
 
 std::int64_t History::record(std::int32_t who, int way, std::int32_t region,
                              std::int64_t instruction, std::int64_t access) {
-    std::int32_t& e = entry_of_[(static_cast<std::size_t>(region) * WAYS + way) * parties_ + who];
-    std::int32_t& last = last_[list(regions_.place(region), way, who)];
+    const std::size_t buffer = key(regions_.buffer(region), way, who);
+    const std::int32_t place = regions_.place(region);
+    if (buffers_.first(key(place, way, who)) < 0) accessors_[place].push_back({who, way});
+    buffers_.touch(key(place, way, who), static_cast<std::int32_t>(buffer));
+    buffer_last_[buffer] = instruction;
+    std::int32_t& e = entry_of_[key(region, way, who)];
+    std::int64_t before = NEVER;
     if (e < 0) {
         e = static_cast<std::int32_t>(entries_.size());
-        entries_.push_back({instruction, access, region, last, -1});
-        if (last >= 0) entries_[last].later = e;
-        last = e;
-        return NEVER;
+        entries_.push_back({instruction, access, region});
+        entries_of_.grow();
+    } else {
+        before = entries_[e].access;
+        entries_[e].instruction = instruction;
+        entries_[e].access = access;
     }
-    Entry& entry = entries_[e];
-    const std::int64_t before = entry.access;
-    entry.instruction = instruction;
-    entry.access = access;
-    if (last == e) return before;
-    entries_[entry.later].earlier = entry.earlier;
-    if (entry.earlier >= 0) entries_[entry.earlier].later = entry.later;
-    entry.earlier = last;
-    entry.later = -1;
-    entries_[last].later = e;
-    last = e;
+    entries_of_.touch(buffer, e);
     return before;
 }
 

@@ -24,10 +24,10 @@ public:
           knowledge_(2 * static_cast<std::size_t>(parties_), NEVER),
           ends_(parties_),
           issues_(parties_),
-          others_(parties_) {
+          matters_(parties_, std::vector<bool>(parties_)) {
         for (std::int32_t p = 0; p < parties_; ++p)
             for (std::int32_t o = 0; o < parties_; ++o)
-                if (across || is_engine(p, o)) others_[p].push_back(o);
+                matters_[p][o] = is_own(p, o) ? !moves.data()[p] || p == gathers : across;
     }
 
     void find(const std::int64_t* certain) {
@@ -43,11 +43,8 @@ public:
     std::vector<std::int64_t> start, after;
 
 private:
-    /// Says whether two parties are of one compute engine.
-    bool is_engine(std::int32_t party, std::int32_t other) const {
-        const bool computes = !moves_.data()[party] || party == gathers_;
-        return computes && engine_.data()[party] >= 0 &&
-               engine_.data()[other] == engine_.data()[party];
+    bool is_own(std::int32_t party, std::int32_t other) const {
+        return engine_.data()[party] == engine_.data()[other];
     }
 
     std::int64_t* ended(std::size_t version) { return &knowledge_[version * 2 * parties_]; }
@@ -58,9 +55,8 @@ private:
         std::copy(known + parties_, known + 2 * parties_, issues_.begin());
         ends_[party] = std::max(ends_[party], certain);
         const std::int64_t begin = accesses_.start.data()[i], end = accesses_.start.data()[i + 1];
-        for (const std::int32_t other : others_[party])
-            for (std::int64_t a = begin; a < end; ++a)
-                look(party, other, accesses_.region.data()[a], accesses_.way.data()[a]);
+        for (std::int64_t a = begin; a < end; ++a)
+            look(party, accesses_.region.data()[a], accesses_.way.data()[a]);
         const std::size_t first = after.size();
         collect(party, certain);
         if (after.size() > first) learn(party, first);
@@ -69,20 +65,20 @@ private:
             history_.record(party, accesses_.way.data()[a], accesses_.region.data()[a], i, a);
     }
 
-    /// Raises what must have ended of `other`, and what must have been issued, for an access.
-    void look(std::int32_t party, std::int32_t other, std::int32_t region, int way) {
-        const bool own = engine_.data()[other] == engine_.data()[party];
-        const bool moves = moves_.data()[other];
-        if (own && moves && other != gathers_) return;
-        std::int64_t& end = ends_[other];
-        end = history_.latest(other, WRITE, region, end);
-        if (!(own && way == ARRAY_WRITE)) end = history_.latest(other, ARRAY_WRITE, region, end);
-        if (own || way == READ) return;
-        std::int64_t& issue = issues_[other];
-        if (moves)
-            end = history_.latest(other, READ, region, end);
-        else
-            issue = history_.latest(other, READ, region, std::max(issue, end));
+    /// Raises what must have ended, and what must have been issued, for an access.
+    void look(std::int32_t party, std::int32_t region, int way) {
+        for (const auto& [other, their_way] : history_.accessors(region)) {
+            if (!matters_[party][other] || (way == READ && their_way == READ)) continue;
+            if (is_own(party, other) &&
+                (their_way == READ || (way == ARRAY_WRITE && their_way == ARRAY_WRITE)))
+                continue;
+            std::int64_t& end = ends_[other];
+            std::int64_t& issue = issues_[other];
+            if (their_way == READ && !moves_.data()[other])
+                issue = history_.latest(other, READ, region, std::max(issue, end));
+            else
+                end = history_.latest(other, their_way, region, end);
+        }
     }
 
     void collect(std::int32_t party, std::int64_t certain) {
@@ -121,7 +117,7 @@ private:
     std::vector<std::size_t> known_of_, known_at_;
     std::vector<std::int64_t> knowledge_;
     std::vector<std::int64_t> ends_, issues_;
-    std::vector<std::vector<std::int32_t>> others_;
+    std::vector<std::vector<bool>> matters_;
 };
 
 }  // namespace

@@ -150,8 +150,9 @@ private:
         const auto first = races.size();
         const std::int64_t begin = accesses_.start.data()[i], end = accesses_.start.data()[i + 1];
         for (std::int64_t a = begin; a < end; ++a)
-            for (std::int32_t other = 0; other < queues_; ++other)
-                if (other != queue) look(i, a, other, clock[other]);
+            for (const auto& [other, their_way] : history_.accessors(accesses_.region.data()[a]))
+                if (other != queue && (their_way != READ || accesses_.way.data()[a] != READ))
+                    look(i, a, other, their_way, clock[other]);
         for (std::int64_t a = begin; a < end; ++a) {
             instruction_of_[a] = i;
             same_before_[a] = history_.record(queue, accesses_.way.data()[a],
@@ -162,16 +163,13 @@ private:
     }
 
     /// Adds the races of an access with what another queue has done after `ended`.
-    void look(std::int64_t i, std::int64_t a, std::int32_t other, std::int64_t ended) {
+    void look(std::int64_t i, std::int64_t a, std::int32_t other, int way, std::int64_t ended) {
         const std::int32_t region = accesses_.region.data()[a];
-        const bool reads = accesses_.way.data()[a] == READ;
-        for (int way = reads ? WRITE : READ; way < WAYS; ++way)
-            history_.each_meeting(other, way, region, ended, [&](const History::Entry& entry) {
-                for (std::int64_t b = entry.access; b >= 0 && instruction_of_[b] > ended;
-                     b = same_before_[b])
-                    races.push_back({i, instruction_of_[b], entry.region, region});
-                return true;
-            });
+        history_.each_meeting(other, way, region, ended, [&](const History::Entry& entry) {
+            for (std::int64_t b = entry.access; b >= 0 && instruction_of_[b] > ended;
+                 b = same_before_[b])
+                races.push_back({i, instruction_of_[b], entry.region, region});
+        });
     }
 
     Input<std::uint8_t> queue_;

@@ -9,8 +9,8 @@ What an instruction waits for by itself depends on the order that is asked for (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -41,6 +41,9 @@ READ, WRITE, ARRAY_WRITE = range(3)
 NEVER: int = -1
 """Stands for an instruction before the first."""
 
+MANY = 1_000_000
+"""Answers that are kept at a time."""
+
 MARGIN = 1.0 + 1e-6
 """Over the longest latency: rounding must not decide whether a dependence holds."""
 
@@ -52,7 +55,7 @@ class Meetings:
         self._memory = regions.memory.tolist()
         self._buffer = regions.buffer.tolist()
         columns = (regions.low, regions.high, regions.partition_low, regions.partition_high)
-        self._bounds = list(zip(*(c.tolist() for c in columns), strict=True))
+        self.bounds = list(zip(*(c.tolist() for c in columns), strict=True))
         self._key = regions.key.tolist()
         self._box = regions.box.tolist()
         self._known: dict[tuple[int, int], bool] = {}
@@ -62,6 +65,8 @@ class Meetings:
         pair = (a, b) if a < b else (b, a)
         known = self._known.get(pair)
         if known is None:
+            if len(self._known) >= MANY:
+                self._known.clear()
             known = self._known[pair] = self._meet(*pair)
         return known
 
@@ -69,8 +74,8 @@ class Meetings:
         same = self._buffer[a] == self._buffer[b]
         if self._memory[a] != self._memory[b] or (self._memory[a] == DRAM and not same):
             return False
-        low, high, first, last = self._bounds[a]
-        other_low, other_high, other_first, other_last = self._bounds[b]
+        low, high, first, last = self.bounds[a]
+        other_low, other_high, other_first, other_last = self.bounds[b]
         if low >= other_high or other_low >= high or first >= other_last or other_first >= last:
             return False
         if not same or self._key[a] == NO_BOX or self._key[a] != self._key[b]:
@@ -130,40 +135,81 @@ class Accesses:
         return [pairs[a:b] for a, b in pairwise(self.start.tolist())]
 
 
-@dataclass
 class History:
-    """The last access to every region, by place, way and who made it; the latest come last."""
+    """The last access to every region, by way and who made it, from early to late.
 
-    regions: Regions
-    entries: dict[tuple[int, int, int], dict[int, int]] = field(
-        default_factory=dict[tuple[int, int, int], dict[int, int]]
-    )
+    For every place it knows the buffers in the order of their last accesses, and for every buffer
+    its regions: what is older, or lies elsewhere, is not looked at.
+    """
 
-    def __post_init__(self) -> None:
-        self.meet = Meetings(self.regions)
-        self.place = shared_places(self.regions).tolist()
+    def __init__(self, regions: Regions) -> None:
+        self.meet = Meetings(regions)
+        self._buffer = regions.buffer.tolist()
+        self._place = shared_places(regions).tolist()
+        self._buffers: dict[tuple[int, int, int], dict[int, int]] = {}
+        self._regions: dict[tuple[int, int, int], dict[int, int]] = {}
+        self._accessors: dict[int, list[tuple[int, int]]] = {}
+        self._hulls = _hulls(regions)
+
+    def accessors(self, region: int) -> Sequence[tuple[int, int]]:
+        """Return who has accessed the place of a region, and in which way."""
+        return self._accessors.get(self._place[region], ())
 
     def record(self, who: int, way: int, region: int, instruction: int) -> None:
         """Remember an access."""
-        entries = self.entries.setdefault((self.place[region], way, who), {})
-        entries.pop(region, None)
-        entries[region] = instruction
+        place, buffer = self._place[region], self._buffer[region]
+        if (place, way, who) not in self._buffers:
+            self._accessors.setdefault(place, []).append((who, way))
+        for table, key, entry in (
+            (self._buffers, (place, way, who), buffer),
+            (self._regions, (buffer, way, who), region),
+        ):
+            entries = table.setdefault(key, {})
+            entries.pop(entry, None)
+            entries[entry] = instruction
 
-    def meeting(self, who: int, way: int, region: int, after: int) -> Iterator[tuple[int, int]]:
-        """Yield the regions that meet `region` and were accessed after an instruction, with the
-        instruction, latest first."""
-        entries = self.entries.get((self.place[region], way, who))
-        if entries is None:
-            return
-        for other, instruction in reversed(entries.items()):
-            if instruction <= after:
-                return
-            if self.meet(region, other):
-                yield other, instruction
+    def meeting(self, who: int, way: int, region: int, after: int) -> Iterator[int]:
+        """Yield the regions that meet `region` and were accessed after an instruction."""
+        for buffer in self._rivals(who, way, region, after):
+            for other, instruction in reversed(self._regions[buffer, way, who].items()):
+                if instruction <= after:
+                    break
+                if self.meet(region, other):
+                    yield other
 
     def latest(self, who: int, way: int, region: int, after: int) -> int:
         """Return the last instruction whose access meets `region`, at least `after`."""
-        return next((i for _, i in self.meeting(who, way, region, after)), after)
+        for buffer in self._rivals(who, way, region, after):
+            for other, instruction in reversed(self._regions[buffer, way, who].items()):
+                if instruction <= after:
+                    break
+                if self.meet(region, other):
+                    after = instruction
+                    break
+        return after
+
+    def _rivals(self, who: int, way: int, region: int, after: int) -> Iterator[int]:
+        """Yield the buffers of which a region may meet `region`, accessed after an instruction."""
+        buffers = self._buffers.get((self._place[region], way, who), {})
+        low, high, first, last = self.meet.bounds[region]
+        for buffer, instruction in reversed(buffers.items()):
+            if instruction <= after:
+                return
+            least, most, top, bottom = self._hulls[buffer]
+            if low < most and least < high and first < bottom and top < last:
+                yield buffer
+
+
+def _hulls(regions: Regions) -> list[tuple[int, int, int, int]]:
+    """Return, per buffer, the bytes and partitions that its regions lie in."""
+    count = int(regions.buffer.max(initial=NEVER)) + 1
+    none = np.iinfo(np.int64).max
+    hull = np.tile(np.array([none, 0, none, 0]), (count, 1))
+    np.minimum.at(hull[:, 0], regions.buffer, regions.low)
+    np.maximum.at(hull[:, 1], regions.buffer, regions.high)
+    np.minimum.at(hull[:, 2], regions.buffer, regions.partition_low)
+    np.maximum.at(hull[:, 3], regions.buffer, regions.partition_high)
+    return [tuple(row) for row in hull.tolist()]
 
 
 def with_order(trace: CoreTrace, order: Order) -> CoreTrace:
@@ -271,6 +317,7 @@ class _Dependences:
         count = len(self.engine)
         self.ended: list[Known] = [(NEVER,) * count] * count
         self.issued: list[Known] = [(NEVER,) * count] * count
+        self.matters = [[self._matters(p, o) for o in range(count)] for p in range(count)]
         self.at_start: dict[int, tuple[Known, Known]] = {}
 
     def find(self) -> list[list[int]]:
@@ -287,38 +334,34 @@ class _Dependences:
     ) -> list[int]:
         ends, issues = list(self.ended[party]), list(self.issued[party])
         ends[party] = max(ends[party], certain)
-        for other in self._others(party):
-            for region, way in accesses:
-                self._look(party, other, region, way, ends, issues)
+        for region, way in accesses:
+            self._look(party, region, way, ends, issues)
         waits = self._waits(party, certain, ends, issues)
         self._note(i, party, waits)
         for region, way in accesses:
             self.history.record(party, way, region, i)
         return waits
 
-    def _others(self, party: int) -> Iterable[int]:
-        if self.across:
-            return range(len(self.engine))
-        if self.engine[party] < 0 or (self.moves[party] and party != self.gathers):
-            return ()
-        return [o for o, engine in enumerate(self.engine) if engine == self.engine[party]]
+    def _look(self, party: int, region: int, way: int, ends: list[int], issues: list[int]) -> None:
+        """Raise what must have ended, and what must have been issued, for an access."""
+        latest, matters = self.history.latest, self.matters[party]
+        for other, their_way in self.history.accessors(region):
+            if not matters[other] or (way == READ and their_way == READ):
+                continue
+            own = self.engine[other] == self.engine[party]
+            if own and (their_way == READ or (way == their_way == ARRAY_WRITE)):
+                continue
+            if their_way == READ and not self.moves[other]:
+                issues[other] = latest(other, READ, region, max(issues[other], ends[other]))
+            else:
+                ends[other] = latest(other, their_way, region, ends[other])
 
-    def _look(
-        self, party: int, other: int, region: int, way: int, ends: list[int], issues: list[int]
-    ) -> None:
-        """Raise what must have ended of `other`, and what must have been issued, for an access."""
-        latest, own = self.history.latest, self.engine[other] == self.engine[party]
-        if own and self.moves[other] and other != self.gathers:
-            return
-        ends[other] = latest(other, WRITE, region, ends[other])
-        if not (own and way == ARRAY_WRITE):
-            ends[other] = latest(other, ARRAY_WRITE, region, ends[other])
-        if own or way == READ:
-            return
-        if self.moves[other]:
-            ends[other] = latest(other, READ, region, ends[other])
-        else:
-            issues[other] = latest(other, READ, region, max(issues[other], ends[other]))
+    def _matters(self, party: int, other: int) -> bool:
+        """Say whether an instruction may have to wait for another party's by itself."""
+        if self.engine[party] != self.engine[other]:
+            return self.across
+        is_queue_of_transfers = self.moves[party] and party != self.gathers
+        return not is_queue_of_transfers
 
     def _waits(self, party: int, certain: int, ends: list[int], issues: list[int]) -> list[int]:
         known, issued = self.ended[party], self.issued[party]

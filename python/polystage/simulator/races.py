@@ -20,10 +20,8 @@ import numpy as np
 
 from polystage.simulator.compiled import _core, uses_core
 from polystage.simulator.conflicts import (
-    ARRAY_WRITE,
     NEVER,
     READ,
-    WRITE,
     Accesses,
     History,
     compiled_regions,
@@ -163,7 +161,6 @@ class _Search:
 
     def __init__(self, trace: CoreTrace, clocks: Clocks) -> None:
         self.queue = trace.queue.tolist()
-        self.queues = range(len(trace.queues))
         self.before = clocks.before
         self.accesses = Accesses.of(trace).by_instruction()
         self.history = History(trace.regions)
@@ -178,26 +175,21 @@ class _Search:
         if clock is None:
             return pairs
         for region, way in self.accesses[i]:
-            for other in self.queues:
-                if other != queue:
-                    self._race(pairs, i, region, way, other, clock[other])
+            for other, their_way in self.history.accessors(region):
+                if other != queue and (way != READ or their_way != READ):
+                    pairs |= self._races(i, region, other, their_way, clock[other])
         for region, way in self.accesses[i]:
             self.history.record(queue, way, region, i)
             self.instances[queue, way, region].append(i)
         return pairs
 
-    def _race(
-        self,
-        pairs: set[tuple[int, int, int, int]],
-        i: int,
-        region: int,
-        way: int,
-        other: int,
-        ended: int,
-    ) -> None:
-        """Add the races of an access with what another queue has done after `ended`."""
-        for their_way in (WRITE, ARRAY_WRITE) if way == READ else (WRITE, ARRAY_WRITE, READ):
-            for their_region, _ in self.history.meeting(other, their_way, region, ended):
-                instances = self.instances[other, their_way, their_region]
-                for j in instances[bisect_right(instances, ended) :]:
-                    pairs.add((i, j, their_region, region))
+    def _races(
+        self, i: int, region: int, other: int, way: int, ended: int
+    ) -> set[tuple[int, int, int, int]]:
+        """Return the races of an access with what another queue has done after `ended`."""
+        pairs: set[tuple[int, int, int, int]] = set()
+        for their_region in self.history.meeting(other, way, region, ended):
+            instances = self.instances[other, way, their_region]
+            later = instances[bisect_right(instances, ended) :]
+            pairs.update((i, j, their_region, region) for j in later)
+        return pairs
