@@ -76,7 +76,7 @@ class Numbers:
             self._note_written(i, instruction, writes)
 
     def run_overlapped(self, timeline: CoreTimeline) -> None:
-        """Carry out instructions that may race: they read when they start, transfers when their data
+        """Carry out instructions that may race: they read when they start, a transfer when its data
         begins to move, and what they write is there when they end.
 
         psum is added to where a matmul ends, because that is what the array does. What a race left

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polystage.errors import SimulationError
+from polystage.errors import SimulationError, location_text
 from polystage.simulator.assemble import CoreProgram
 from polystage.simulator.decode import Program
 from polystage.simulator.numerics import describe
@@ -72,6 +72,7 @@ def _race(
         describe(program, core, other),
         core.layer_of(first),
         core.layer_of(second),
+        location_text(program.instructions[core.trace.op[second]].place.location),
     )
 
 
@@ -98,5 +99,7 @@ def check_races(races: Sequence[Race]) -> None:
         race = races[0]
         raise SimulationError(
             f"race: nothing makes {race.second} wait for {race.first}",
-            help="order the queues with npu.signal and npu.wait; npu-insert-sync derives them",
+            help="order the queues with npu.signal and npu.wait, and give buffers that live at the "
+            "same time different addresses; npu-insert-sync and npu-allocate-scratchpad do",
+            location=race.location,
         )

@@ -87,13 +87,18 @@ class PortConflict:
 
 @dataclass(frozen=True)
 class Race:
-    """Two conflicting accesses that nothing orders: who, and where they meet."""
+    """Two conflicting accesses that nothing orders: who, and where they meet.
+
+    `first` and `layer` stand before `second` and `other_layer` in the program; `location` is that
+    of the second, as `file:line:col`.
+    """
 
     first: str
     second: str
     where: str
     layer: str = ""
     other_layer: str = ""
+    location: str = ""
 
     def __str__(self) -> str:
         return f"{self.second} and {self.first} touch {self.where}, and nothing orders them"
