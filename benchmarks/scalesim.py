@@ -1,15 +1,16 @@
 """SCALE-Sim's ResNet-50, MobileNet and AlexNet, layer by layer, in SCALE-Sim and here.
 
 First the same machine: the target presets `scalesim_ws` and `scalesim_os`. The cycles must be
-equal for every layer; exit code 1 if one is not. Both are timed in one run, if SCALE-Sim's Python
-is named; otherwise its figures are those of scalesim_data/figures.csv, which this script recorded.
+equal for every layer; exit code 1 if one is not. Both are timed in one run, in CPU seconds, if
+SCALE-Sim's Python is named; otherwise its figures are those of scalesim_data/figures.csv, which
+this script recorded.
 
 Then the same layers on `neuroncore_v2`, in cycles of its array: with SCALE-Sim's rules, and with
 what the better rules change, one after the other.
 
     python benchmarks/scalesim.py                                     # figures as recorded
     python -m venv /tmp/scalesim && /tmp/scalesim/bin/pip install scalesim==3.0.0 'numpy<2'
-    python benchmarks/scalesim.py --tool /tmp/scalesim/bin/python     # the tool itself, an hour
+    python benchmarks/scalesim.py --tool /tmp/scalesim/bin/python     # the tool itself, slow
     python benchmarks/scalesim.py --tool .. --topology alexnet --layer Conv1 --dataflow os
 """
 
@@ -81,7 +82,7 @@ STEPS: dict[str, tuple[dict[str, str], ...]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """What SCALE-Sim reports for a layer, and how long that took."""
+    """What SCALE-Sim reports for a layer, and the CPU time that it takes."""
 
     cycles: int
     stalls: int
@@ -132,7 +133,8 @@ def record(figures: Mapping[Key, Figure]) -> None:
     lines = [
         "# Figures of SCALE-Sim itself for a 32 x 32 array, one layer per run, recorded by:",
         "#   python benchmarks/scalesim.py --tool PYTHON",
-        "# cycles and stalls: 'Total Cycles' and 'Stall Cycles' of its COMPUTE_REPORT.csv.",
+        "# cycles and stalls: 'Total Cycles' and 'Stall Cycles' of its COMPUTE_REPORT.csv; seconds",
+        "# are CPU time.",
         ",".join([*names, "cycles", "stalls", "seconds", "version"]),
     ]
     for key, figure in sorted(figures.items(), key=lambda item: tuple(map(str, item[0]))):
@@ -179,13 +181,13 @@ class Run:
 
 def run_here(layer: ConvolutionLayer, target: str, settings: Mapping[str, str]) -> Run:
     """Return the cycles of the whole run, which the array must account for alone where nothing
-    else limits, and the seconds from the layer's numbers to the result."""
-    start = time.perf_counter()
+    else limits, and the CPU seconds from the layer's numbers to the result."""
+    start = time.process_time()
     model = load_scalesim([layer])
     texts = [f"{key}={value}" for key, value in settings.items()]
     program = compile_module(model.module, target=target, settings=texts)
     totals = simulate(program, timing_only=True).totals
-    return Run(totals.cycles, time.perf_counter() - start, totals.utilization)
+    return Run(totals.cycles, time.process_time() - start, totals.utilization)
 
 
 def warm_up() -> None:

@@ -4,7 +4,7 @@ Reads JSON on standard input, {"array": [rows, columns], "dataflow": "ws", "laye
 height, width, filter height, width, channels, filters, stride], ...]}, runs `simulator.run` of
 SCALE-Sim for one layer after the other with its published configuration (scale.cfg: CALC bandwidth,
 so nothing stalls), and prints a line of JSON per layer: name, its report's "Total Cycles" and
-"Stall Cycles", and seconds.
+"Stall Cycles", and seconds of CPU time.
 
     python -m venv scalesim && scalesim/bin/pip install scalesim==3.0.0 'numpy<2'
     scalesim/bin/python benchmarks/scalesim_tool.py < layers.json
@@ -90,10 +90,10 @@ def main() -> None:
     """Run the layers of standard input."""
     request = json.load(sys.stdin)
     for layer in request["layers"]:
-        start = time.perf_counter()
+        start = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             cycles, stalls = run_layer(layer, request["array"], request["dataflow"], Path(folder))
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         result = {"name": layer[0], "cycles": cycles, "stalls": stalls, "seconds": seconds}
         print(json.dumps(result | {"version": version("scalesim")}), flush=True)
 
