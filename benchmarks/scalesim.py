@@ -153,7 +153,7 @@ def run_tool(python: str, dataflow: str, layers: Sequence[ConvolutionLayer]) -> 
         "dataflow": dataflow,
         "layers": [["layer", *astuple(layer)[1:]] for layer in layers],
     }
-    command = [python, "-I", str(HERE / "scalesim_tool.py")]
+    command = [python, "-I", str(DATA / "tool.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
