@@ -144,16 +144,13 @@ def record(figures: Mapping[Key, Figure]) -> None:
 
 
 def run_tool(python: str, dataflow: str, layers: Sequence[ConvolutionLayer]) -> Iterator[Figure]:
-    """Run SCALE-Sim on layers, one after the other, and yield its figures.
-
-    `-I` keeps this folder, whose scalesim.py is no package, off the tool's path.
-    """
+    """Run SCALE-Sim on layers, one after the other, and yield its figures."""
     request = {
         "array": ARRAY,
         "dataflow": dataflow,
         "layers": [["layer", *astuple(layer)[1:]] for layer in layers],
     }
-    command = [python, "-I", str(DATA / "tool.py")]
+    command = [python, str(DATA / "tool.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
