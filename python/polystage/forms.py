@@ -123,7 +123,7 @@ FORMS: dict[str, Form] = {
     "npu": Form(
         frozenset({"builtin", "func", "arith", "npu"}),
         _NPU_OPERATIONS,
-        (has_no_overlay, has_no_semaphore),
+        (has_no_overlay,),
     ),
     "placed": Form(
         frozenset({"builtin", "func", "arith", "npu"}),
