@@ -8,6 +8,9 @@ from chain import largest_error
 
 import polystage as ps
 from polystage.evaluator.module_evaluator import evaluate
+from polystage.passes.tensors.normalize import PREPARE
+from polystage.pipeline import run_pipeline
+from polystage.pipeline_syntax import MODULE
 from polystage.reference import onnxruntime_run
 
 BATCH = 2
@@ -37,3 +40,26 @@ def test_batch_of_a_simulated_program() -> None:
     found = ps.simulate(program, inputs).outputs
     for name, expected in model.run_reference(inputs).items():
         assert largest_error(found[name], expected) < light.F32_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["vit_base", "wav2vec2", "gpt2", "bert"])
+def test_modules_of_pytorch(name: str) -> None:
+    """Heads that are merged with the batch, masks and positions that are computed."""
+    torch_models = pytest.importorskip("torch_models")
+    module, example = torch_models.build(name, small=True)
+    model = ps.load(module, inputs=[example], name=name, batch=BATCH)
+    generator = np.random.default_rng(0)
+    inputs = {
+        s.name: (
+            generator.standard_normal(s.shape)
+            if s.dtype.kind == "f"
+            else generator.integers(0, 20, s.shape)
+        ).astype(s.dtype)
+        for s in model.inputs
+    }
+    expected = model.run_reference(inputs)
+    run_pipeline(model.module, f"{MODULE}({PREPARE})")
+    found = evaluate(model.module, inputs)
+    for output, value in expected.items():
+        assert np.abs(value[0] - value[1]).max() > 1e-3, "equal items would show nothing"
+        assert largest_error(found[output], value) < light.F32_TOLERANCE

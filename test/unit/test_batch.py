@@ -408,6 +408,24 @@ class TestTorch:
             "are fixed\nhelp: export the model with the batch to compile it for"
         )
 
+    def test_items_read_by_number(self, torch) -> None:
+        class Gathered(torch.nn.Module):
+            def __init__(self, order):
+                super().__init__()
+                self.order = order
+
+            def forward(self, x):
+                rows = torch.arange(x.shape[0])[:, None]
+                return x[self.order(rows), torch.tensor([[2, 0]])]
+
+        example = torch.randn(1, 4)
+        own = Gathered(lambda rows: rows).eval()
+        model, single = (load(own, inputs=[example], batch=b) for b in (3, None))
+        assert_items_are_those_of(single, model, 3)
+        for order in (lambda rows: 2 - rows, lambda rows: rows * 0):
+            found = message(Gathered(order).eval(), inputs=[example], batch=3)
+            assert "which item it reads depends on values" in found
+
     def test_module_with_a_fixed_view(self, torch) -> None:
         class Fixed(torch.nn.Module):
             def forward(self, x):

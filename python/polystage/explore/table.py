@@ -16,6 +16,7 @@ _COLUMNS = (
     "latency us",
     "array\nused %",
     "array\nbusy %",
+    "vector\nbusy %",
     "DMA\nbusy %",
     "DRAM\nbusy %",
     "DRAM MB",
@@ -58,6 +59,7 @@ def _cells(outcome: Outcome) -> list[str]:
             for share in (
                 figures.utilization,
                 figures.busy.get("tensor", 0.0),
+                figures.busy.get("vector", 0.0),
                 figures.busy.get("dma", 0.0),
                 figures.busy["dram"],
             )

@@ -8,6 +8,8 @@ all items share, some dimensions may be ones along which nothing changes.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from polystage.constants import constant_array
 from polystage.errors import FrontendError, location_text
 from polystage.forms import walk
@@ -17,6 +19,11 @@ from polystage.mlir import func, ir
 from polystage.passes.tensors.normalize import PREPARE
 from polystage.pipeline import run_pipeline
 from polystage.pipeline_syntax import MODULE
+
+_SIGNED_LESS = 2
+"""The predicate of arith.cmpi."""
+
+_INDEX_ARITHMETIC = ("arith.index_cast", "arith.cmpi", "arith.addi", "arith.select")
 
 _GENERALISE = "builtin.module(canonicalize,linalg-generalize-named-ops)"
 
@@ -33,9 +40,13 @@ class Batched:
 
 @dataclass(frozen=True)
 class Shared:
-    """A value that all items have in common; it is the same along the dimensions in `uniform`."""
+    """A value that all items have in common.
+
+    It is the same along the dimensions in `uniform`; along those in `numbered`, it counts from 0.
+    """
 
     uniform: frozenset[int] = frozenset()
+    numbered: frozenset[int] = frozenset()
 
 
 State = Batched | Shared
@@ -143,7 +154,8 @@ class _Proof:
         if not axes:
             return Shared()
         array = constant_array(value, op.context)
-        return Shared(frozenset(a for a in axes if (array == array.take([0], a)).all()))
+        uniform = frozenset(a for a in axes if (array == array.take([0], a)).all())
+        return Shared(uniform, frozenset(a for a in axes if _counts(array, a)))
 
     def _elementwise(self, op: ir.Operation) -> State:
         states = [self._state(v) for v in op.operands]
@@ -256,13 +268,21 @@ class _Proof:
         if not batched:
             return [_uniform_of_generic(operands, body, result) for result in results]
         loops = {_loop(m, s.axis) for s, m in operands if isinstance(s, Batched)}
-        loops |= {_extracted_loop(e, s.axis) for e, s in extracts.items()}
+        numbers = {
+            argument: _loops(map_)[axis]
+            for argument, (state, map_) in zip(body.arguments, operands, strict=True)
+            if isinstance(state, Shared)
+            for axis in state.numbered
+        }
+        loops |= {_extracted_loop(e, s.axis, numbers) for e, s in extracts.items()}
         if len(loops) != 1:
             raise _DependentError("it combines values whose batches lie differently")
         (loop,) = loops
-        for state, map_ in operands:
-            self._hold_operand(state, map_, loop, batched[0])
-        _hold_indices(body, loop, {e: s.axis for e, s in extracts.items()})
+        for argument, (state, map_) in zip(body.arguments, operands, strict=True):
+            if numbers.get(argument) != loop:
+                self._hold_operand(state, map_, loop, batched[0])
+        counted = [argument for argument, number in numbers.items() if number == loop]
+        _hold_numbers(body, loop, counted, {e: s.axis for e, s in extracts.items()})
         if any(loop not in _loops(result) for result in results):
             raise _DependentError("it computes one value from all items")
         merged = next((s.merged_at for s in batched if s.merged_at), "")
@@ -332,33 +352,78 @@ def _index_loop(op: ir.Operation) -> int:
     return ir.IntegerAttr(op.attributes["dim"]).value
 
 
-def _extracted_loop(extract: ir.Operation, axis: int) -> int:
-    """Return the loop over the items of a value that is read by index."""
+def _extracted_loop(
+    extract: ir.Operation, axis: int, numbers: Mapping[ir.Value, int | None]
+) -> int:
+    """Return the loop over the items of a value that is read by index.
+
+    `numbers` are arguments of the body that are the count of a loop.
+    """
     index = extract.operands[1 + axis]
-    while not isinstance(index.owner, ir.Block) and index.owner.name == "arith.index_cast":
-        index = index.owner.operands[0]
-    if isinstance(index.owner, ir.Block) or index.owner.name != "linalg.index":
+    while index not in numbers and not isinstance(index.owner, ir.Block):
+        owner = index.owner
+        if owner.name == "linalg.index":
+            return _index_loop(owner)
+        if owner.name == "arith.index_cast":
+            index = owner.operands[0]
+        elif _counts_from_the_end_if_negative(owner):
+            index = owner.operands[2]
+        else:
+            break
+    loop = numbers.get(index)
+    if loop is None:
         raise _DependentError("which item it reads depends on values")
-    return _index_loop(index.owner)
+    return loop
 
 
-def _hold_indices(body: ir.Block, loop: int, extracts: Mapping[ir.Operation, int]) -> None:
+def _counts_from_the_end_if_negative(op: ir.Operation) -> bool:
+    """Return whether this is `x < 0 ? .. : x`, which for the number of an item is x."""
+    if op.name != "arith.select" or isinstance(op.operands[0].owner, ir.Block):
+        return False
+    condition = op.operands[0].owner
+    if condition.name != "arith.cmpi" or condition.operands[0] != op.operands[2]:
+        return False
+    zero = condition.operands[1].owner
+    return (
+        ir.IntegerAttr(condition.attributes["predicate"]).value == _SIGNED_LESS
+        and not isinstance(zero, ir.Block)
+        and zero.name == "arith.constant"
+        and ir.IntegerAttr(zero.attributes["value"]).value == 0
+    )
+
+
+def _hold_numbers(
+    body: ir.Block,
+    loop: int,
+    counted: Sequence[ir.Value],
+    extracts: Mapping[ir.Operation, int],
+) -> None:
     """Hold the number of the item to choosing the item that is read, and nothing else.
 
-    `extracts` gives the dimension that holds the items of the value that each reads from.
+    `counted` are arguments of the body that are this number; `extracts` gives the dimension that
+    holds the items of the value that each reads from.
     """
     pending = [
         o.operation.results[0]
         for o in body
         if o.operation.name == "linalg.index" and _index_loop(o.operation) == loop
     ]
+    pending += counted
     while pending:
         for use in pending.pop().uses:
             owner = use.owner.operation
-            if owner.name == "arith.index_cast":
+            if owner.name in _INDEX_ARITHMETIC:
                 pending.append(owner.results[0])
             elif owner not in extracts or use.operand_number != 1 + extracts[owner]:
                 raise _DependentError("it computes with the number of the item")
+
+
+def _counts(array: np.ndarray, axis: int) -> bool:
+    """Return whether the values are their own positions along a dimension."""
+    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+    return array.dtype.kind in "iu" and bool(
+        (array == np.arange(array.shape[axis]).reshape(shape)).all()
+    )
 
 
 def _captured(op: ir.Operation) -> list[ir.Value]:
