@@ -76,7 +76,7 @@ def random_array(rng, shape, dtype):
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def check(text, shapes, target, dtypes=("f32", "f32"), overrides=None):
+def check(text, shapes, target, dtypes=("f32", "f32"), overrides=None, buffers=2):
     """Lower, simulate and compare with the numpy evaluation of the same module."""
     rng = np.random.default_rng(0)
     types = (dtypes[0], dtypes[0], dtypes[1])
@@ -89,7 +89,7 @@ def check(text, shapes, target, dtypes=("f32", "f32"), overrides=None):
         module = ir.Module.parse(text)
         attribute = target_attribute(Target.load(target, overrides))
         module.operation.attributes["npu.target"] = attribute
-        ConvertLinalgToNpuPass(contractions="tensor").run(module)
+        ConvertLinalgToNpuPass(contractions="tensor", buffers=buffers).run(module)
         AllocateScratchpadPass().run(module)
         module.operation.verify()
         result = simulate(module, {k: v.copy() for k, v in inputs.items()})
@@ -269,13 +269,35 @@ def test_streams_where_nothing_fits(name):
     check(contraction_text(maps, shapes), shapes, "tiny", overrides=overrides)
 
 
-@given(st.integers(1, 20), st.integers(1, 40), st.integers(1, 20), st.integers(200, 3000))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_matmul_in_any_scratchpad(m, n, k, bytes_per_partition):
+@given(
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.integers(200, 3000),
+    st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_matmul_in_any_scratchpad(m, n, k, bytes_per_partition, buffers):
     shapes = [(m, k), (k, n), (m, n)]
     text = contraction_text(MATMUL, shapes)
     overrides = {"sbuf.bytes_per_partition": bytes_per_partition}
-    check(text, shapes, "tiny", overrides=overrides)
+    check(text, shapes, "tiny", overrides=overrides, buffers=buffers)
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(400, 4000),
+    st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_batches_in_any_scratchpad(b, m, n, k, bytes_per_partition, buffers):
+    shapes = [(b, k, m), (b, k, n), (b, m, n)]
+    text = contraction_text("(b, m, n, k) -> (b, k, m); (b, k, n); (b, m, n)", shapes)
+    overrides = {"sbuf.bytes_per_partition": bytes_per_partition}
+    check(text, shapes, "tiny", overrides=overrides, buffers=buffers)
 
 
 @given(
@@ -284,12 +306,13 @@ def test_any_matmul_in_any_scratchpad(m, n, k, bytes_per_partition):
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.integers(1, 3),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_convolution(channels, window, strides, dilations, outputs):
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_convolution(channels, window, strides, dilations, outputs, buffers):
     (c, f), (p, q), (s, t), (d, e), (h, w) = channels, window, strides, dilations, outputs
     image = f"(n, c, h * {s} + p * {d}, w * {t} + q * {e})"
     maps = f"(n, f, h, w, c, p, q) -> {image}; (f, c, p, q); (n, f, h, w)"
     height, width = (h - 1) * s + (p - 1) * d + 1, (w - 1) * t + (q - 1) * e + 1
     shapes = [(1, c, height, width), (f, c, p, q), (1, f, h, w)]
-    check(contraction_text(maps, shapes), shapes, "tiny")
+    check(contraction_text(maps, shapes), shapes, "tiny", buffers=buffers)

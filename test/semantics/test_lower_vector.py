@@ -82,16 +82,16 @@ def array(rng, type_, low=None, high=None):
     return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
 
 
-def lowered(text, target, overrides=None):
+def lowered(text, target, overrides=None, buffers=2):
     module = ir.Module.parse(text)
     module.operation.attributes["npu.target"] = target_attribute(Target.load(target, overrides))
-    ConvertLinalgToNpuPass().run(module)
+    ConvertLinalgToNpuPass(buffers=buffers).run(module)
     AllocateScratchpadPass().run(module)
     module.operation.verify()
     return module
 
 
-def check(text, target, limits=None, tolerance=1e-5, overrides=None, expect=()):
+def check(text, target, limits=None, tolerance=1e-5, overrides=None, expect=(), buffers=2):
     """Lower, simulate and compare with the numpy evaluation of the same module."""
     rng = np.random.default_rng(0)
     context = ir.Context()
@@ -105,7 +105,7 @@ def check(text, target, limits=None, tolerance=1e-5, overrides=None, expect=()):
             for n, t in zip(names, function.type.inputs, strict=True)
         }
         want = evaluate(module, {k: v.copy() for k, v in inputs.items()})
-        program_ = lowered(text, target, overrides)
+        program_ = lowered(text, target, overrides, buffers)
         for word in expect:
             assert word in str(program_), word
         got = simulate(program_, {k: v.copy() for k, v in inputs.items()}).outputs
@@ -680,9 +680,9 @@ def operations(draw):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(operations(), st.sampled_from(TARGETS))
-def test_random(text, target):
-    check(text, target)
+@given(operations(), st.sampled_from(TARGETS), st.integers(1, 3))
+def test_random(text, target, buffers):
+    check(text, target, buffers=buffers)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))

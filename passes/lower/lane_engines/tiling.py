@@ -1,9 +1,8 @@
-"""How large the tiles of an operation are: such that they overlap best, and fit on chip; outer loops
-are cut first."""
+"""How large the tiles of an operation are: such that they fit on chip, and overlap best."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -28,7 +27,7 @@ from polystage.passes.memref_types import row_major_strides
 CHUNK_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
 
-PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Into how many parts the largest tiles may be cut so that they overlap."""
 
 WORTHWHILE = 0.05
@@ -73,8 +72,7 @@ def _fastest(program: TileProgram, target: Target, buffers: int) -> Tiling | Non
         largest = _largest_tiles(program, copies, target)
         if not fits(program, largest, copies, target):
             continue
-        parted = (tuple(_parted(program, largest, parts)) for parts in PARTS)
-        for tiles in dict.fromkeys(parted):
+        for tiles in dict.fromkeys(_parted(program, largest)):
             count = _count(program, tiles)
             places = copies * min(buffers, max(1, count // copies))
             if count < copies or not fits(program, tiles, places, target):
@@ -90,13 +88,16 @@ def _count(program: TileProgram, tiles: Sequence[int]) -> int:
     return prod(ceil(n / tile) for n, tile in zip(extents, tiles[1:], strict=True))
 
 
-def _parted(program: TileProgram, tiles: Sequence[int], parts: int) -> list[int]:
-    """Return tiles in about so many parts, outer parallel loops cut first."""
-    parted = list(tiles)
-    for d in range(1, program.nest.n_parallel):
-        parted[d] = balanced(tiles[d], max(1, ceil(tiles[d] / parts)))
-        parts = ceil(parts / ceil(tiles[d] / parted[d]))
-    return parted
+def _parted(program: TileProgram, tiles: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield tiles in 1, 2, .. parts, cut along one parallel loop and then along those in it."""
+    yield tuple(tiles)
+    for first in range(1, program.nest.n_parallel):
+        for parts in PARTS:
+            parted, left = list(tiles), parts
+            for d in range(first, program.nest.n_parallel):
+                parted[d] = balanced(tiles[d], max(1, ceil(tiles[d] / left)))
+                left = ceil(left / ceil(tiles[d] / parted[d]))
+            yield tuple(parted)
 
 
 def _largest_tiling(program: TileProgram, target: Target) -> Tiling:

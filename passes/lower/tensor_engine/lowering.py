@@ -70,25 +70,31 @@ class TensorEngineLowering:
         self.builder = builder
         self.contraction = contraction
         self.extents = contraction.generic.extents
-        planner = ContractionPlanner(contraction, builder.target)
+        early = causes[contraction.stationary.argument] == "weight"
+        planner = ContractionPlanner(contraction, builder.target, builder.buffers, early)
         self.row = planner.row
         self.plan = planner.plan()
         self.loader = OperandLoader(builder, contraction, self.plan, self.row, values, causes)
         self.outputs = OutputTiles(builder, contraction, self.row, values, causes, initial)
         self.segments = self.loader.segments
-        self.outer = [*contraction.batch, *(d for d in contraction.rows if d != self.row)]
+        self.outer = planner.outer
 
     def emit(self) -> None:
         """Write the loop nest of the whole contraction."""
         outer = self.outer
         cuts = [self._cut(d) for d in outer]
         extents = [self.extents[d] for d in outer]
-        for tiles in self.builder.tiles_nd(extents, [1] * len(outer), cuts):
-            box = dict(zip(outer, tiles, strict=True))
-            if self.plan.streamed:
-                self._emit_streamed(box)
-            else:
-                self._emit_blocks(box)
+        together = self.plan.together if outer and cuts[-1] is None else 1
+        steps = [1] * (len(outer) - 1) + [together] * bool(outer)
+        for tiles in self.builder.tiles_nd(extents, steps, cuts):
+            for number in range(tiles[-1].size if outer else 1):
+                box = dict(zip(outer, tiles, strict=True))
+                if outer:
+                    box[outer[-1]] = Tile(tiles[-1].start + number, 1)
+                if self.plan.streamed:
+                    self._emit_streamed(box)
+                else:
+                    self._emit_blocks(box)
 
     # --- loops -----------------------------------------------------------------------------------
 

@@ -14,13 +14,23 @@ from math import ceil, prod
 from polystage.allocation import aligned
 from polystage.errors import PassError
 from polystage.machine.target import Target
-from polystage.passes.lower.generic_op import Access, Linear
+from polystage.passes.lower.generic_op import Access
+from polystage.passes.lower.tensor_engine.block_time import Blocks, BlockTime, Tiles, footprint
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 
 _ACCUMULATOR_BYTES = 4
 
 MAX_OUTPUT_TILES = 4
 """Most row tiles whose output is on chip at once."""
+
+MORE_TRAFFIC = 0.02
+"""Share of DRAM traffic that smaller blocks may cost where they overlap better."""
+
+WORTHWHILE = 0.05
+"""Share of the time that smaller blocks have to save."""
+
+MAX_TOGETHER = 4
+"""Most batches in one loop body."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class ContractionPlan:
     """Row tiles that are stored together take every channel in turn. Blocks of rows follow each
     other through one buffer; so the place of a channel is free for the next block while the others
     are still in use, and loads and matmuls overlap."""
+    together: int
+    """Batches in one loop body, so that more of them are under way than buffers have places."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +78,41 @@ class _Candidate:
     @property
     def key(self) -> tuple[int, int]:
         """Less traffic first, then larger blocks."""
-        return self.traffic, -self.rows * prod(self.columns)
+        return self.traffic, -self.elements
+
+    @property
+    def elements(self) -> int:
+        """The size of a block of the output."""
+        return self.rows * prod(self.columns)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks as an estimate takes them."""
+        return Blocks(self.rows, self.columns, self.rows_outermost)
 
 
 class ContractionPlanner:
-    """Searches the plan of one contraction; `row` is its tiled row dimension or -1."""
+    """Searches the plan of one contraction; `row` is its tiled row dimension or -1.
 
-    def __init__(self, contraction: Contraction, target: Target) -> None:
+    `buffers` is how many places every buffer in a loop will have; `early` says that the stationary
+    operand is a weight, which is loaded while the kernel before still runs.
+    """
+
+    def __init__(
+        self, contraction: Contraction, target: Target, buffers: int = 1, early: bool = False
+    ) -> None:
         self.contraction = contraction
         self.target = target
+        self.buffers = buffers
+        self.early = early
         self.extents = contraction.generic.extents
         self.row = max(contraction.rows, key=lambda d: self.extents[d], default=-1)
         self.element_bytes = element_bytes(contraction.moving)
         self.output_bytes = element_bytes(contraction.output)
 
     def plan(self) -> ContractionPlan:
-        """Return the plan with the least DRAM traffic that fits.
+        """Return the plan with the least DRAM traffic that fits; of those that overlap, with hardly
+        more traffic, the fastest.
 
         Raises:
             PassError: not even a matmul of one row and one column fits.
@@ -98,6 +129,8 @@ class ContractionPlanner:
         if best is None:
             row_tile, column_tile = self._streamed_tiles(row_tile, column_tile)
             best = _Candidate(row_tile, column_tile, traffic=0, rows_outermost=False)
+        together = 1 if streamed else self._together(best, self._time(packed, loose, channel_tile))
+        taken = together * best.bytes_per_partition + self._beside(best)
         return ContractionPlan(
             packed,
             loose,
@@ -108,10 +141,36 @@ class ContractionPlanner:
             best.columns,
             best.rows_outermost,
             streamed,
-            0 if streamed else self._budget - best.bytes_per_partition - self._beside(best),
+            0 if streamed else self._budget - taken,
             1 + self._extra_outputs(best) if not streamed else 1,
             not streamed and self._reads_blocks_once(best.rows, best.columns, column_tile),
+            together,
         )
+
+    @property
+    def outer(self) -> list[int]:
+        """The dimensions that are walked one by one around everything else."""
+        return [*self.contraction.batch, *(d for d in self.contraction.rows if d != self.row)]
+
+    def _time(
+        self, packed: tuple[int, ...], loose: tuple[int, ...], channel_tile: int
+    ) -> BlockTime:
+        channels = channel_tile * prod(self.extents[d] for d in packed)
+        depth = ceil(self.contraction.channels / channel_tile)
+        row_tile = min(self._row_extent, self.target.tensor.columns)
+        tiles = Tiles(channels, depth, loose, row_tile, self._column_tile())
+        return BlockTime(self.contraction, self.target, self.row, tiles, self.early)
+
+    def _together(self, best: _Candidate, time: BlockTime) -> int:
+        """Return how many batches of a single block each are in a loop body: so many that one of
+        them, from its load to its store, takes no longer than the others keep the engines busy."""
+        inner = self.extents[self.outer[-1]] if self.outer else 1
+        if self.buffers == 1 or inner == 1 or time.count(best.blocks) > 1:
+            return 1
+        wanted = ceil(time.total_ns(best.blocks, 1) / time.busiest_ns(best.blocks) / self.buffers)
+        room = self._budget // max(1, best.bytes_per_partition)
+        most = min(wanted, room, self.target.psum.banks // self.buffers, MAX_TOGETHER, inner)
+        return next((n for n in range(most, 1, -1) if inner % n == 0), 1)
 
     def _reads_blocks_once(
         self, rows: int, columns: tuple[int, ...], column_tile: tuple[int, ...]
@@ -124,10 +183,11 @@ class ContractionPlanner:
         """Return how many output tiles fit beside the first, in half of what is left over."""
         tiles = ceil(best.rows / min(self._row_extent, self.target.tensor.columns))
         room = max(0, self._budget - best.bytes_per_partition) // 2
-        return min(MAX_OUTPUT_TILES - 1, tiles - 1, room // self._output_tile_bytes(best))
+        each = self.buffers * self._output_tile_bytes(best)
+        return min(MAX_OUTPUT_TILES - 1, tiles - 1, room // each)
 
     def _beside(self, best: _Candidate) -> int:
-        return self._extra_outputs(best) * self._output_tile_bytes(best)
+        return self._extra_outputs(best) * self.buffers * self._output_tile_bytes(best)
 
     def _output_tile_bytes(self, best: _Candidate) -> int:
         return aligned(prod(best.columns) * self.output_bytes)
@@ -220,16 +280,45 @@ class ContractionPlanner:
     ) -> _Candidate | None:
         depth = ceil(self.contraction.channels / channel_tile)
         depth += self.contraction.channels % channel_tile != 0
-        best: _Candidate | None = None
+        single: list[_Candidate] = []
+        rotating: list[_Candidate] = []
         for rows in self._row_blocks(row_tile, column_tile):
             stationary = depth * prod(self.extents[d] for d in loose) * rows * self.element_bytes
             for columns in self._column_blocks(column_tile):
-                needed = stationary + self._moving_bytes(depth, packed, loose, columns)
-                if needed > self._budget:
-                    continue
-                candidate = replace(self._cost(rows, columns), bytes_per_partition=needed)
-                if best is None or candidate.key < best.key:
-                    best = candidate
+                moving = self._moving_bytes(depth, packed, loose, columns)
+                output = prod(columns) * self.output_bytes
+                found = self._cost(rows, columns)
+                if (needed := stationary + moving + output) <= self._budget:
+                    single.append(replace(found, bytes_per_partition=needed))
+                needed = self._places(stationary, moving, output, rows, columns)
+                if needed <= self._budget:
+                    rotating.append(replace(found, bytes_per_partition=needed))
+        least = min((c.traffic for c in single), default=0) * (1 + MORE_TRAFFIC)
+        rotating = [c for c in rotating if c.traffic <= least]
+        if self.buffers == 1 or not rotating:
+            return min(single, key=lambda c: c.key, default=None)
+        return self._fastest(rotating, self._time(packed, loose, channel_tile))
+
+    def _places(
+        self, stationary: int, moving: int, output: int, rows: int, columns: tuple[int, ...]
+    ) -> int:
+        """Return the bytes per partition with all places of what is loaded more than once."""
+        all_columns = tuple(self.extents[d] for d in self.contraction.columns)
+        batches = prod(self.extents[d] for d in self.outer) > 1
+        if rows < self._row_extent or batches:
+            stationary *= self.buffers
+        if columns != all_columns or batches:
+            moving *= self.buffers
+        return stationary + moving + self.buffers * output
+
+    def _fastest(self, candidates: list[_Candidate], time: BlockTime) -> _Candidate:
+        """Return the candidate of the least estimated time; smaller blocks have to be worth it."""
+        best, best_ns = None, 0.0
+        for candidate in sorted(candidates, key=lambda c: (-c.elements, c.traffic)):
+            total = time.total_ns(candidate.blocks, self.buffers)
+            if best is None or total < best_ns * (1 - WORTHWHILE):
+                best, best_ns = candidate, total
+        assert best is not None
         return best
 
     def _row_blocks(self, tile: int, column_tile: tuple[int, ...]) -> Iterator[int]:
@@ -264,7 +353,7 @@ class ContractionPlanner:
     def _moving_bytes(
         self, depth: int, packed: tuple[int, ...], loose: tuple[int, ...], columns: tuple[int, ...]
     ) -> int:
-        """Return the bytes per partition of the moving window and of the output of one row tile."""
+        """Return the bytes per partition of the moving window."""
         sizes = dict(zip(self.contraction.columns, columns, strict=True))
         sizes.update({d: self.extents[d] for d in loose})
         window = prod(
@@ -272,7 +361,7 @@ class ContractionPlanner:
             for linear in self.contraction.moving.index
             if linear.single != self.contraction.channel or self.contraction.channel < 0
         )
-        return depth * window * self.element_bytes + prod(columns) * self.output_bytes
+        return depth * window * self.element_bytes
 
     def _cost(self, rows: int, columns: tuple[int, ...]) -> _Candidate:
         """Return the candidate with the cheaper of both orders of blocks."""
@@ -283,9 +372,25 @@ class ContractionPlanner:
         )
         stationary = self.contraction.stationary.elements
         moving = self.contraction.moving.elements
+        if self.buffers > 1:
+            moving = round(moving * self._overlap(columns))
         by_columns = moving + stationary * (1 if row_blocks == 1 else column_blocks)
         by_rows = stationary + moving * (1 if column_blocks == 1 else row_blocks)
         return _Candidate(rows, columns, min(by_rows, by_columns), by_rows < by_columns)
+
+    def _overlap(self, columns: tuple[int, ...]) -> float:
+        """Return how often an element of the moving operand is in a block, on average: windows of
+        neighbouring blocks share a border."""
+        sizes = dict(zip(self.contraction.columns, columns, strict=True))
+        taps = {d: self.extents[d] for d in self.contraction.taps}
+        share = 1.0
+        for linear in self.contraction.moving.index:
+            for d in (d for d in linear.dims if d in sizes):
+                step, blocks = linear.coefficients[d], ceil(self.extents[d] / sizes[d])
+                border = footprint(linear, taps) - step
+                whole = step * self.extents[d] + border
+                share *= (whole + (blocks - 1) * border) / whole
+        return max(1.0, share)
 
 
 def stage_bytes(target: Target, element_bytes: int) -> int:
@@ -297,12 +402,6 @@ def stage_bytes(target: Target, element_bytes: int) -> int:
 def element_bytes(access: Access) -> int:
     """Return the bytes of one element of an operand."""
     return max(1, access.element_type.width // 8)
-
-
-def footprint(linear: Linear, sizes: dict[int, int]) -> int:
-    """Return how many indices a linear access spans over a box; dimensions not in `sizes` stand
-    still."""
-    return 1 + sum(c * (sizes.get(d, 1) - 1) for d, c in enumerate(linear.coefficients))
 
 
 def _shrinking(extent: int, least: int) -> Iterator[int]:

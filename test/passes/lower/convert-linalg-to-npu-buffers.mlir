@@ -31,3 +31,47 @@ func.func @rows(%a: memref<8x256xf32>, %b: memref<8x16xf32>, %c: memref<256x16xf
   }
   return
 }
+
+// -----
+
+/// Small products in a batch go several in a loop body, so that more of them are under way than each buffer has places.
+
+// CHECK-LABEL: func.func private @matmul_0
+// CHECK: scf.for %{{.*}} = %c0 to %c12 step %c2
+// CHECK-COUNT-2: npu.matmul
+// ONE-LABEL: func.func private @matmul_0
+// ONE: scf.for %{{.*}} = %c0 to %c12 step %c1
+func.func @batches(%a: memref<12x8x8xf32>, %b: memref<12x8x8xf32>, %c: memref<12x8x8xf32>) {
+  linalg.generic {
+    indexing_maps = [affine_map<(b, m, n, k) -> (b, k, m)>, affine_map<(b, m, n, k) -> (b, k, n)>, affine_map<(b, m, n, k) -> (b, m, n)>],
+    iterator_types = ["parallel", "parallel", "parallel", "reduction"]
+  } ins(%a, %b : memref<12x8x8xf32>, memref<12x8x8xf32>) outs(%c : memref<12x8x8xf32>) {
+  ^bb0(%x: f32, %y: f32, %out: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}
+
+// -----
+
+/// Columns are cut into blocks although all of them fit, so that one is loaded while another is computed and stored.
+
+// CHECK-LABEL: func.func private @matmul_0
+// CHECK: scf.for
+// CHECK: "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x1x{{[0-9]+}}xf32, #npu.space<"sbuf">>
+// CHECK: "npu.dma"
+// ONE-LABEL: func.func private @matmul_0
+// ONE: "npu.alloc"() : () -> memref<8x1x256xf32, #npu.space<"sbuf">>
+func.func @columns(%a: memref<8x8xf32>, %b: memref<8x256xf32>, %c: memref<8x256xf32>) {
+  linalg.generic {indexing_maps = [affine_map<(m, n, k) -> (k, m)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+      iterator_types = ["parallel", "parallel", "reduction"]}
+    ins(%a, %b : memref<8x8xf32>, memref<8x256xf32>) outs(%c : memref<8x256xf32>) {
+  ^bb0(%x: f32, %y: f32, %out: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}
