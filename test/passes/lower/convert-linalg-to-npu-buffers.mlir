@@ -19,7 +19,8 @@
 // CHECK: "npu.alloc"() : () -> memref<8x1x256xf32
 // CHECK: scf.for
 // CHECK: "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
-// ONE-NOT: buffers
+// ONE-LABEL: func.func private @matmul_0
+// ONE-NOT: buffers =
 // THREE: "npu.alloc"() {buffers = 3 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
 func.func @rows(%a: memref<8x256xf32>, %b: memref<8x16xf32>, %c: memref<256x16xf32>) {
   linalg.generic {indexing_maps = [#map, #map1, #map2], iterator_types = ["parallel", "parallel", "reduction"]}
