@@ -664,6 +664,12 @@ def test_invalid_out_of_bounds_at_a_nonlinear_index():
     refuse(program(k), r"reaches \[60, 89\] in dimension 1 of extent 80", timing_only=True)
 
 
+def test_invalid_division_by_zero():
+    k = Kernel(x=dram(8, 8), y=dram(8, 8))
+    k.loop(0, 4, 1, lambda i: k.index("arith.divui", 8, i))
+    refuse(program(k), r"'arith\.divui' in @kernel divides by zero", timing_only=True)
+
+
 def test_invalid_two_live_buffers_at_one_address():
     k = Kernel(x=dram(8, 16), z=dram(8, 16), y=dram(8, 16))
     first = k.load(k.x, 0)

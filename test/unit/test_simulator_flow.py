@@ -76,6 +76,32 @@ def test_a_value_left_from_the_inference_before_is_not_written():
         simulate(program(k), {"x": random(8, 8)}, inferences=2)
 
 
+def test_a_global_without_a_value_is_not_written_until_something_writes_it():
+    fill = Kernel("fill", t=dram(8, 8))
+    zeros = fill.alloc([8, 8])
+    fill.memset(zeros, 0.0)
+    fill.dma(zeros, fill.t, "output")
+    k = Kernel(x=dram(8, 8), s=dram(8, 8), y=dram(8, 8))
+    x, s = k.load(k.x), k.load(k.s, 512)
+    k.box("elementwise", "add", [x, s, s], [8, 8], ["d0, d1"] * 3)
+    k.dma(s, k.s, "output")
+    k.dma(s, k.y, "output")
+    type_ = k.x.type
+    main = [
+        f"%s = memref.get_global @s : {type_}",
+        f"%y = memref.alloc() : {type_}",
+        f"call @kernel(%x, %s, %y) : ({type_}, {type_}, {type_}) -> ()",
+        f"return %y : {type_}",
+    ]
+    extra = f'memref.global "private" @s : {type_}'
+    x = {"x": random(8, 8)}
+    with pytest.raises(SimulationError, match="of which not everything has been written"):
+        simulate(program(k, main=main, extra=extra, drop_inputs=("s",)), x, inferences=2)
+    main.insert(2, f"call @fill(%s) : ({type_}) -> ()")
+    result = simulate(program(fill, k, main=main, extra=extra, drop_inputs=("s",)), x)
+    np.testing.assert_array_equal(result.outputs["y"], x["x"])
+
+
 # --- Little's law ---
 
 

@@ -114,13 +114,8 @@ class Decoder:
             trips *= loop.trips
         return trips
 
-    def decode(self, function: ir.Operation) -> Decoded:
-        """Return a function as instructions."""
-        self.block(function.regions[0].blocks[0])
-        return self.decoded()
-
     def decoded(self) -> Decoded:
-        """Return what was decoded."""
+        """Return what was decoded so far."""
         return Decoded(
             self.name,
             self.instructions,

@@ -17,11 +17,12 @@ from polystage.machine import cost
 from polystage.mlir import ir
 from polystage.simulator import lane_ops, sync_ops, tensor_ops, transfer_ops, views
 from polystage.simulator.access import DramRef, View
-from polystage.simulator.assemble import Assembly, Operand
+from polystage.simulator.assemble import Assembly
 from polystage.simulator.decode import HANDLERS, Decoder, Program
 from polystage.simulator.expand import KernelTrace, expand
 from polystage.simulator.instructions import Instruction
 from polystage.simulator.memory import Array, DramBuffer, DramKind
+from polystage.simulator.tables import Operand
 from polystage.simulator.trace import Int64
 
 for _part in (views, tensor_ops, lane_ops, transfer_ops, sync_ops):
@@ -33,8 +34,8 @@ Iteration = tuple[int, ...]
 Node = Callable[[Assembly, Iteration], None]
 
 
-@dataclass
-class Result:
+@dataclass(frozen=True)
+class Returned:
     """A result of @main."""
 
     name: str
@@ -54,7 +55,7 @@ class MainDecoder(Decoder):
         self.buffer_of_slot: list[int] = []
         self.globals: dict[str, View] = {}
         self.inputs: dict[str, View] = {}
-        self.results: list[Result] = []
+        self.results: list[Returned] = []
         arguments = list(function.regions[0].blocks[0].arguments)
         names = value_names(function, "arg_attrs", "arg", len(arguments))
         for name, argument in zip(names, arguments, strict=True):
@@ -225,7 +226,7 @@ def _return(main: MainDecoder, op: ir.Operation) -> None:
     unsigned = set(itertools.compress(names, unsigned_results(main.function)))
     for name, value in zip(names, op.operands, strict=True):
         view = main.view(value)
-        main.results.append(Result(name, main.buffer(view), view, name in unsigned))
+        main.results.append(Returned(name, main.buffer(view), view, name in unsigned))
 
 
 _HANDLERS: dict[str, Callable[[MainDecoder, ir.Operation], None]] = {

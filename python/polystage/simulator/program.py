@@ -148,15 +148,16 @@ def _options(
     check_races: bool,
     progress: Progress | None,
 ) -> _Options:
-    orders = ("concurrent", "interlocked", "sequential")
-    if order not in ("", *orders):
-        raise SimulationError(f"order '{order}' does not exist, allowed are {', '.join(orders)}")
+    if order not in ("", "concurrent", "interlocked", "sequential"):
+        raise SimulationError(
+            f"order '{order}' does not exist, allowed are concurrent, interlocked, sequential"
+        )
     if races not in ("error", "ignore"):
         raise SimulationError(f"races are '{races}', allowed are error, ignore")
     if inferences < 1:
         raise SimulationError(f"{inferences} inferences were asked for, at least 1 is needed")
     finds = check_races or not timing_only
-    return _Options(not timing_only, order, inferences, races == "ignore", finds, progress)  # type: ignore[arg-type]
+    return _Options(not timing_only, order, inferences, races == "ignore", finds, progress)
 
 
 def _rates(targets: Sequence[Target]) -> Rates:

@@ -45,10 +45,7 @@ class Queues:
         """Return the bits of the ports that an engine must have to itself to use `memories`."""
         bits = 0
         for memory in memories:
-            if engine in self.others(memory, ()) and len(self._exclusive[memory]) > 1:
+            exclusive = self._exclusive[memory]
+            if engine in exclusive and len(exclusive) > 1:
                 bits |= PORT_BITS[memory]
         return bits
-
-    def others(self, memory: str, except_for: Collection[str]) -> list[str]:
-        """Return the engines that use the port of a memory one at a time, without some."""
-        return sorted(self._exclusive.get(memory, set()) - set(except_for))
