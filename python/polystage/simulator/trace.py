@@ -86,9 +86,9 @@ class CoreTrace:
     The accesses of instruction i are those from `access_start[i]` to `access_start[i + 1]`, reads
     before writes; `by_array` marks the tensor engine's writes, which keep their own order.
     `value` is whether a matmul accumulates, or the first number of an iota. `call` counts the calls
-    of @main. `semaphores` are the initial values. `after` are dynamic indices whose ends an
-    instruction waits for by itself: those from `after_start[i]` to `after_start[i + 1]`; empty
-    until an order was chosen.
+    of @main. `semaphores` are the initial values. `after` is what an
+    instruction waits for by itself, from `after_start[i]` to `after_start[i + 1]`: j until
+    instruction j has ended, ~j until it is issued; empty until an order was chosen.
     """
 
     queues: tuple[str, ...]
