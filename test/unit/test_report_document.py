@@ -201,3 +201,16 @@ def test_traces_are_json_with_a_process_per_core(folder):
             assert all(a <= b[0] + 1e-6 for a, b in zip(ends, spans[1:], strict=False))
     arrows = [e["ph"] for e in events if e.get("cat") == "semaphore"]
     assert arrows.count("s") == arrows.count("f")
+
+
+def test_files_are_written_before_anybody_stops_reading(folder, tmp_path, monkeypatch):
+    path, page = tmp_path / "a.json", tmp_path / "page.html"
+    path.write_text(to_text(document(folder)))
+
+    def stop(_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("polystage.tools.report.print_report", stop)
+    with pytest.raises(BrokenPipeError):
+        report([str(path)], str(page))
+    assert page.read_text().startswith("<!DOCTYPE html>")

@@ -192,12 +192,12 @@ def run_command(
         runs.CompilerOptions(**options),
         runs.RunOptions(inputs, seed, timing_only, order or "", inferences, cores),
     )
-    done.print_report()
     if outputs:
         write_atomically(outputs, done.outputs_npz())
     for file, text in ((json_file, done.json), (html_file, done.html), (trace_file, done.trace)):
         if file:
             write_atomically(file, text())
+    done.print_report()
     if done.failed():
         raise click.exceptions.Exit(FAILED_CHECK)
 

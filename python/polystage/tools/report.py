@@ -9,7 +9,7 @@ from polystage.report.comparison import print_comparison
 from polystage.report.html import report_page
 from polystage.report.load import load_report
 from polystage.report.table import print_report
-from polystage.tools.output import check_writable, write_atomically
+from polystage.tools.output import write_atomically
 
 MOST_REPORTS = 2
 """A page shows one run, or compares two."""
@@ -26,10 +26,9 @@ def report(paths: Sequence[str], html: str) -> None:
             help="name the run before and the run after",
         )
     documents = [load_report(path) for path in paths]
-    check_writable(html)
+    if html:
+        write_atomically(html, report_page(documents))
     if len(documents) == 1:
         print_report(documents[0])
     else:
         print_comparison(documents[0], documents[1])
-    if html:
-        write_atomically(html, report_page(documents))

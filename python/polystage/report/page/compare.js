@@ -2,7 +2,8 @@
 
 function comparePanel([before, after]) {
   const changes = pairedLayers(before, after);
-  const head = ["layer", "before µs", "after µs", "change µs", "change", "DRAM before kB", "DRAM after kB", "energy before nJ", "energy after nJ"];
+  const head = [["layer", ""], ["before", "µs"], ["after", "µs"], ["change", "µs"], ["change", "%"], ["DRAM before", "kB"], ["DRAM after", "kB"],
+    ["energy before", "µJ"], ["energy after", "µJ"]];
   let sort = { by: 3, down: false };
   const place = element("div", { class: "scroll" });
   const value = (row, i) => [row.name, row.a?.latency_us, row.b?.latency_us, row.delta, row.a && row.b ? row.b.latency_us / row.a.latency_us : NaN,
@@ -51,10 +52,10 @@ function compareTable(head, rows, sort, show, before, after) {
   const cells = (name, a, b) => [element("td", { class: "name", title: name }, shortened(name, LONG_NAME)),
     ...[a?.latency_us, b?.latency_us, (b?.latency_us || 0) - (a?.latency_us || 0)].map((v, i) => number(v, 1, 2, i === 2)),
     element("td", { class: "number" }, a && b ? change(a.latency_us, b.latency_us, true) : element("span", {}, a ? "gone" : "new")),
-    number(a && traffic(a), 1e3, 1), number(b && traffic(b), 1e3, 1), number(a?.energy_pj, 1e3, 1), number(b?.energy_pj, 1e3, 1)];
-  const number = (v, factor, decimals, signed) => element("td", { class: "number" }, v === undefined ? "-" : `${signed && v > 0 ? "+" : ""}${grouped(v / factor, decimals)}`);
-  return element("table", {}, element("thead", {}, element("tr", {}, head.map((title, i) => element("th", { class: i ? "number" : "", tabindex: 0, scope: "col",
-    "aria-sort": sort.by === i && i !== 3 ? (sort.down ? "descending" : "ascending") : "none", onclick: () => turn(i), onkeydown: (event) => { if (event.key === "Enter") turn(i); } }, title)))),
+    number(a && traffic(a), 1e3, 1), number(b && traffic(b), 1e3, 1), number(a?.energy_pj, 1e6, 2), number(b?.energy_pj, 1e6, 2)];
+  const number = (v, factor, decimals, signed) => element("td", { class: "number" }, v === undefined ? "-" : `${!signed || !v ? "" : v > 0 ? "+" : "−"}${grouped(signed ? Math.abs(v) / factor : v / factor, decimals)}`);
+  return element("table", {}, element("thead", {}, element("tr", {}, head.map(([title, unit], i) => element("th", { class: i ? "number" : "", tabindex: 0, scope: "col",
+    "aria-sort": sort.by === i && i !== 3 ? (sort.down ? "descending" : "ascending") : "none", onclick: () => turn(i), onkeydown: (event) => { if (event.key === "Enter") turn(i); } }, title, element("small", {}, unit || "\u00a0"))))),
   element("tbody", {}, rows.map((row) => element("tr", {}, cells(row.name, row.a, row.b)))),
   element("tfoot", {}, element("tr", {}, cells("total", before.totals, after.totals))));
 }

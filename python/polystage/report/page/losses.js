@@ -24,7 +24,7 @@ function lossSteps(runs, name) {
   if (!all.length) return element("p", { class: "note" }, "Nothing is multiplied on the tensor engine.");
   const steps = runs[0].loss_steps;
   const last = all[all.length - 1];
-  const grid = element("div", { class: "steps" },
+  const grid = element("div", { class: all.length > 1 ? "steps two" : "steps" },
     ["", "share of the peak", "leaves", "bound"].map((text, i) => element("div", { class: i > 1 ? "head number" : "head" }, text)));
   const row = (title, small, tracks, leaves, bound, last) => grid.append(
     element("div", { class: "name" }, title, small ? element("small", {}, small) : null),
@@ -36,7 +36,7 @@ function lossSteps(runs, name) {
     const tracks = all.map((t) => track([[t[0] / t[i + 1], "kept", ""], [t[0] / t[i] - t[0] / t[i + 1], "", STEP_COLORS[i]]],
       `${step.title}: ${time(t[i])} becomes ${time(t[i + 1])}`));
     const cells = (text) => all.map((t) => text(t)).join("  →  ");
-    row(step.title, step.explanation, tracks, cells((t) => `× ${(t[i] / t[i + 1]).toFixed(3)}`), cells((t) => percent(t[0] / t[i + 1])), false);
+    row(step.title, step.explanation, tracks, `× ${cells((t) => (t[i] / t[i + 1]).toFixed(3))}`, cells((t) => percent(t[0] / t[i + 1])), false);
   });
   row(element("b", {}, "achieved"), `${time(last[7])}${name === null ? "" : " in which anything is under way for this layer"}`,
     all.map((t) => track([[t[0] / t[7], "kept", ""]], "achieved")), "", element("b", {}, all.map((t) => percent(t[0] / t[7])).join("  →  ")), true);
