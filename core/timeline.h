@@ -1,5 +1,5 @@
 // When every instruction of a device's cores runs.
-// The twin of `_Device` in python/polystage/simulator/timeline.py: same events, same sums.
+// The twin of python/polystage/simulator/{events,bandwidth}.py: same events, same sums.
 #pragma once
 
 #include <tuple>
