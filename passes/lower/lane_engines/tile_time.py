@@ -7,7 +7,7 @@ takes until a buffer is free again.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
@@ -118,7 +118,8 @@ class TileTime:
         count = prod(trips.values())
         places = copies * min(buffers, max(1, count // copies))
         one = _OneTile(self.target.dma.startup_ns)
-        busy: Counter[str] = Counter()
+        busy: defaultdict[str, float] = defaultdict(float)
+        in_turn_ns = 0.0
         for step in (*self.program.steps, *self.program.stores):
             depth = max((looped.index(d) + 1 for d in step.dims if d in trips), default=0)
             executions = prod(trips[d] for d in looped[:depth])
@@ -127,9 +128,9 @@ class TileTime:
             for part in work:
                 busy[part.engine] += executions * part.busy_ns
                 busy["dma"] += executions * part.pool_ns
-                busy["in turn"] += 0 if part.pool_ns else executions * part.latency_ns
-        if not one.returns or copies > 1:
-            del busy["in turn"]
+                in_turn_ns += 0.0 if part.pool_ns else executions * part.latency_ns
+        if one.returns and copies == 1:
+            busy["all in turn"] = in_turn_ns
         busiest = max(busy.values(), default=0.0) * (count - 1) / count
         waves = ceil(count / places)
         return one.total_ns + max(busiest, (waves - 1) * one.held_ns)

@@ -11,7 +11,7 @@ from polystage.machine import access as runs
 from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.passes.lower.generic_op import Access, Linear
-from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.contraction import Contraction, element_bytes
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class BlockTime:
         self, access: Access, sizes: Mapping[int, int], partitions: int, count: int
     ) -> float:
         """Return the time of `count` transfers of a window, without start-up."""
-        width = max(1, access.element_type.width // 8)
+        width = element_bytes(access)
         walked = {d: self.extents[d] for d in self.tiles.loose} | dict(sizes)
         on_partitions = self.row if access is self.contraction.output else self.contraction.channel
         shape = [

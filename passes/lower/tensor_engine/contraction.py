@@ -148,3 +148,8 @@ def _stores_rows(contraction: Contraction) -> bool:
     long runs."""
     inner = [x.dims[0] for x in contraction.output.index if x.dims]
     return bool(inner) and inner[-1] in contraction.columns
+
+
+def element_bytes(access: Access) -> int:
+    """Return the bytes of one element of an operand."""
+    return max(1, access.element_type.width // 8)

@@ -14,12 +14,8 @@ from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.mosaic import Array, Mosaic, shape_of
 from polystage.passes.lower.offset import Offset, Tile
 from polystage.passes.lower.tensor_engine.block_time import footprint
-from polystage.passes.lower.tensor_engine.contraction import Contraction
-from polystage.passes.lower.tensor_engine.plan import (
-    ContractionPlan,
-    element_bytes,
-    stage_bytes,
-)
+from polystage.passes.lower.tensor_engine.contraction import Contraction, element_bytes
+from polystage.passes.lower.tensor_engine.plan import ContractionPlan, stage_bytes
 from polystage.passes.lower.tensor_engine.spread_load import SpreadLoad, is_spread
 from polystage.passes.lower.tensor_engine.transposed_load import TransposedLoad, load_transposed
 

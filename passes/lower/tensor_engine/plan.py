@@ -7,27 +7,17 @@ contraction is streamed in chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, prod
 
 from polystage.allocation import aligned
 from polystage.errors import PassError
 from polystage.machine.target import Target
-from polystage.passes.lower.generic_op import Access
-from polystage.passes.lower.tensor_engine.block_time import Blocks, BlockTime, Tiles, footprint
-from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.block_time import BlockTime, Tiles, footprint
+from polystage.passes.lower.tensor_engine.blocks import MAX_OUTPUT_TILES, BlockSearch, Candidate
+from polystage.passes.lower.tensor_engine.contraction import Contraction, element_bytes
 
 _ACCUMULATOR_BYTES = 4
-
-MAX_OUTPUT_TILES = 4
-"""Most row tiles whose output is on chip at once."""
-
-MORE_TRAFFIC = 0.02
-"""Share of DRAM traffic that smaller blocks may cost where they overlap better."""
-
-WORTHWHILE = 0.05
-"""Share of the time that smaller blocks have to save."""
 
 MAX_TOGETHER = 4
 """Most batches in one loop body."""
@@ -65,32 +55,6 @@ class ContractionPlan:
     """Batches in one loop body, so that more of them are under way than buffers have places."""
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """Blocks under consideration, and what they cost."""
-
-    rows: int
-    columns: tuple[int, ...]
-    traffic: int
-    rows_outermost: bool
-    bytes_per_partition: int = 0
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """Less traffic first, then larger blocks."""
-        return self.traffic, -self.elements
-
-    @property
-    def elements(self) -> int:
-        """The size of a block of the output."""
-        return self.rows * prod(self.columns)
-
-    @property
-    def blocks(self) -> Blocks:
-        """The blocks as an estimate takes them."""
-        return Blocks(self.rows, self.columns, self.rows_outermost)
-
-
 class ContractionPlanner:
     """Searches the plan of one contraction; `row` is its tiled row dimension or -1.
 
@@ -124,12 +88,22 @@ class ContractionPlanner:
         channel_tile = min(self.contraction.channels, array.rows // packed_size)
         row_tile = min(self._row_extent, array.columns)
         column_tile = self._column_tile()
-        best = self._best_blocks(packed, loose, channel_tile, row_tile, column_tile)
+        tiles = Tiles(
+            channel_tile * packed_size,
+            ceil(self.contraction.channels / channel_tile),
+            loose,
+            row_tile,
+            column_tile,
+        )
+        time = BlockTime(self.contraction, self.target, self.row, tiles, self.early)
+        depth = tiles.depth + (self.contraction.channels % channel_tile != 0)
+        batches = prod(self.extents[d] for d in self.outer)
+        best = BlockSearch(time, depth, batches, self.buffers, self._budget).best()
         streamed = best is None
         if best is None:
             row_tile, column_tile = self._streamed_tiles(row_tile, column_tile)
-            best = _Candidate(row_tile, column_tile, traffic=0, rows_outermost=False)
-        together = 1 if streamed else self._together(best, self._time(packed, loose, channel_tile))
+            best = Candidate(row_tile, column_tile, traffic=0, rows_outermost=False)
+        together = 1 if streamed else self._together(best, time)
         taken = together * best.bytes_per_partition + self._beside(best)
         return ContractionPlan(
             packed,
@@ -152,16 +126,7 @@ class ContractionPlanner:
         """The dimensions that are walked one by one around everything else."""
         return [*self.contraction.batch, *(d for d in self.contraction.rows if d != self.row)]
 
-    def _time(
-        self, packed: tuple[int, ...], loose: tuple[int, ...], channel_tile: int
-    ) -> BlockTime:
-        channels = channel_tile * prod(self.extents[d] for d in packed)
-        depth = ceil(self.contraction.channels / channel_tile)
-        row_tile = min(self._row_extent, self.target.tensor.columns)
-        tiles = Tiles(channels, depth, loose, row_tile, self._column_tile())
-        return BlockTime(self.contraction, self.target, self.row, tiles, self.early)
-
-    def _together(self, best: _Candidate, time: BlockTime) -> int:
+    def _together(self, best: Candidate, time: BlockTime) -> int:
         """Return how many batches of a single block each are in a loop body: so many that one of
         them, from its load to its store, takes no longer than the others keep the engines busy."""
         inner = self.extents[self.outer[-1]] if self.outer else 1
@@ -179,17 +144,17 @@ class ContractionPlanner:
         groups = min(self.target.psum.open_groups, self.target.psum.banks)
         return rows < self._row_extent and columns == column_tile and groups >= MAX_OUTPUT_TILES
 
-    def _extra_outputs(self, best: _Candidate) -> int:
+    def _extra_outputs(self, best: Candidate) -> int:
         """Return how many output tiles fit beside the first, in half of what is left over."""
         tiles = ceil(best.rows / min(self._row_extent, self.target.tensor.columns))
         room = max(0, self._budget - best.bytes_per_partition) // 2
         each = self.buffers * self._output_tile_bytes(best)
         return min(MAX_OUTPUT_TILES - 1, tiles - 1, room // each)
 
-    def _beside(self, best: _Candidate) -> int:
+    def _beside(self, best: Candidate) -> int:
         return self._extra_outputs(best) * self.buffers * self._output_tile_bytes(best)
 
-    def _output_tile_bytes(self, best: _Candidate) -> int:
+    def _output_tile_bytes(self, best: Candidate) -> int:
         return aligned(prod(best.columns) * self.output_bytes)
 
     def _streamed_tiles(
@@ -270,145 +235,14 @@ class ContractionPlanner:
         pieces = ceil(extent / max(1, min(room, extent)))
         return ceil(extent / pieces)
 
-    def _best_blocks(
-        self,
-        packed: tuple[int, ...],
-        loose: tuple[int, ...],
-        channel_tile: int,
-        row_tile: int,
-        column_tile: tuple[int, ...],
-    ) -> _Candidate | None:
-        depth = ceil(self.contraction.channels / channel_tile)
-        depth += self.contraction.channels % channel_tile != 0
-        single: list[_Candidate] = []
-        rotating: list[_Candidate] = []
-        for rows in self._row_blocks(row_tile, column_tile):
-            stationary = depth * prod(self.extents[d] for d in loose) * rows * self.element_bytes
-            for columns in self._column_blocks(column_tile):
-                moving = self._moving_bytes(depth, packed, loose, columns)
-                output = prod(columns) * self.output_bytes
-                found = self._cost(rows, columns)
-                if (needed := stationary + moving + output) <= self._budget:
-                    single.append(replace(found, bytes_per_partition=needed))
-                needed = self._places(stationary, moving, output, rows, columns)
-                if needed <= self._budget:
-                    rotating.append(replace(found, bytes_per_partition=needed))
-        least = min((c.traffic for c in single), default=0) * (1 + MORE_TRAFFIC)
-        rotating = [c for c in rotating if c.traffic <= least]
-        if self.buffers == 1 or not rotating:
-            return min(single, key=lambda c: c.key, default=None)
-        return self._fastest(rotating, self._time(packed, loose, channel_tile))
-
-    def _places(
-        self, stationary: int, moving: int, output: int, rows: int, columns: tuple[int, ...]
-    ) -> int:
-        """Return the bytes per partition with all places of what is loaded more than once."""
-        all_columns = tuple(self.extents[d] for d in self.contraction.columns)
-        batches = prod(self.extents[d] for d in self.outer) > 1
-        if rows < self._row_extent or batches:
-            stationary *= self.buffers
-        if columns != all_columns or batches:
-            moving *= self.buffers
-        return stationary + moving + self.buffers * output
-
-    def _fastest(self, candidates: list[_Candidate], time: BlockTime) -> _Candidate:
-        """Return the candidate of the least estimated time; smaller blocks have to be worth it."""
-        best, best_ns = None, 0.0
-        for candidate in sorted(candidates, key=lambda c: (-c.elements, c.traffic)):
-            total = time.total_ns(candidate.blocks, self.buffers)
-            if best is None or total < best_ns * (1 - WORTHWHILE):
-                best, best_ns = candidate, total
-        assert best is not None
-        return best
-
-    def _row_blocks(self, tile: int, column_tile: tuple[int, ...]) -> Iterator[int]:
-        """Yield blocks from all rows down to one tile.
-
-        Where all columns are resident anyway, larger parts of the rows than are stored together
-        would only keep loads waiting for matmuls.
-        """
-        all_columns = tuple(self.extents[d] for d in self.contraction.columns)
-        together = tile * MAX_OUTPUT_TILES
-        for rows in _shrinking(self._row_extent, tile):
-            if rows in (self._row_extent, tile) or rows <= together or all_columns != column_tile:
-                yield rows
-
     @property
     def _budget(self) -> int:
         """Bytes per partition for the blocks; the rest is for what the lowering stages beside
         them."""
         return self.target.sbuf.bytes_per_partition - stage_bytes(self.target, self.element_bytes)
 
-    def _column_blocks(self, tile: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Yield blocks from all columns down to one tile, shrinking the outermost dimension
-        first."""
-        block = [self.extents[d] for d in self.contraction.columns]
-        yield tuple(block)
-        for i, least in enumerate(tile):
-            for size in _shrinking(block[i], least):
-                if size != block[i]:
-                    yield (*block[:i], size, *block[i + 1 :])
-            block[i] = least
-
-    def _moving_bytes(
-        self, depth: int, packed: tuple[int, ...], loose: tuple[int, ...], columns: tuple[int, ...]
-    ) -> int:
-        """Return the bytes per partition of the moving window."""
-        sizes = dict(zip(self.contraction.columns, columns, strict=True))
-        sizes.update({d: self.extents[d] for d in loose})
-        window = prod(
-            footprint(linear, sizes)
-            for linear in self.contraction.moving.index
-            if linear.single != self.contraction.channel or self.contraction.channel < 0
-        )
-        return depth * window * self.element_bytes
-
-    def _cost(self, rows: int, columns: tuple[int, ...]) -> _Candidate:
-        """Return the candidate with the cheaper of both orders of blocks."""
-        row_blocks = ceil(self._row_extent / rows)
-        column_blocks = prod(
-            ceil(self.extents[d] / n)
-            for d, n in zip(self.contraction.columns, columns, strict=True)
-        )
-        stationary = self.contraction.stationary.elements
-        moving = self.contraction.moving.elements
-        if self.buffers > 1:
-            moving = round(moving * self._overlap(columns))
-        by_columns = moving + stationary * (1 if row_blocks == 1 else column_blocks)
-        by_rows = stationary + moving * (1 if column_blocks == 1 else row_blocks)
-        return _Candidate(rows, columns, min(by_rows, by_columns), by_rows < by_columns)
-
-    def _overlap(self, columns: tuple[int, ...]) -> float:
-        """Return how often an element of the moving operand is in a block, on average: windows of
-        neighbouring blocks share a border."""
-        sizes = dict(zip(self.contraction.columns, columns, strict=True))
-        taps = {d: self.extents[d] for d in self.contraction.taps}
-        share = 1.0
-        for linear in self.contraction.moving.index:
-            for d in (d for d in linear.dims if d in sizes):
-                step, blocks = linear.coefficients[d], ceil(self.extents[d] / sizes[d])
-                border = footprint(linear, taps) - step
-                whole = step * self.extents[d] + border
-                share *= (whole + (blocks - 1) * border) / whole
-        return max(1.0, share)
-
 
 def stage_bytes(target: Target, element_bytes: int) -> int:
     """Return the bytes per partition for staging an operand that is transposed on its way in."""
     row = target.tensor.rows * element_bytes
     return max(row, min(4096, target.sbuf.bytes_per_partition // 8))
-
-
-def element_bytes(access: Access) -> int:
-    """Return the bytes of one element of an operand."""
-    return max(1, access.element_type.width // 8)
-
-
-def _shrinking(extent: int, least: int) -> Iterator[int]:
-    """Yield extent and ever smaller multiples of `least`."""
-    yield extent
-    tiles = ceil(extent / least)
-    while tiles > 1:
-        tiles = ceil(tiles / 2)
-        if tiles * least < extent:
-            yield tiles * least
