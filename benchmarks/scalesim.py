@@ -1,9 +1,9 @@
 """SCALE-Sim's ResNet-50, MobileNet and AlexNet, layer by layer, in SCALE-Sim and here.
 
 First the same machine: the target presets `scalesim_ws` and `scalesim_os`. The cycles must be
-equal for every layer; exit code 1 if one is not. Both are timed in one run, in CPU seconds, if
-SCALE-Sim's Python is named; otherwise its figures are those of scalesim_data/figures.csv, which
-this script recorded.
+equal for every layer; exit code 1 if one is not. If SCALE-Sim's Python is named, it runs as well,
+and both are timed, in CPU seconds: one layer in SCALE-Sim, then the same layer here. Otherwise its
+figures are those of scalesim_data/figures.csv, which this script recorded.
 
 Then the same layers on `neuroncore_v2`, in cycles of its array: with SCALE-Sim's rules, and with
 what the better rules change, one after the other.
@@ -20,7 +20,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -82,12 +83,12 @@ STEPS: dict[str, tuple[dict[str, str], ...]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """What SCALE-Sim reports for a layer, and the CPU time that it takes."""
+    """What SCALE-Sim reports for a layer, and the CPU time that it took if it ran now."""
 
     cycles: int
     stalls: int
-    seconds: float
     version: str
+    seconds: float | None = None
 
 
 Key = tuple[str | int, ...]
@@ -119,9 +120,9 @@ def recorded() -> dict[Key, Figure]:
     found: dict[Key, Figure] = {}
     with RECORDED.open(encoding="utf-8") as file:
         for row in csv.reader(line for line in file if not line.startswith("#")):
-            dataflow, *numbers, cycles, stalls, seconds, version = row
+            dataflow, *numbers, cycles, stalls, version = row
             if dataflow != "dataflow":
-                figure = Figure(int(cycles), int(stalls), float(seconds), version)
+                figure = Figure(int(cycles), int(stalls), version)
                 found[(dataflow, *map(int, numbers))] = figure
     return found
 
@@ -132,36 +133,36 @@ def record(figures: Mapping[Key, Figure]) -> None:
     names.remove("name")
     lines = [
         "# Figures of SCALE-Sim itself for a 32 x 32 array, one layer per run, recorded by:",
-        "#   python benchmarks/scalesim.py --tool PYTHON",
-        "# cycles and stalls: 'Total Cycles' and 'Stall Cycles' of its COMPUTE_REPORT.csv; seconds",
-        "# are CPU time.",
-        ",".join([*names, "cycles", "stalls", "seconds", "version"]),
+        "#   python benchmarks/scalesim.py --tool PYTHON --record",
+        "# cycles and stalls: 'Total Cycles' and 'Stall Cycles' of its COMPUTE_REPORT.csv.",
+        ",".join([*names, "cycles", "stalls", "version"]),
     ]
     for key, figure in sorted(figures.items(), key=lambda item: tuple(map(str, item[0]))):
-        values = [*key, figure.cycles, figure.stalls, f"{figure.seconds:.1f}", figure.version]
+        values = [*key, figure.cycles, figure.stalls, figure.version]
         lines.append(",".join(map(str, values)))
     RECORDED.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def run_tool(python: str, dataflow: str, layers: Sequence[ConvolutionLayer]) -> Iterator[Figure]:
-    """Run SCALE-Sim on layers, one after the other, and yield its figures."""
-    request = {
-        "array": ARRAY,
-        "dataflow": dataflow,
-        "layers": [["layer", *astuple(layer)[1:]] for layer in layers],
-    }
+@contextmanager
+def running_tool(python: str, dataflow: str) -> Iterator[Callable[[ConvolutionLayer], Figure]]:
+    """Start SCALE-Sim, and give a function that runs one layer in it."""
     command = [python, str(DATA / "tool.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
-        for line in process.stdout:
-            found = json.loads(line)
-            yield Figure(found["cycles"], found["stalls"], found["seconds"], found["version"])
-    if process.returncode:
-        raise SystemExit(f"SCALE-Sim failed: {' '.join(command)}")
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None and answers is not None
+
+        def run(layer: ConvolutionLayer) -> Figure:
+            numbers = ["layer", *astuple(layer)[1:]]
+            request = {"array": ARRAY, "dataflow": dataflow, "layer": numbers}
+            print(json.dumps(request), file=requests, flush=True)
+            answer = answers.readline()
+            if not answer:
+                raise SystemExit(f"SCALE-Sim failed: {' '.join(command)}")
+            return Figure(**json.loads(answer))
+
+        yield run
 
 
 # --- here ---------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def same_machine(
     topology: str,
     layers: Sequence[ConvolutionLayer],
     dataflow: str,
-    figures: Mapping[Key, Figure],
+    figure_of: Callable[[ConvolutionLayer], Figure | None],
 ) -> tuple[Table, bool]:
     """Return the table of a topology on SCALE-Sim's machine, and whether all cycles are equal."""
     table = new_table(
@@ -209,25 +210,25 @@ def same_machine(
     )
     equal, theirs, ours = True, 0.0, 0.0
     for layer in layers:
-        figure = figures.get(key_of(dataflow, layer))
+        figure = figure_of(layer)
         run = run_here(layer, f"scalesim_{dataflow}", {})
-        ours += run.seconds
+        form = closed_form(layer, dataflow, *ARRAY)
+        expected = form if figure is None else figure.cycles
+        same = run.cycles - 1 == expected == form
         cells = [layer.name, *map(str, (layer.positions, layer.window, layer.filters))]
-        if figure is None:
-            form = closed_form(layer, dataflow, *ARRAY)
-            same = run.cycles - 1 == form
-            cells += [f"({form})", str(run.cycles - 1), "yes" if same else "NO"]
+        cells += [f"({form})" if figure is None else str(expected), str(run.cycles - 1)]
+        cells.append("yes" if same else "NO")
+        if figure is None or figure.seconds is None:
             cells += ["-", f"{run.seconds:.2f}", "-"]
         else:
-            same = run.cycles - 1 == figure.cycles
+            ratio = figure.seconds / run.seconds
+            cells += [f"{figure.seconds:.1f}", f"{run.seconds:.2f}", f"{ratio:.0f}"]
             theirs += figure.seconds
-            cells += [str(figure.cycles), str(run.cycles - 1), "yes" if same else "NO"]
-            cells += [f"{figure.seconds:.1f}", f"{run.seconds:.2f}"]
-            cells += [f"{figure.seconds / run.seconds:.0f}"]
+            ours += run.seconds
         equal &= same
         table.add_row(*cells)
-    ratio = f"{theirs / ours:.0f}" if ours else "-"
-    table.add_row("all", *[""] * 6, f"{theirs:.1f}", f"{ours:.2f}", ratio)
+    if ours:
+        table.add_row("all", *[""] * 6, f"{theirs:.1f}", f"{ours:.2f}", f"{theirs / ours:.0f}")
     return table, equal
 
 
@@ -258,10 +259,33 @@ def better_rules(topology: str, layers: Sequence[ConvolutionLayer]) -> tuple[Tab
     return table, exact
 
 
+@contextmanager
+def figure_source(
+    tool: str, keep: bool, dataflow: str, figures: dict[Key, Figure]
+) -> Iterator[Callable[[ConvolutionLayer], Figure | None]]:
+    """Give a function that finds SCALE-Sim's figure of a layer: by running it, or as recorded."""
+    if not tool:
+        yield lambda layer: figures.get(key_of(dataflow, layer))
+        return
+    with running_tool(tool, dataflow) as run:
+        ran: dict[Key, Figure] = {}
+
+        def find(layer: ConvolutionLayer) -> Figure:
+            key = key_of(dataflow, layer)
+            if key not in ran:
+                figures[key] = ran[key] = run(layer)
+            if keep:
+                record(figures)
+            return ran[key]
+
+        yield find
+
+
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description="SCALE-Sim and Polystage on the same layers")
     parser.add_argument("--tool", default="", help="a Python that has scalesim, to run it as well")
+    parser.add_argument("--record", action="store_true", help="write what the tool reports")
     parser.add_argument("--topology", action="append", default=[], choices=NAMES)
     parser.add_argument("--layer", action="append", default=[], help="only this one")
     parser.add_argument("--dataflow", action="append", default=[], choices=("ws", "os"))
@@ -283,18 +307,11 @@ def main() -> int:
     warm_up()
     good = True
     for dataflow in options.dataflow or ("ws", "os"):
-        if options.tool:
-            layers = [layer for found in topologies.values() for layer in found]
-            distinct = list({key_of(dataflow, layer): layer for layer in layers}.values())
-            for layer, figure in zip(
-                distinct, run_tool(options.tool, dataflow, distinct), strict=True
-            ):
-                figures[key_of(dataflow, layer)] = figure
-                record(figures)
-        for name, layers in topologies.items():
-            table, equal = same_machine(name, layers, dataflow, figures)
-            console.print(table)
-            good &= equal
+        with figure_source(options.tool, options.record, dataflow, figures) as figure_of:
+            for name, layers in topologies.items():
+                table, equal = same_machine(name, layers, dataflow, figure_of)
+                console.print(table)
+                good &= equal
     for name, layers in topologies.items() if not options.without_v2 else ():
         table, exact = better_rules(name, layers)
         console.print(table)

@@ -1,13 +1,13 @@
 """Runs SCALE-Sim itself; for the Python of an environment that has `scalesim` and `numpy<2`.
 
-Reads JSON on standard input, {"array": [rows, columns], "dataflow": "ws", "layers": [[name, input
-height, width, filter height, width, channels, filters, stride], ...]}, runs `simulator.run` of
-SCALE-Sim for one layer after the other with its published configuration (scale.cfg: CALC bandwidth,
-so nothing stalls), and prints a line of JSON per layer: name, its report's "Total Cycles" and
-"Stall Cycles", and seconds of CPU time.
+Reads a line of JSON per layer from standard input, {"array": [rows, columns], "dataflow": "ws",
+"layer": [name, input height, width, filter height, width, channels, filters, stride]}, runs
+SCALE-Sim with its published configuration (scale.cfg: CALC bandwidth, so nothing stalls), and
+answers with a line of JSON: its report's "Total Cycles" and "Stall Cycles", seconds of CPU time,
+and its version.
 
     python -m venv scalesim && scalesim/bin/pip install scalesim==3.0.0 'numpy<2'
-    scalesim/bin/python benchmarks/scalesim_data/tool.py < layers.json
+    scalesim/bin/python benchmarks/scalesim_data/tool.py < requests
 """
 
 import contextlib
@@ -87,15 +87,17 @@ def run_layer(layer: list[str | int], array: list[int], dataflow: str, folder: P
 
 
 def main() -> None:
-    """Run the layers of standard input."""
-    request = json.load(sys.stdin)
-    for layer in request["layers"]:
+    """Answer the requests of standard input."""
+    for line in sys.stdin:
+        request = json.loads(line)
         start = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
-            cycles, stalls = run_layer(layer, request["array"], request["dataflow"], Path(folder))
+            cycles, stalls = run_layer(
+                request["layer"], request["array"], request["dataflow"], Path(folder)
+            )
         seconds = time.process_time() - start
-        result = {"name": layer[0], "cycles": cycles, "stalls": stalls, "seconds": seconds}
-        print(json.dumps(result | {"version": version("scalesim")}), flush=True)
+        answer = {"cycles": cycles, "stalls": stalls, "seconds": seconds}
+        print(json.dumps(answer | {"version": version("scalesim")}), flush=True)
 
 
 if __name__ == "__main__":
