@@ -27,11 +27,12 @@ def window_type(
 ) -> ir.MemRefType:
     """Return the type of `source[start : start + size * step : step]` with the dimensions `kept`.
 
-    A start that is not constant is `DYNAMIC`.
+    A start that is not constant is `DYNAMIC`; in a dimension that only repeats, none matters.
     """
     strides, base = source.get_strides_and_offset()
-    offset = base + sum(s * d for s, d in zip(starts, strides, strict=True))
-    if base == DYNAMIC or DYNAMIC in starts:
+    moving = [(s, d) for s, d in zip(starts, strides, strict=True) if d]
+    offset = base + sum(s * d for s, d in moving)
+    if DYNAMIC in (base, *(s for s, _ in moving)):
         offset = DYNAMIC
     return _view(source, [sizes[d] for d in kept], [strides[d] * steps[d] for d in kept], offset)
 

@@ -76,3 +76,21 @@ func.func @columns(%a: memref<8x8xf32>, %b: memref<8x256xf32>, %c: memref<8x256x
   }
   return
 }
+
+// -----
+
+/// An operand that repeats along the loop over tiles is the same for all of them.
+
+// CHECK-LABEL: func.func private @addf_0
+// CHECK: scf.for
+// CHECK: memref.subview %{{.*}}[%{{.*}}, 0, 0] {{.*}}, strided<[0, 8, 1]>> to memref<{{[0-9x]+}}xf32, strided<[0, 8, 1]>>
+func.func @repeated(%x: memref<64x16xf32, strided<[0, 1]>>, %y: memref<64x16xf32>, %z: memref<64x16xf32>) {
+  linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i, j)>],
+      iterator_types = ["parallel", "parallel"], npu.partition_loop = 1 : i64}
+    ins(%x, %y : memref<64x16xf32, strided<[0, 1]>>, memref<64x16xf32>) outs(%z : memref<64x16xf32>) {
+  ^bb0(%a: f32, %b: f32, %out: f32):
+    %s = arith.addf %a, %b : f32
+    linalg.yield %s : f32
+  }
+  return
+}
