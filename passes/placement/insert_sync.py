@@ -102,7 +102,7 @@ class InsertSyncPass(Pass):
         initial: list[int] = []
         for body in ordered:
             self.count("orders between queues", len(body.edges))
-            for semaphore in semaphores(body.anchors, body.edges):
+            for semaphore in semaphores(body.anchors, body.edges, body.trips):
                 self.count("signals and waits", len(semaphore.signals) + len(semaphore.waits))
                 _insert(semaphore, len(initial), names)
                 initial.append(semaphore.initial)

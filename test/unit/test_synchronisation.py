@@ -81,7 +81,7 @@ class Machine:
 
     def __post_init__(self):
         for body in self.ordered:
-            for semaphore in semaphores(body.anchors, body.edges):
+            for semaphore in semaphores(body.anchors, body.edges, body.trips):
                 number = len(self.tokens)
                 self.tokens.append([frozenset()] * semaphore.initial)
                 for anchor in semaphore.signals:

@@ -15,11 +15,18 @@ Row = dict[int, int]
 """A linear form: column -> coefficient; column -1 is the constant."""
 
 
-def least_distance(source: Access, target: Access, loops: Sequence[int], least: int) -> int | None:
+def least_distance(
+    source: Access,
+    target: Access,
+    loops: Sequence[int],
+    least: int,
+    target_loops: Sequence[int] | None = None,
+) -> int | None:
     """Return the least `n_target - n_source >= least` at which the accesses meet, None if never.
 
     `n` counts the executions of the innermost body that both stand in, over all `loops` around it,
-    outermost first. Both accesses are of the same kernel.
+    outermost first. Both accesses are of the same kernel. With `target_loops`, each counts the
+    executions of a body of its own.
 
     A loop writes element i and reads element 7 - i, 8 iterations: the reads of the second half find
     what the first half wrote, the nearest one iteration ago.
@@ -37,7 +44,11 @@ def least_distance(source: Access, target: Access, loops: Sequence[int], least: 
         return None
     if source.is_constant and target.is_constant:
         return least if _happens(source.variables, loops, least) else None
-    found = [d for d in _distances(source, target, loops, least) if d is not None]
+    counts = (
+        source.variables.count(loops),
+        target.variables.count(loops if target_loops is None else target_loops),
+    )
+    found = [d for d in _distances(source, target, counts, least) if d is not None]
     return min(found, default=None)
 
 
@@ -50,18 +61,18 @@ def _happens(variables: Variables, loops: Sequence[int], least: int) -> bool:
 
 
 def _distances(
-    source: Access, target: Access, loops: Sequence[int], least: int
+    source: Access, target: Access, counts: tuple[Linear, Linear], least: int
 ) -> Iterator[int | None]:
     """Yield the least distance for every pair of places that the buffers may have."""
     a, b = source.buffer, target.buffer
     if a is b:
-        yield _System(source, target, loops).same_life(len(a.addresses)).solve(least)
+        yield _System(source, target, counts).same_life(len(a.addresses)).solve(least)
         return
     for (i, at), (j, other) in product(enumerate(a.addresses), enumerate(b.addresses)):
         if at + source.bytes[0] < other + target.bytes[1] and (
             other + target.bytes[0] < at + source.bytes[1]
         ):
-            system = _System(source, target, loops)
+            system = _System(source, target, counts)
             system.lives(i, j)
             system.meet_bytes(at - other)
             yield system.solve(least)
@@ -74,14 +85,13 @@ class _System:
     iterations.
     """
 
-    def __init__(self, source: Access, target: Access, loops: Sequence[int]) -> None:
+    def __init__(self, source: Access, target: Access, counts: tuple[Linear, Linear]) -> None:
         self.sides = (source, target)
         self.columns: dict[tuple[int, int], int] = {}
         self.free = 0
         self.inequalities: list[Row] = []
         self.equalities: list[Row] = []
-        n = source.variables.count(loops)
-        self.between = self._difference(n, n)
+        self.between = self._difference(*counts)
 
     def same_life(self, places: int) -> _System:
         """Let both touch the same place of one buffer, and the same elements of it."""

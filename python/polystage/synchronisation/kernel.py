@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from polystage.mlir import ir
 from polystage.synchronisation.accesses import Access
@@ -49,6 +49,11 @@ class Ordered:
 
     anchors: tuple[ir.Operation, ...]
     edges: tuple[Edge, ...]
+    trips: Mapping[Edge, tuple[ir.Operation, ir.Operation]] = field(
+        default_factory=dict[Edge, tuple[ir.Operation, ir.Operation]]
+    )
+    """For edges trip by trip: after which operation in the source to signal, and before which in
+    the target to wait."""
 
 
 def order_kernel(
@@ -87,7 +92,9 @@ def _order(
         kept = orders.execute()
     edges = kept if reduce else list(conflicts.all_edges())
     if edges:
-        found.append(Ordered(tuple(c.op for c in body.children), tuple(sorted(edges))))
+        anchors = tuple(c.op for c in body.children)
+        trips = {e: conflicts.anchors(e) for e in edges if e.trips}
+        found.append(Ordered(anchors, tuple(sorted(edges)), trips))
     trips = min(body.trips, 2 * conflicts.farthest + 3)
     if orders.executions != trips:
         orders = Orders(children, queues, conflicts.wanted)
@@ -121,6 +128,7 @@ class _Conflicts:
                 for group, accesses in groups.items():
                     self._widen((queue, group), accesses)
         self._distances: dict[tuple[int, int, int], int | None] = {}
+        self._finer: dict[Edge, Edge] = {}
 
     def _widen(self, key: tuple[int, Group], accesses: Sequence[Access]) -> None:
         low, high = self.hulls.get(key, accesses[0].hull)
@@ -165,7 +173,50 @@ class _Conflicts:
                 position = (execution - edge.distance) * total + x
                 if position > known and (best is None or position > latest):
                     best, latest = edge, position
-        return best
+        if best is None:
+            return None
+        if best not in self._finer:
+            self._finer[best] = self._trip_by_trip(best)
+        return self._finer[best]
+
+    def _trip_by_trip(self, edge: Edge) -> Edge:
+        """Return an edge between the trips of two loops where no trip of the target needs a later
+        one of the source than the same, else the edge itself."""
+        source, target = self.body.children[edge.source], self.body.children[edge.target]
+        if not (isinstance(source, Loop) and isinstance(target, Loop)):
+            return edge
+        trips = source.body.trips
+        if trips == 1 or target.body.trips != trips or self._is_shared(edge):
+            return edge
+        same = edge.distance * trips
+        for a, b in self._pairs(edge):
+            found = least_distance(a, b, source.body.loops, same - trips + 1, target.body.loops)
+            if found is not None and found < same:
+                return edge
+        return replace(edge, trips=trips)
+
+    def _is_shared(self, edge: Edge) -> bool:
+        """Say whether both touch arrays that may be parts of one."""
+        sources = self.parts[edge.source][edge.source_queue]
+        return SHARED in sources and SHARED in self.parts[edge.target][edge.target_queue]
+
+    def _pairs(self, edge: Edge) -> Iterator[tuple[Access, Access]]:
+        """Yield the accesses of the source's queue and the target's that may meet."""
+        sources = self.parts[edge.source][edge.source_queue]
+        targets = self.parts[edge.target][edge.target_queue]
+        for group, accesses in sources.items():
+            for b in targets.get(group, ()):
+                yield from ((a, b) for a in accesses if a.may_meet(b))
+
+    def anchors(self, edge: Edge) -> tuple[ir.Operation, ir.Operation]:
+        """Return after which operation of the source loop an edge trip by trip signals, and before
+        which of the target loop it waits."""
+        source, target = self.body.children[edge.source], self.body.children[edge.target]
+        assert isinstance(source, Loop) and isinstance(target, Loop)
+        return (
+            [c.op for c in source.body.children if _executes(c, edge.source_queue)][-1],
+            next(c.op for c in target.body.children if _executes(c, edge.target_queue)),
+        )
 
     def _may_meet(self, access: Access, queue: int, group: Group) -> bool:
         hull = self.hulls.get((queue, group))
@@ -206,6 +257,12 @@ class _Conflicts:
         if key not in self._distances:
             self._distances[key] = least_distance(source, target, self.body.loops, least)
         return self._distances[key]
+
+
+def _executes(child: Instruction | Loop, queue: int) -> bool:
+    if isinstance(child, Instruction):
+        return child.queue == queue
+    return any(_executes(inner, queue) for inner in child.body.children)
 
 
 Parts = dict[int, dict[Group, list[Access]]]

@@ -30,13 +30,18 @@ Sets = Mapping[int, frozenset[int]]
 @dataclass(frozen=True, order=True)
 class Edge:
     """`target_queue` enters child `target` of execution n when `source_queue` has completed child
-    `source` of execution n - `distance`."""
+    `source` of execution n - `distance`.
+
+    With `trips`, both children are loops of so many trips, and the target's queue begins each when
+    the source's has completed the same one.
+    """
 
     target: int
     target_queue: int
     source: int
     source_queue: int
     distance: int
+    trips: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,9 @@ class Orders:
         self.now: list[Clock] = [
             [START if q == own else UNKNOWN for q in range(queues)] for own in range(queues)
         ]
+        self._starts: dict[tuple[int, int], Clock] = {}
         self._ends: dict[tuple[int, int], Clock] = {}
+        self._pending: dict[int, list[Edge]] = {}
         self.first: dict[int, Clock] = {}
 
     def execute(self) -> list[Edge]:
@@ -102,14 +109,15 @@ class Orders:
             clock = _merged([self.now[q], *inner])
             found: list[tuple[Edge, Clock]] = []
             for edge in self.wanted(self.executions, x, q, clock.__getitem__):
-                end = self._end(edge)
-                if end is not None and clock[edge.source_queue] < self._position(edge):
-                    found.append((edge, end))
-            for i, (edge, end) in enumerate(found):
-                self.now[q] = _merged([self.now[q], end])
+                source = self._source(edge)
+                if source is not None and clock[edge.source_queue] < self._position(edge):
+                    found.append((edge, source))
+            for i, (edge, source) in enumerate(found):
+                self.now[q] = _merged([self.now[q], source])
                 others = (e for j, (_, e) in enumerate(found) if j != i)
                 if all(e[edge.source_queue] < self._position(edge) for e in others):
                     kept.append(edge)
+            self._pending[q] = [edge for edge, _ in found if edge.trips]
             if q not in self.first:
                 self.first[q] = _merged([self.now[q], *inner])
         return kept
@@ -117,16 +125,20 @@ class Orders:
     def _position(self, edge: Edge) -> int:
         return (self.executions - edge.distance) * len(self.children) + edge.source
 
-    def _end(self, edge: Edge) -> Clock | None:
-        """Return the clock at an edge's source; None before the first execution of that."""
-        return self._ends.get((self._position(edge), edge.source_queue))
+    def _source(self, edge: Edge) -> Clock | None:
+        """Return the clock that an edge hands on; None before the first execution of its source."""
+        clocks = self._starts if edge.trips else self._ends
+        return clocks.get((self._position(edge), edge.source_queue))
 
     def _leave(self, x: int, child: Child) -> None:
         """Bring the queues of a child to its end."""
         position = self.executions * len(self.children) + x
-        entered = {q: self.now[q] for q in child.queues}
         for q in child.queues:
-            clock = _merged([entered[q], *(self.now[g] for g in child.starts.get(q, ()))])
+            self._starts[position, q] = self.now[q]
+            paired = self._pending.pop(q, ())
+            by_trips = [self._ends[self._position(e), e.source_queue] for e in paired]
+            started = [self.now[g] for g in child.starts.get(q, ())]
+            clock = _merged([self.now[q], *started, *by_trips])
             for g in child.ends.get(q, ()):
                 clock[g] = position
             clock[q] = position

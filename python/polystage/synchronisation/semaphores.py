@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,12 +24,24 @@ class Semaphore(Generic[Anchor]):
     initial: int
 
 
-def semaphores(anchors: tuple[Anchor, ...], edges: Iterable[Edge]) -> Iterator[Semaphore[Anchor]]:
+def semaphores(
+    anchors: Sequence[Anchor],
+    edges: Iterable[Edge],
+    trips: Mapping[Edge, tuple[Anchor, Anchor]],
+) -> Iterator[Semaphore[Anchor]]:
     """Yield semaphores that keep the edges between the children of a body: one for two queues where
-    their signals and waits come in the same order, else one for each edge."""
+    their signals and waits come in the same order, else one for each edge.
+
+    `trips` has the anchors of edges trip by trip.
+    """
     pairs: dict[tuple[int, int], list[Edge]] = defaultdict(list)
     for edge in sorted(edges):
-        pairs[edge.source_queue, edge.target_queue].append(edge)
+        if edge.trips:
+            signal, wait = trips[edge]
+            queues = (edge.source_queue, edge.target_queue)
+            yield Semaphore(*queues, (signal,), (wait,), edge.distance * edge.trips)
+        else:
+            pairs[edge.source_queue, edge.target_queue].append(edge)
     for (source, target), group in pairs.items():
         initial = tokens(group, len(anchors))
         parts = [group] if initial is not None else [[edge] for edge in group]
