@@ -22,7 +22,7 @@ whatever the compiler does.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import light_models
@@ -35,7 +35,7 @@ from polystage.dialects.npu.target import ATTRIBUTE, target_attribute
 from polystage.frontends import ImportedModel
 from polystage.machine import Target, parse_settings
 from polystage.mlir import ir
-from polystage.simulator import DeviceResult, Result, simulate, simulate_device
+from polystage.simulator import Cost, DeviceResult, Result, simulate, simulate_device
 
 FACTOR = 2.0
 IN_FLIGHT = (1, 2, 4)
@@ -193,17 +193,32 @@ def print_throughput(console: Console, machine: Machine, program: ir.Module, dty
 
 
 def print_layers(console: Console, result: Result) -> None:
-    """Print what is busiest in the layers that the time goes into."""
+    """Print what the layers do that the time goes into, and what is busiest in them."""
+    print_parts(console, result, "layers by what they compute", kind)
+    print_parts(console, result, "layers by the engine that is busiest", busiest)
+
+
+def kind(cost: Cost) -> str:
+    """Return what a layer computes: contractions, reductions, or elementwise operations alone."""
+    names = {"npu.matmul": "contraction", "npu.reduce": "reduction"}
+    found = (name for op, name in names.items() if op in cost.instructions)
+    return next(found, "elementwise, of its own")
+
+
+def busiest(cost: Cost) -> str:
+    """Return the engine that is busy most, and whether it is for most of the time."""
+    engine = max(cost.busy_ns, key=lambda name: cost.busy_ns[name], default="none")
+    waits = cost.busy_ns.get(engine, 0.0) < 0.6 * cost.latency_ns
+    return f"none for 60 % of it, most: {engine}" if waits else engine
+
+
+def print_parts(console: Console, result: Result, title: str, part: Callable[[Cost], str]) -> None:
     time: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for layer in result.layers:
-        busy = layer.cost.busy_ns
-        busiest = max(busy, key=lambda engine: busy[engine]) if busy else "none"
-        waits = busy.get(busiest, 0.0) < 0.6 * layer.cost.latency_ns
-        name = f"none for 60 % of it, most: {busiest}" if waits else busiest
-        time[name] += layer.cost.latency_ns
-        count[name] += 1
-    table = new_table("layers by the engine that is busiest", ("engine",), ("layers", "us", "%"))
+        time[part(layer.cost)] += layer.cost.latency_ns
+        count[part(layer.cost)] += 1
+    table = new_table(title, ("layers",), ("number", "us", "%"))
     total = result.totals.latency_ns
     for name, ns in time.most_common():
         table.add_row(name, f"{count[name]}", f"{ns / 1e3:.1f}", f"{100 * ns / total:.1f}")

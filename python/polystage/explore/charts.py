@@ -97,7 +97,7 @@ def picture(title: str, outcomes: Sequence[Outcome], own: Mapping[str, float]) -
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         f'<rect class="ground" width="{width:g}" height="{height:g}"/>',
         f'<text class="title" x="{_LEFT / 2:g}" y="26">{escape(title)}</text>',
-        _legend(),
+        _legend(any(outcome.figures is None for outcome in outcomes)),
     ]
     for row, (axis, curves) in enumerate(rows.items()):
         for column, plot in enumerate(PLOTS):
@@ -107,21 +107,22 @@ def picture(title: str, outcomes: Sequence[Outcome], own: Mapping[str, float]) -
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _legend() -> str:
-    entries = (
+def _legend(has_failures: bool) -> str:
+    entries = [
         ("own", "the target as it is", ""),
         ("bound", "arrays always at their peak", _STROKES[0]),
         ("bound", "inputs, weights and outputs cross the DRAM interface once", _STROKES[1]),
         ("bound", "the busiest engine never waits", _STROKES[2]),
-        ("failed", "cannot be compiled", ""),
-    )
+    ]
+    if has_failures:
+        entries.append(("failed", "cannot be compiled", ""))
     parts: list[str] = []
     x = _LEFT / 2
     for kind, text, style in entries:
         line = _cross(x + 12, 44) if kind == "failed" else f"M{x:g} 44h24"
         parts.append(f'<path class="{kind}" d="{line}" style="{style}"/>')
         parts.append(f'<text class="muted" x="{x + 32:g}" y="48">{text}</text>')
-        x += 60 + 6.2 * len(text)
+        x += 52 + 5.8 * len(text)
     return "".join(parts)
 
 
