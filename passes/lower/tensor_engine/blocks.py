@@ -12,7 +12,7 @@ from polystage.passes.lower.tensor_engine.contraction import element_bytes
 MAX_OUTPUT_TILES = 4
 """Most row tiles whose output is on chip at once."""
 
-MORE_TRAFFIC = 0.02
+MORE_TRAFFIC = 0.01
 """Share of DRAM traffic that smaller blocks may cost where they overlap better."""
 
 WORTHWHILE = 0.05
