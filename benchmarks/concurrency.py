@@ -171,9 +171,8 @@ def main() -> int:
             rows.append(measure(*case))
         except PolystageError as error:
             failures.append(f"{name} in {dtype} on {target}: {error}")
-            console.print(failures[-1], highlight=False, markup=False, soft_wrap=True)
-            continue
-        console.print(table_of(rows[-1:]))
+        status = f"\r{len(rows)} measured, {len(failures)} failed"
+        print(status, end="", file=sys.stderr, flush=True)
     console.print(table_of(rows))
     for line in failures:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
