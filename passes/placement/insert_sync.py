@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from polystage.dialects.npu.queues import SEMAPHORES, queue_names
@@ -17,6 +18,7 @@ from polystage.synchronisation import (
     Kernel,
     Ordered,
     Semaphore,
+    View,
     aliases,
     assign_queues,
     extract_calls,
@@ -67,11 +69,14 @@ class InsertSyncPass(Pass):
         """Return the edges of all bodies, in the order of the program text."""
         main = Extraction(queues, functions, self.remark)
         calls = extract_calls(main, functions[ENTRY]) if ENTRY in functions else Calls(None, 1)
+        views: dict[str, list[tuple[View, ...]]] = defaultdict(list)
+        for call in calls.flat():
+            views[call.callee].append(call.views)
         found: list[Ordered] = []
         kernels: dict[str, Kernel] = {}
         for name, function in functions.items():
             if "npu.kernel" in function.attributes:
-                kernels[name], inside = self._kernel(function, functions, queues, calls)
+                kernels[name], inside = self._kernel(function, functions, queues, views[name])
                 found += inside
         body = main_body(calls, kernels, main)
         return found + order_program(body, len(queues), reduce=self.reduce)
@@ -81,13 +86,12 @@ class InsertSyncPass(Pass):
         function: func.FuncOp,
         functions: dict[str, func.FuncOp],
         queues: dict[str, int],
-        calls: Calls,
+        views: Sequence[Sequence[View]],
     ) -> tuple[Kernel, list[Ordered]]:
         """Return a kernel as its callers see it, and the edges in it."""
         transfers = [op for op in walk(function.operation) if op.name == "npu.dma"]
         dma_queues = sum(name.startswith("dma") for name in queues)
         self.count("transfers in queues", assign_queues(transfers, dma_queues))
-        views = [c.views for c in calls.flat() if c.callee == function.name.value]
         shared = aliases(len(function.entry_block.arguments), views)
         body = Extraction(queues, functions, self.remark).kernel(function, shared.same)
         ordered, child = order_kernel(

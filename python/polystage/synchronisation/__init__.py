@@ -1,5 +1,6 @@
 """The order between queues: which there must be, which follows from others, and as semaphores."""
 
+from polystage.synchronisation.accesses import View
 from polystage.synchronisation.calls import Calls, aliases, extract_calls, main_body
 from polystage.synchronisation.extraction import Extraction
 from polystage.synchronisation.kernel import Ordered, order_kernel
@@ -15,6 +16,7 @@ __all__ = [
     "Kernel",
     "Ordered",
     "Semaphore",
+    "View",
     "aliases",
     "assign_queues",
     "extract_calls",
