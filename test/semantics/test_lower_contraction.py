@@ -285,6 +285,24 @@ def test_any_matmul_in_any_scratchpad(m, n, k, bytes_per_partition, buffers):
 
 
 @given(
+    st.integers(1, 70),
+    st.integers(1, 16),
+    st.integers(30, 300),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(600, 4096),
+    st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_deep_contraction(m, n, k, taps, bytes_per_partition, buffers):
+    """Many channels for few columns: the stationary operand comes in chunks."""
+    p, q = taps
+    maps = "(m, n, k, p, q) -> (k, p, q, m); (k, p, q, n); (m, n)"
+    shapes = [(k, p, q, m), (k, p, q, n), (m, n)]
+    overrides = {"sbuf.bytes_per_partition": bytes_per_partition}
+    check(contraction_text(maps, shapes), shapes, "tiny", overrides=overrides, buffers=buffers)
+
+
+@given(
     st.integers(1, 9),
     st.integers(1, 9),
     st.integers(1, 40),

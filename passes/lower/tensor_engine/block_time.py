@@ -28,11 +28,15 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Extents of the blocks that are resident together, and which changes less often."""
+    """Extents of the blocks that are resident together, and which changes less often.
+
+    Of the stationary operand, `channel_tiles` at a time are resident; all of them where it is 0.
+    """
 
     rows: int
     columns: tuple[int, ...]
     rows_outermost: bool
+    channel_tiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,20 @@ class BlockTime:
         loads of the first + its matmuls + stores of the last
             + (blocks - 1) * max(time of the busiest engine, time of an operand on chip / buffers)
         """
-        stage, count = self._stage(blocks), self.count(blocks)
+        stage, chunks = self._stage(blocks), self._chunks(blocks)
+        count = self.count(blocks) * chunks
         startup = self.target.dma.startup_ns
-        computing = max(stage.tensor_ns, stage.scalar_ns)
-        fill = startup + stage.moving_ns + (0.0 if self.early else stage.stationary_ns)
-        held = (fill + computing) / buffers if count > buffers else 0.0
+        computing = max(stage.tensor_ns, stage.scalar_ns) / chunks
+        stationary = stage.stationary_ns / chunks
+        fill = startup + stage.moving_ns + (0.0 if self.early else stationary)
+        changing = stationary if blocks.rows_outermost or chunks > 1 else stage.moving_ns
+        held = (startup + changing + computing) / buffers if count > buffers else 0.0
         drain = startup + stage.last_store_ns
-        return fill + computing + drain + (count - 1) * max(self.busiest_ns(blocks), held)
+        busiest = self.busiest_ns(blocks) / chunks
+        return fill + computing + drain + (count - 1) * max(busiest, held)
+
+    def _chunks(self, blocks: Blocks) -> int:
+        return ceil(self.tiles.depth / blocks.channel_tiles) if blocks.channel_tiles else 1
 
     def busiest_ns(self, blocks: Blocks) -> float:
         """Return the time that the engine with most to do needs for one block."""

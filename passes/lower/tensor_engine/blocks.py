@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
+from polystage.allocation import aligned
+from polystage.passes.lower.mosaic import Mosaic
 from polystage.passes.lower.tensor_engine.block_time import Blocks, BlockTime, footprint
 from polystage.passes.lower.tensor_engine.contraction import element_bytes
 
 MAX_OUTPUT_TILES = 4
 """Most row tiles whose output is on chip at once."""
+
+CHANNEL_TILES = (32, 16, 8, 4)
+"""How many channel tiles of the stationary operand may be resident at a time."""
 
 MORE_TRAFFIC = 0.01
 """Share of DRAM traffic that smaller blocks may cost where they overlap better."""
@@ -28,6 +33,7 @@ class Candidate:
     traffic: int
     rows_outermost: bool
     bytes_per_partition: int = 0
+    channel_tiles: int = 0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -42,7 +48,7 @@ class Candidate:
     @property
     def blocks(self) -> Blocks:
         """The blocks as an estimate takes them."""
-        return Blocks(self.rows, self.columns, self.rows_outermost)
+        return Blocks(self.rows, self.columns, self.rows_outermost, self.channel_tiles)
 
 
 class BlockSearch:
@@ -83,11 +89,35 @@ class BlockSearch:
                 needed = self._places(stationary, moving, output, rows, columns)
                 if needed <= self.budget:
                     rotating.append(replace(found, bytes_per_partition=needed))
+        rotating += self._chunked()
         least = min((c.traffic for c in single), default=0) * (1 + MORE_TRAFFIC)
         rotating = [c for c in rotating if c.traffic <= least]
         if self.buffers == 1 or not rotating:
             return min(single, key=lambda c: c.key, default=None)
         return self._fastest(rotating)
+
+    def _chunked(self) -> Iterator[Candidate]:
+        """Yield blocks of a few row tiles whose accumulators are open all the time, while the
+        stationary operand comes in chunks of channels: long runs of rows, and each element once."""
+        columns = tuple(self.extents[d] for d in self.contraction.columns)
+        accesses = (self.contraction.stationary, self.contraction.moving)
+        if columns != self.tiles.columns or any(isinstance(a.array, Mosaic) for a in accesses):
+            return
+        moving = self._moving_bytes(columns) * (self.buffers if self.batches > 1 else 1)
+        psum = self.time.target.psum
+        for tiles in range(1, min(MAX_OUTPUT_TILES, psum.open_groups, psum.banks) + 1):
+            rows = min(tiles * self.tiles.rows, self.time.row_extent)
+            stationary = self._stationary_bytes(rows) // self.depth
+            output = tiles * aligned(prod(columns) * self.output_bytes)
+            for count in CHANNEL_TILES:
+                needed = moving + self.buffers * (count * stationary + output)
+                if count < self.tiles.depth and needed <= self.budget:
+                    yield replace(
+                        self._cost(rows, columns),
+                        rows_outermost=True,
+                        bytes_per_partition=needed,
+                        channel_tiles=count,
+                    )
 
     def _places(
         self, stationary: int, moving: int, output: int, rows: int, columns: tuple[int, ...]
@@ -104,7 +134,9 @@ class BlockSearch:
     def _fastest(self, candidates: list[Candidate]) -> Candidate:
         """Return the candidate of the least estimated time; smaller blocks have to be worth it."""
         best, best_ns = None, 0.0
-        for candidate in sorted(candidates, key=lambda c: (-c.elements, c.traffic)):
+        for candidate in sorted(
+            candidates, key=lambda c: (c.channel_tiles > 0, -c.elements, c.traffic)
+        ):
             total = self.time.total_ns(candidate.blocks, self.buffers)
             if best is None or total < best_ns * (1 - WORTHWHILE):
                 best, best_ns = candidate, total

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from polystage.mlir import ir
@@ -10,7 +11,12 @@ from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.offset import Offset, Tile
 from polystage.passes.lower.tensor_engine.contraction import Contraction
-from polystage.passes.lower.tensor_engine.operand_window import Box, OperandLoader, Resident
+from polystage.passes.lower.tensor_engine.operand_window import (
+    Box,
+    OperandLoader,
+    Resident,
+    Segment,
+)
 from polystage.passes.lower.tensor_engine.output_tile import OutputTiles
 from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
 
@@ -50,6 +56,22 @@ def _described(contraction: Contraction) -> ir.DictAttr:
         "k": contraction.channels * contraction.extent(contraction.taps),
     }
     return ir.DictAttr.get({name: ir.IntegerAttr.get(type_, n) for name, n in extents.items()})
+
+
+@dataclass(frozen=True)
+class _Contribution:
+    """What one matmul adds to an accumulator: a channel tile of a segment at a loose tap.
+
+    `left` is the chunk of the stationary operand, where that comes in chunks; `not_first` is false
+    for the first contribution.
+    """
+
+    number: int
+    left: Resident | None
+    place_in_chunk: Offset
+    place: Offset
+    taps: Box
+    not_first: ir.Value
 
 
 class TensorEngineLowering:
@@ -120,24 +142,30 @@ class TensorEngineLowering:
         for pieces in self.builder.tiles_nd(extents, tiles, cuts):
             yield dict(zip(self.contraction.columns, pieces, strict=True))
 
-    def _contraction_loops(self) -> Iterator[tuple[int, Offset, Box, ir.Value]]:
-        """Loop over channel tiles and loose taps.
-
-        Yields the segment's number, the channel tile, the tap, and the flag that is false for the
-        first contribution.
-        """
+    def _contraction_loops(
+        self, load: Callable[[int, Tile], Resident] | None = None
+    ) -> Iterator[_Contribution]:
+        """Loop over channel tiles and loose taps, and over chunks of channel tiles if there is a
+        function to `load` those of a segment."""
         taps = self.plan.loose
         extents = [self.extents[d] for d in taps]
         cuts = [self._cut(d) for d in taps] if self.plan.streamed else []
         for number, segment in enumerate(self.segments):
             channel_cut = self.loader.channel_cut(segment) if self.plan.streamed else None
-            for channel in self.builder.tiles(segment.count, 1, channel_cut):
-                for pieces in self.builder.tiles_nd(extents, [1] * len(taps), cuts):
-                    position = channel.start + number
-                    for piece in pieces:
-                        position += piece.start
-                    box = dict(zip(taps, pieces, strict=True))
-                    yield number, channel.start, box, self.builder.is_not_zero(position)
+            for chunk in self.builder.tiles(segment.count, self._chunk(load, segment)):
+                left = load(number, chunk) if load else None
+                for channel in self.builder.tiles(chunk.size, 1, channel_cut):
+                    for pieces in self.builder.tiles_nd(extents, [1] * len(taps), cuts):
+                        place = chunk.start + channel.start
+                        position = place + number
+                        for piece in pieces:
+                            position += piece.start
+                        box = dict(zip(taps, pieces, strict=True))
+                        flag = self.builder.is_not_zero(position)
+                        yield _Contribution(number, left, channel.start, place, box, flag)
+
+    def _chunk(self, load: object, segment: Segment) -> int:
+        return self.plan.channel_tiles if load else segment.count
 
     # --- resident operands -----------------------------------------------------------------------
 
@@ -148,15 +176,17 @@ class TensorEngineLowering:
         whole_rows = {self.row: Tile(Offset(), self._row_extent)} if self.row >= 0 else {}
         whole_columns = {d: Tile(Offset(), self.extents[d]) for d in columns}
         stationary = moving = None
-        if self.plan.row_block >= self._row_extent:
+        if self.plan.channel_tiles:
+            stationary = ()
+        elif self.plan.row_block >= self._row_extent:
             stationary = self._load_stationary(box, whole_rows)
         if self.plan.column_block == all_columns:
             moving = self._load_moving(box, whole_columns)
-        row_cut = None if stationary else self._cut(self.row)
+        row_cut = None if stationary is not None else self._cut(self.row)
         cuts = [] if moving else [self._cut(d) for d in columns]
         if self.plan.rows_outermost:
             for rows in self._row_tiles(self._row_extent, self.plan.row_block, row_cut):
-                left = stationary or self._load_stationary(box, rows)
+                left = self._load_stationary(box, rows) if stationary is None else stationary
                 for block in self._column_tiles(all_columns, self.plan.column_block, cuts):
                     right = moving or self._load_moving(box, block)
                     self._compute(box, rows, block, left, right)
@@ -164,7 +194,7 @@ class TensorEngineLowering:
             for block in self._column_tiles(all_columns, self.plan.column_block, cuts):
                 right = moving or self._load_moving(box, block)
                 for rows in self._row_tiles(self._row_extent, self.plan.row_block, row_cut):
-                    left = stationary or self._load_stationary(box, rows)
+                    left = self._load_stationary(box, rows) if stationary is None else stationary
                     self._compute(box, rows, block, left, right)
 
     def _load_stationary(self, box: Box, rows: Box) -> list[Resident]:
@@ -173,8 +203,16 @@ class TensorEngineLowering:
     def _load_moving(self, box: Box, columns: Box) -> list[Resident]:
         return self.loader.load_block(self.contraction.moving, box | columns)
 
+    def _chunk_loader(self, box: Box) -> Callable[[int, Tile], Resident]:
+        """Return what loads channel tiles of the stationary operand's block."""
+        whole = {d: Tile(Offset(), self.extents[d]) for d in self.plan.loose}
+        access = self.contraction.stationary
+        return lambda number, chunk: self.loader.load(
+            access, box | whole, self.segments[number], chunk
+        )
+
     def _compute(
-        self, box: Box, rows: Box, columns: Box, left: list[Resident], right: list[Resident]
+        self, box: Box, rows: Box, columns: Box, left: Sequence[Resident], right: list[Resident]
     ) -> None:
         """Compute one block: per row tile all its column tiles, and one store.
 
@@ -187,7 +225,10 @@ class TensorEngineLowering:
             tiles = list(_parts(group, self.plan.row_tile))
             windows = [box | columns | _shifted(rows, tile) for tile in tiles]
             outputs = [self.outputs.open(window) for window in windows]
-            if self.plan.interleaved:
+            if self.plan.channel_tiles:
+                chunks = self._chunk_loader(box | rows)
+                self._compute_rows(outputs, tiles, columns, chunks, right)
+            elif self.plan.interleaved:
                 self._compute_rows(outputs, tiles, columns, left, right)
             else:
                 for output, tile in zip(outputs, tiles, strict=True):
@@ -200,19 +241,23 @@ class TensorEngineLowering:
         outputs: Sequence[ir.Value],
         row_tiles: Sequence[Box],
         columns: Box,
-        left: list[Resident],
+        left: Sequence[Resident] | Callable[[int, Tile], Resident],
         right: list[Resident],
     ) -> None:
         """Compute all column tiles of a few row tiles, channel by channel for all of these, into
-        their output buffers."""
+        their output buffers. The stationary block is there, or `left` loads it chunk by chunk."""
         sizes = [columns[d].size for d in self.contraction.columns]
         for column_tile in self._column_tiles(sizes, self.plan.column_tile):
             boxes = [row_tile | column_tile for row_tile in row_tiles]
             sums = [self.outputs.psum(box) for box in boxes]
-            for number, channel, taps, not_first in self._contraction_loops():
+            load = left if callable(left) else None
+            for part in self._contraction_loops(load):
+                held = part.left if callable(left) else left[part.number]
+                assert held is not None
                 for psum, box in zip(sums, boxes, strict=True):
-                    operands = left[number], right[number]
-                    self._matmul(psum, *operands, channel, box | taps, not_first)
+                    operands = held, right[part.number]
+                    places = part.place_in_chunk, part.place
+                    self._matmul(psum, operands, places, box | part.taps, part.not_first)
             for psum, output in zip(sums, outputs, strict=True):
                 self.outputs.evict(psum, output, column_tile)
 
@@ -227,27 +272,28 @@ class TensorEngineLowering:
                 window = box | rows | columns
                 output = self.outputs.open(window)
                 psum = self.outputs.psum(window)
-                for number, channel, taps, not_first in self._contraction_loops():
-                    at = (self.segments[number], channel)
+                for part in self._contraction_loops():
+                    taps, at = part.taps, (self.segments[part.number], Tile(part.place, 1))
                     left = self.loader.load(self.contraction.stationary, box | rows | taps, *at)
                     right = self.loader.load(self.contraction.moving, box | columns | taps, *at)
                     local = _at_origin(rows | columns | taps)
-                    self._matmul(psum, left, right, Offset(), local, not_first)
+                    first = Offset(), Offset()
+                    self._matmul(psum, (left, right), first, local, part.not_first)
                 self.outputs.evict(psum, output, _at_origin(columns))
                 self.outputs.store(output, window)
 
     def _matmul(
         self,
         psum: ir.Value,
-        left: Resident,
-        right: Resident,
-        channel: Offset,
+        operands: tuple[Resident, Resident],
+        places: tuple[Offset, Offset],
         box: Box,
         accumulate: ir.Value,
     ) -> None:
+        """Multiply channel tiles `places` of the stationary and the moving operand."""
         rows = [self.row] if self.row >= 0 else []
-        stationary = left.view(self.builder, channel, box, rows)
-        moving = right.view(self.builder, channel, box, list(self.contraction.columns))
+        stationary = operands[0].view(self.builder, places[0], box, rows)
+        moving = operands[1].view(self.builder, places[1], box, list(self.contraction.columns))
         self.builder.matmul(stationary, moving, psum, accumulate)
 
 

@@ -108,28 +108,23 @@ class OperandLoader:
         return [self.load(access, box, segment) for segment in self.segments]
 
     def load(
-        self, access: Access, box: Box, segment: Segment, channel: Offset | None = None
+        self, access: Access, box: Box, segment: Segment, channels: Tile | None = None
     ) -> Resident:
-        """Load a window of a segment: all its channel tiles, or only tile `channel`."""
+        """Load a window of a segment: all its channel tiles, or only tiles `channels`."""
         kept = tuple(i for i, x in enumerate(access.index) if self.walked.intersection(x.dims))
         dense = self._dense(access)
         shape = [self._extent(access, dim, box, dense) for dim in kept]
         partitions = segment.size * prod(self.extents[d] for d in self.plan.packed)
-        count = segment.count if channel is None else 1
-        buffer = self.builder.alloc([partitions, count, *shape], access.element_type)
+        some = channels or Tile(Offset(), segment.count)
+        buffer = self.builder.alloc([partitions, some.size, *shape], access.element_type)
         resident = Resident(buffer, access, kept, dense)
-        transposed = self._is_loaded_transposed(resident)
-        if channel is None and transposed:
-            self._load_transposed(resident, box, segment, Offset(), count)
-        elif channel is None and self._load_spread(resident, box, segment):
-            pass
-        elif channel is None:
-            for tile in self.builder.tiles(count, 1, self.channel_cut(segment)):
-                self._load_directly(resident, box, segment, tile.start, tile.start)
-        elif transposed:
-            self._load_transposed(resident, box, segment, channel, 1)
-        else:
-            self._load_directly(resident, box, segment, channel, Offset())
+        if self._is_loaded_transposed(resident):
+            self._load_transposed(resident, box, segment, some.start, some.size)
+        elif channels is not None or not self._load_spread(resident, box, segment):
+            cut = self.channel_cut(segment) if channels is None else None
+            for tile in self.builder.tiles(some.size, 1, cut):
+                place = some.start + tile.start
+                self._load_directly(resident, box, segment, place, tile.start)
         return resident
 
     def _dense(self, access: Access) -> frozenset[int]:

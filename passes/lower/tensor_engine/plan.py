@@ -51,6 +51,8 @@ class ContractionPlan:
     """Row tiles that are stored together take every channel in turn. Blocks of rows follow each
     other through one buffer; so the place of a channel is free for the next block while the others
     are still in use, and loads and matmuls overlap."""
+    channel_tiles: int
+    """Channel tiles of the stationary operand that are resident at a time; 0 for all of them."""
     together: int
     """Batches in one loop body, so that more of them are under way than buffers have places."""
 
@@ -118,6 +120,7 @@ class ContractionPlanner:
             0 if streamed else self._budget - taken,
             1 + self._extra_outputs(best) if not streamed else 1,
             not streamed and self._reads_blocks_once(best.rows, best.columns, column_tile),
+            best.channel_tiles,
             together,
         )
 
@@ -147,11 +150,15 @@ class ContractionPlanner:
     def _extra_outputs(self, best: Candidate) -> int:
         """Return how many output tiles fit beside the first, in half of what is left over."""
         tiles = ceil(best.rows / min(self._row_extent, self.target.tensor.columns))
+        if best.channel_tiles:
+            return tiles - 1
         room = max(0, self._budget - best.bytes_per_partition) // 2
         each = self.buffers * self._output_tile_bytes(best)
         return min(MAX_OUTPUT_TILES - 1, tiles - 1, room // each)
 
     def _beside(self, best: Candidate) -> int:
+        if best.channel_tiles:
+            return 0
         return self._extra_outputs(best) * self.buffers * self._output_tile_bytes(best)
 
     def _output_tile_bytes(self, best: Candidate) -> int:

@@ -94,3 +94,30 @@ func.func @repeated(%x: memref<64x16xf32, strided<[0, 1]>>, %y: memref<64x16xf32
   }
   return
 }
+
+// -----
+
+/// The weights of many channels for few columns come in chunks of channels, whose next is loaded meanwhile; the accumulators of
+/// 4 tiles of rows stay open for all chunks.
+
+// CHECK-LABEL: func.func private @matmul_0
+// CHECK: "npu.alloc"() {{.*}} : () -> memref<8x2xf32, #npu.space<"psum">>
+// CHECK: "npu.alloc"() {{.*}} : () -> memref<8x2xf32, #npu.space<"psum">>
+// CHECK: scf.for %[[CHUNK:.*]] = %c0 to %c64
+// CHECK: "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x8x32xf32, #npu.space<"sbuf">>
+// CHECK: scf.for
+// CHECK: "npu.dma"
+// CHECK: scf.for
+// CHECK-COUNT-4: npu.matmul
+func.func @chunks(%a: memref<512x64xf32>, %b: memref<512x2xf32>, %c: memref<64x2xf32>) {
+  linalg.generic {
+    indexing_maps = [affine_map<(m, n, k) -> (k, m)>, affine_map<(m, n, k) -> (k, n)>, affine_map<(m, n, k) -> (m, n)>],
+    iterator_types = ["parallel", "parallel", "reduction"]
+  } ins(%a, %b : memref<512x64xf32>, memref<512x2xf32>) outs(%c : memref<64x2xf32>) {
+  ^bb0(%x: f32, %y: f32, %out: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32
+  }
+  return
+}
