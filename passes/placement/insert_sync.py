@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polystage.dialects.npu.queues import SEMAPHORES, queue_names
@@ -100,17 +100,19 @@ class InsertSyncPass(Pass):
         return Kernel.of(child, body), ordered
 
     def _insert(
-        self, module: ir.Module, ordered: Iterable[Ordered], names: tuple[str, ...]
+        self, module: ir.Module, ordered: Sequence[Ordered], names: tuple[str, ...]
     ) -> None:
         """Write the edges into the module as signals and waits."""
         initial: list[int] = []
+        operations = 0
         for body in ordered:
-            self.count("orders between queues", len(body.edges))
             for semaphore in semaphores(body.anchors, body.edges, body.trips):
-                self.count("signals and waits", len(semaphore.signals) + len(semaphore.waits))
+                operations += len(semaphore.signals) + len(semaphore.waits)
                 _insert(semaphore, len(initial), names)
                 initial.append(semaphore.initial)
+        self.count("orders between queues", sum(len(body.edges) for body in ordered))
         self.count("semaphores", len(initial))
+        self.count("signals and waits", operations)
         module.operation.attributes[SEMAPHORES] = ir.DenseI64ArrayAttr.get(initial)
 
 

@@ -1,11 +1,14 @@
 """npu-insert-sync: what it refuses, and what it counts."""
 
+import numpy as np
 import pytest
 
 from polystage.dialects import npu
-from polystage.errors import FormError, PassError
+from polystage.errors import FormError, PassError, SimulationError
+from polystage.forms import walk
 from polystage.mlir import ir
 from polystage.pipeline import run_pipeline
+from polystage.simulator import simulate
 
 TINY = "npu-attach-target{target=tiny}"
 
@@ -109,3 +112,100 @@ def test_loads_and_stores_have_queues_of_their_own(queues, names):
         if op.operation.name == "npu.dma"
     ]
     assert used == [f"dma{n}" for n in names]
+
+
+def rows(first: int) -> str:
+    """Return the type of eight rows of an array, from a row on."""
+    return f"memref<8x16xf32, strided<[16, 1], offset: {16 * first}>>"
+
+
+def eight_rows(name: str, array: str, first: int) -> str:
+    return (
+        f"%{name} = memref.reinterpret_cast %{array} to offset: [{16 * first}], sizes: [8, 16], "
+        f"strides: [16, 1] : memref<12x16xf32> to {rows(first)}"
+    )
+
+
+def load_and_store(array: str, first: int) -> str:
+    """Return a kernel that loads rows 0 to 7 of %m and stores to eight rows of an array."""
+    return f"""func.func private @kernel(%x: {rows(0)}, %y: {rows(first)})
+    attributes {{npu.kernel}} {{
+  %a = "npu.alloc"() {{address = 0 : i64}} : () -> {BUFFER}
+  %b = "npu.alloc"() {{address = 64 : i64}} : () -> {BUFFER}
+  "npu.dma"(%x, %a) {{cause = "input"}} : ({rows(0)}, {BUFFER}) -> ()
+  "npu.dma"(%b, %y) {{cause = "output"}} : ({BUFFER}, {rows(first)}) -> ()
+  return
+}}
+func.func @main(%m: memref<12x16xf32>, %n: memref<12x16xf32>) {{
+  {eight_rows("x", "m", 0)}
+  {eight_rows("y", array, first)}
+  call @kernel(%x, %y) : ({rows(0)}, {rows(first)}) -> ()
+  return
+}}"""
+
+
+@pytest.mark.parametrize("first", [0, 4], ids=["same", "overlapping"])
+def test_arguments_that_share_memory_are_ordered(first):
+    module, records = insert_sync(load_and_store("m", first))
+    assert records[-1].statistics["orders between queues"] == 2, "in the call, and between calls"
+    kernel = [op.operation.name for op in module.body.operations[0].entry_block.operations]
+    assert kernel[2:6] == ["npu.dma", "npu.signal", "npu.wait", "npu.dma"]
+
+
+def test_arguments_that_share_nothing_are_not():
+    _, records = insert_sync(load_and_store("n", 4))
+    assert records[-1].statistics["orders between queues"] == 0
+
+
+MOVING = "memref<8x16xf32, strided<[16, 1], offset: ?>>"
+LOOP_OF_CALLS = f"""func.func private @double(%x: {MOVING}, %y: {MOVING})
+    attributes {{npu.kernel}} {{
+  %a = "npu.alloc"() {{address = 0 : i64}} : () -> {BUFFER}
+  "npu.dma"(%x, %a) {{cause = "input"}} : ({MOVING}, {BUFFER}) -> ()
+  "npu.activate"(%a, %a) {{function = "identity", scale = 2.0 : f32, bias = 1.0 : f32}} :
+    ({BUFFER}, {BUFFER}) -> ()
+  "npu.dma"(%a, %y) {{cause = "output"}} : ({BUFFER}, {MOVING}) -> ()
+  return
+}}
+func.func @main(%m: memref<8x16xf32> {{npu.name = "x"}})
+    -> (memref<40x16xf32> {{npu.name = "y"}}) {{
+  %c0 = arith.constant 0 : index
+  %c8 = arith.constant 8 : index
+  %c32 = arith.constant 32 : index
+  %n = memref.alloc() : memref<40x16xf32>
+  %from = memref.reinterpret_cast %m to offset: [%c0], sizes: [8, 16], strides: [16, 1] :
+    memref<8x16xf32> to {MOVING}
+  %to = memref.subview %n[%c0, 0] [8, 16] [1, 1] : memref<40x16xf32> to {MOVING}
+  call @double(%from, %to) : ({MOVING}, {MOVING}) -> ()
+  scf.for %i = %c0 to %c32 step %c8 {{
+    %j = arith.addi %i, %c8 : index
+    %x = memref.subview %n[%i, 0] [8, 16] [1, 1] : memref<40x16xf32> to {MOVING}
+    %y = memref.subview %n[%j, 0] [8, 16] [1, 1] : memref<40x16xf32> to {MOVING}
+    func.call @double(%x, %y) : ({MOVING}, {MOVING}) -> ()
+  }}
+  return %n : memref<40x16xf32>
+}}"""
+
+
+def test_loops_of_calls_run_concurrently_to_the_same_result():
+    """Every call reads what the one before has written."""
+    module, _ = insert_sync(LOOP_OF_CALLS)
+    inputs = {"x": np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)}
+    results = [
+        simulate(module, inputs, order=order, inferences=2)
+        for order in ("concurrent", "sequential")
+    ]
+    expected = [inputs["x"] * 2 + 1]
+    for _ in range(4):
+        expected.append(expected[-1] * 2 + 1)
+    for result in results:
+        assert np.array_equal(result.outputs["y"], np.concatenate(expected))
+
+
+def test_without_its_semaphores_the_loop_of_calls_races():
+    module, _ = insert_sync(LOOP_OF_CALLS)
+    for op in list(walk(module.operation)):
+        if op.name in ("npu.signal", "npu.wait"):
+            op.erase()
+    with pytest.raises(SimulationError, match="race"):
+        simulate(module, {"x": np.zeros((8, 16), np.float32)}, order="concurrent")
