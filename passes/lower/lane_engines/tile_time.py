@@ -58,6 +58,7 @@ class _OneTile:
         self.begins: dict[Slot, float] = {}
         self.ends: dict[Slot, float] = {}
         self.order: list[str] = []
+        self.gpsimd_computes = False
 
     def run(self, step: Step, work: Sequence[_Work]) -> None:
         """Schedule a step."""
@@ -66,6 +67,7 @@ class _OneTile:
             self.begins.setdefault(slot, ready)
         for part in work:
             ready = self._run(part, ready)
+            self.gpsimd_computes |= part.engine == "gpsimd" and not isinstance(step, Gather)
         for slot in (*step.reads, *step.writes):
             self.ends[slot] = ready
 
@@ -131,6 +133,9 @@ class TileTime:
                 in_turn_ns += 0.0 if part.pool_ns else executions * part.latency_ns
         if one.returns and copies == 1:
             busy["all in turn"] = in_turn_ns
+        if "gather" in busy and one.gpsimd_computes:
+            # gpsimd hands over indices only when the gathers before them have ended
+            busy["gpsimd"] += busy["gather"] / copies
         busiest = max(busy.values(), default=0.0) * (count - 1) / count
         waves = ceil(count / places)
         return one.total_ns + max(busiest, (waves - 1) * one.held_ns)
