@@ -111,7 +111,7 @@ def _legend(has_failures: bool) -> str:
     entries = [
         ("own", "the target as it is", ""),
         ("bound", "arrays always at their peak", _STROKES[0]),
-        ("bound", "inputs, weights and outputs cross the DRAM interface once", _STROKES[1]),
+        ("bound", "each input, weight and output moved once", _STROKES[1]),
         ("bound", "the busiest engine never waits", _STROKES[2]),
     ]
     if has_failures:
@@ -122,7 +122,7 @@ def _legend(has_failures: bool) -> str:
         line = _cross(x + 12, 44) if kind == "failed" else f"M{x:g} 44h24"
         parts.append(f'<path class="{kind}" d="{line}" style="{style}"/>')
         parts.append(f'<text class="muted" x="{x + 32:g}" y="48">{text}</text>')
-        x += 52 + 5.8 * len(text)
+        x += 54 + 6.3 * len(text)
     return "".join(parts)
 
 
