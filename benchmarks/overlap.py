@@ -127,7 +127,7 @@ def measure(name: str, target: str, dtype: str) -> Row:
 
 
 def main() -> int:
-    parser = model_parser(__doc__.partition("\n")[0])
+    parser = model_parser((__doc__ or "").partition("\n")[0])
     parser.add_argument("--target", default="neuroncore_v2", help="preset or file")
     parser.add_argument("--dtype", default="bf16", help="arithmetic: bf16, f16 or f32")
     arguments = parser.parse_args()

@@ -140,6 +140,18 @@ class TileTime:
         waves = ceil(count / places)
         return one.total_ns + max(busiest, (waves - 1) * one.held_ns)
 
+    def loaded_bytes(self, tiles: Sequence[int]) -> int:
+        """Return the bytes per partition that the loads of all tiles bring in, borders that tiles
+        share counted for each of them."""
+        extents = zip(self.extents, tiles, strict=True)
+        trips = {d: ceil(n / tile) for d, (n, tile) in enumerate(extents) if d and tile < n}
+        total = 0
+        for step in self.program.steps:
+            if isinstance(step, Load):
+                depth = max((d for d in step.dims if d in trips), default=0)
+                total += step.slot.bytes(tiles) * prod(n for d, n in trips.items() if d <= depth)
+        return total
+
     # --- steps ------------------------------------------------------------------------------------
 
     def _work(self, step: Step, tiles: Sequence[int]) -> list[_Work]:

@@ -33,6 +33,9 @@ PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 WORTHWHILE = 0.05
 """Share of the time that more parts, or two tiles in a loop body, have to save."""
 
+MORE_LOADS = 0.1
+"""Share of the loads that smaller tiles may add, where they share borders."""
+
 MAX_CHUNKS = 4
 """Chunks that an operation is cut into although it fits on chip."""
 
@@ -68,6 +71,7 @@ def _fastest(program: TileProgram, target: Target, buffers: int) -> Tiling | Non
     pair of them does not fit."""
     time = TileTime(program, target)
     best: tuple[float, Tiling] | None = None
+    least = time.loaded_bytes(_largest_tiles(program, 1, target))
     for copies in (1, 2):
         largest = _largest_tiles(program, copies, target)
         if not fits(program, largest, copies, target):
@@ -76,6 +80,8 @@ def _fastest(program: TileProgram, target: Target, buffers: int) -> Tiling | Non
             count = _count(program, tiles)
             places = copies * min(buffers, max(1, count // copies))
             if count < copies or not fits(program, tiles, places, target):
+                continue
+            if time.loaded_bytes(tiles) > least * (1 + MORE_LOADS):
                 continue
             total = time.total_ns(tiles, copies, buffers)
             if best is None or total < best[0] * (1 - WORTHWHILE):
