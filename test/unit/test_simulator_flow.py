@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from npu_programs import Kernel, chain, dram, program, random
+from npu_programs import Kernel, chain, dram, module_of, program, random
 
 from polystage.errors import SimulationError
 from polystage.simulator import simulate, simulate_device
@@ -51,6 +51,16 @@ def test_inferences_follow_each_other_without_a_pause():
     latencies = sum(layer.cost.latency_ns for layer in thrice.layers)
     assert latencies == pytest.approx(total.latency_ns)
     assert set(thrice.timeline.inference.tolist()) == {0, 1, 2}
+
+
+def test_a_program_that_calls_nothing_takes_no_time():
+    type_ = "memref<2x3xf32>"
+    main = f'func.func @main(%x: {type_} {{npu.name = "x"}}) -> {type_} {{ return %x : {type_} }}'
+    x = {"x": random(2, 3)}
+    result = simulate(module_of(main), x, inferences=2)
+    (output,) = result.outputs.values()
+    np.testing.assert_array_equal(output, x["x"])
+    assert (result.layers, result.totals.latency_ns) == ((), 0.0)
 
 
 def test_constants_must_cross_the_interface_once_for_all_inferences():

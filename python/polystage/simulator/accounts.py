@@ -141,7 +141,8 @@ class Accounts:
     ) -> tuple[LayerResult, ...]:
         """Return what the layers cost; what a layer must move, it must in every inference."""
         found = []
-        for account, latency, busy in zip(self.layers.values(), latency_ns, busy_ns, strict=True):
+        # Where nothing is called there is no layer, though the trace has a place for one.
+        for account, latency, busy in zip(self.layers.values(), latency_ns, busy_ns, strict=False):
             compulsory = account.compulsory_bytes * inferences
             result = account.close(target, inferences, compulsory, latency, busy)
             found.append(LayerResult(account.name, account.calls * inferences, result))
