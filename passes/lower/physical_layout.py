@@ -24,6 +24,7 @@ from polystage.passes.memref_types import (
     transposed_type,
     window_type,
 )
+from polystage.slices import reassociation
 
 PARTITION = "npu.partition"
 """Attribute of an allocation or an argument: its dimension across the partitions."""
@@ -233,19 +234,14 @@ def _view_type(op: ir.Operation, source: ir.MemRefType) -> ir.MemRefType | None:
             order = [ir.AffineDimExpr(e.maybe_downcast()).position for e in map_.results]
             return transposed_type(source, order)
         case "memref.expand_shape":
-            return expanded_type(source, [[old.shape[d] for d in g] for g in _groups(op)])
+            return expanded_type(source, [[old.shape[d] for d in g] for g in reassociation(op)])
         case "memref.collapse_shape":
-            groups = _groups(op)
+            groups = reassociation(op)
             if not groups or not all(_lie_together(source, g) for g in groups):
                 return None
             return collapsed_type(source, [len(g) for g in groups])
         case _:
             return None
-
-
-def _groups(op: ir.Operation) -> list[list[int]]:
-    rows = ir.ArrayAttr(op.attributes["reassociation"])
-    return [[ir.IntegerAttr(d).value for d in ir.ArrayAttr(row)] for row in rows]
 
 
 def _lie_together(type_: ir.MemRefType, dims: Sequence[int]) -> bool:

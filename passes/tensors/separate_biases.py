@@ -14,6 +14,7 @@ from polystage.passes.tensors.generic import (
     is_contraction,
     outputs_of,
 )
+from polystage.slices import reassociation
 
 
 @register_pass
@@ -66,16 +67,14 @@ def _expanded(
 ) -> tuple[ir.Value, ir.AffineMap]:
     """Expand the bias as `expand` does its broadcast."""
     shape = list(ir.RankedTensorType(expand.results[0].type).shape)
-    groups = [[ir.IntegerAttr(d).value for d in g] for g in expand.attributes["reassociation"]]
+    groups = reassociation(expand)
     kept = [groups[ir.AffineDimExpr(expr).position] for expr in map_.results]
     order = [d for group in kept for d in group]
     starts = [sum(len(g) for g in kept[:i]) for i in range(len(kept))]
-    reassociation = [
-        [start + i for i in range(len(g))] for start, g in zip(starts, kept, strict=True)
-    ]
+    joined = [[start + i for i in range(len(g))] for start, g in zip(starts, kept, strict=True)]
     extents = [shape[d] for d in order]
     type_ = ir.RankedTensorType.get(extents, ir.RankedTensorType(bias.type).element_type)
-    value = tensor.ExpandShapeOp(type_, bias, reassociation, [], extents).result
+    value = tensor.ExpandShapeOp(type_, bias, joined, [], extents).result
     dims = [ir.AffineExpr.get_dim(d) for d in order]
     return value, ir.AffineMap.get(len(shape), 0, dims)
 

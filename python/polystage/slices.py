@@ -1,8 +1,10 @@
-"""The parameters of subview-like operations, static ones and those that come from operands."""
+"""The parameters of view operations, static ones and those that come from operands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 from polystage.mlir import ir
@@ -51,3 +53,66 @@ def slice_parameters(
         static_or_dynamic(op, name, group) for name, group in zip(names, groups, strict=True)
     )
     return offsets, sizes, strides
+
+
+def reassociation(op: ir.Operation) -> list[list[int]]:
+    """Return the groups of dimensions that an expansion or collapse of a shape makes or joins."""
+    groups = ir.ArrayAttr(op.attributes["reassociation"])
+    return [[ir.IntegerAttr(d).value for d in ir.ArrayAttr(group)] for group in groups]
+
+
+def expanded_strides(
+    strides: Sequence[int], shape: Sequence[int], groups: Sequence[Sequence[int]]
+) -> tuple[int, ...]:
+    """Return the strides of `shape`, of which each group divides a dimension with a stride.
+
+    >>> expanded_strides([100, 1], [2, 3, 4], [[0], [1, 2]])
+    (100, 4, 1)
+    """
+    result = [0] * len(shape)
+    for stride, group in zip(strides, groups, strict=True):
+        for d in reversed(group):
+            result[d] = stride
+            stride *= shape[d]
+    return tuple(result)
+
+
+def gap(
+    shape: Sequence[int], strides: Sequence[int], groups: Sequence[Sequence[int]]
+) -> tuple[int, int] | None:
+    """Return the first two dimensions of a group that do not continue each other, if any do not.
+
+    >>> gap([2, 3, 4], [100, 4, 1], [[0, 1], [2]])
+    (0, 1)
+    """
+    for group in groups:
+        for outer, inner in pairwise(_long(shape, group)):
+            if strides[outer] != strides[inner] * shape[inner]:
+                return outer, inner
+    return None
+
+
+def collapsed(
+    shape: Sequence[int], strides: Sequence[int], groups: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return shape and strides when the dimensions of each group, without a `gap`, become one.
+
+    >>> collapsed([2, 3, 4], [100, 4, 1], [[0], [1, 2]])
+    ((2, 12), (100, 1))
+    """
+    last = [_long(shape, group)[-1:] for group in groups]
+    return (
+        tuple(prod(shape[d] for d in group) for group in groups),
+        tuple(strides[dims[0]] if dims else 1 for dims in last),
+    )
+
+
+def _long(shape: Sequence[int], group: Sequence[int]) -> list[int]:
+    """Return the dimensions of a group that have a stride worth the name: not those of extent 1."""
+    return [d for d in group if shape[d] != 1] or list(group[-1:])
+
+
+def permutation(op: ir.Operation) -> list[int]:
+    """Return which dimension of its source each dimension of a transposed view is."""
+    map_ = ir.AffineMapAttr(op.attributes["permutation"]).value
+    return [ir.AffineDimExpr(e).position for e in map_.results]

@@ -19,6 +19,7 @@ from polystage.mlir import func, ir
 from polystage.passes.tensors.normalize import PREPARE
 from polystage.pipeline import run_pipeline
 from polystage.pipeline_syntax import MODULE
+from polystage.slices import reassociation
 
 _SIGNED_LESS = 2
 """The predicate of arith.cmpi."""
@@ -177,7 +178,7 @@ class _Proof:
         state, shape = self._state(op.operands[0]), _shape(op.results[0])
         if isinstance(state, Shared):
             return _uniform_of_groups(state, op, is_expanded=True)
-        group = _groups(op)[state.axis]
+        group = reassociation(op)[state.axis]
         for axis in group:
             if shape[axis] % self.batch == 0:
                 return Batched(axis, shape[axis] // self.batch, state.merged_at)
@@ -191,7 +192,7 @@ class _Proof:
         state, shape = self._state(op.operands[0]), _shape(op.operands[0])
         if isinstance(state, Shared):
             return _uniform_of_groups(state, op, is_expanded=False)
-        position, group = next((i, g) for i, g in enumerate(_groups(op)) if state.axis in g)
+        position, group = next((i, g) for i, g in enumerate(reassociation(op)) if state.axis in g)
         before = [shape[i] for i in group if i < state.axis]
         if any(extent != 1 for extent in before):
             raise _DependentError(
@@ -302,7 +303,7 @@ def _uniform_of_groups(state: Shared, op: ir.Operation, is_expanded: bool) -> Sh
     """Return the state of a shared value whose dimensions are split or merged in groups."""
     shape = _shape(op.operands[0])
     uniform: set[int] = set()
-    for position, group in enumerate(_groups(op)):
+    for position, group in enumerate(reassociation(op)):
         before, after = ([position], group) if is_expanded else (group, [position])
         if all(i in state.uniform or shape[i] == 1 for i in before):
             uniform.update(after)
@@ -437,13 +438,6 @@ def _captured(op: ir.Operation) -> list[ir.Value]:
 def _shape(value: ir.Value) -> tuple[int, ...]:
     type_ = value.type
     return tuple(type_.shape) if isinstance(type_, ir.ShapedType) else ()
-
-
-def _groups(op: ir.Operation) -> list[list[int]]:
-    return [
-        [ir.IntegerAttr(i).value for i in ir.ArrayAttr(group)]
-        for group in ir.ArrayAttr(op.attributes["reassociation"])
-    ]
 
 
 def _kept(op: ir.Operation, shape: Sequence[int]) -> list[int]:

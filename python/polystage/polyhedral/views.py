@@ -16,6 +16,7 @@ from polystage.polyhedral.expressions import (
     from_terms,
     substitute,
 )
+from polystage.slices import permutation, reassociation
 
 DYNAMIC = ir.ShapedType.get_dynamic_size()
 DYNAMIC_STRIDE = ir.ShapedType.get_dynamic_stride_or_offset()
@@ -119,7 +120,7 @@ def _kept_dims(sizes: list[int], shape: Sequence[int]) -> list[int | None]:
 
 def _expand(op: Any, source: View, view: View, index_of: IndexOf) -> list[ir.AffineExpr]:
     indices: list[ir.AffineExpr] = []
-    for group in _groups(op):
+    for group in reassociation(op):
         stride = 1
         terms: dict[ir.AffineExpr, int] = {}
         for dim in reversed(group):
@@ -132,7 +133,7 @@ def _expand(op: Any, source: View, view: View, index_of: IndexOf) -> list[ir.Aff
 
 def _collapse(op: Any, source: View, view: View, index_of: IndexOf) -> list[ir.AffineExpr]:
     indices: list[ir.AffineExpr] = []
-    for dim, group in enumerate(_groups(op)):
+    for dim, group in enumerate(reassociation(op)):
         extents = [source.shape[place] for place in group]
         indices += _delinearize(ir.AffineExpr.get_dim(dim), extents)
     while len(indices) < len(source.shape):  # collapse to rank 0
@@ -156,16 +157,10 @@ def _delinearize(linear: ir.AffineExpr, extents: Sequence[int]) -> list[ir.Affin
     return indices
 
 
-def _groups(op: Any) -> list[list[int]]:
-    groups = op.attributes["reassociation"]
-    return [[ir.IntegerAttr(dim).value for dim in group] for group in groups]
-
-
 def _transpose(op: Any, source: View, view: View, index_of: IndexOf) -> list[ir.AffineExpr]:
-    permutation = ir.AffineMapAttr(op.attributes["permutation"]).value
     indices: list[ir.AffineExpr] = [ir.AffineConstantExpr.get(0)] * len(source.shape)
-    for place, expr in enumerate(permutation.results):
-        indices[ir.AffineDimExpr(expr).position] = ir.AffineExpr.get_dim(place)
+    for place, dim in enumerate(permutation(op)):
+        indices[dim] = ir.AffineExpr.get_dim(place)
     return indices
 
 

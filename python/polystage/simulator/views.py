@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -16,7 +16,15 @@ from polystage.simulator.access import Alloc, View
 from polystage.simulator.decode import Decoder, Handler
 from polystage.simulator.index import Linear
 from polystage.simulator.memory import ChipBuffer
-from polystage.slices import kept_dims, slice_parameters
+from polystage.slices import (
+    collapsed,
+    expanded_strides,
+    gap,
+    kept_dims,
+    permutation,
+    reassociation,
+    slice_parameters,
+)
 
 
 def _alloc(decoder: Decoder, op: ir.Operation) -> None:
@@ -150,53 +158,28 @@ def _leaves(
 def _expand(decoder: Decoder, op: ir.Operation) -> None:
     source = decoder.view(op.operands[0])
     shape = tuple(ir.MemRefType(op.results[0].type).shape)
-    strides = [0] * len(shape)
-    for stride, group in zip(source.strides, _groups(op), strict=True):
-        for d in reversed(group):
-            strides[d] = stride
-            stride *= shape[d]
-    decoder.views[op.results[0]] = View(
-        source.root, source.offset, shape, tuple(strides), source.dtype
-    )
-
-
-def _groups(op: ir.Operation) -> list[list[int]]:
-    return [
-        [ir.IntegerAttr(i).value for i in ir.ArrayAttr(group)]
-        for group in ir.ArrayAttr(op.attributes["reassociation"])
-    ]
+    strides = expanded_strides(source.strides, shape, reassociation(op))
+    decoder.views[op.results[0]] = View(source.root, source.offset, shape, strides, source.dtype)
 
 
 def _collapse(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    shape, strides = [], []
-    for group in _groups(op):
-        dims = [d for d in group if source.shape[d] != 1] or group[-1:]
-        for outer, inner in pairwise(dims):
-            if source.strides[outer] != source.strides[inner] * source.shape[inner]:
-                raise SimulationError(
-                    f"'{op.name}' in @{decoder.name} joins dimensions {outer} and {inner} of "
-                    f"{where(source)}, which do not continue each other",
-                    op=op,
-                )
-        shape.append(prod(source.shape[d] for d in group))
-        strides.append(source.strides[dims[-1]] if dims else 1)
-    decoder.views[op.results[0]] = View(
-        source.root, source.offset, tuple(shape), tuple(strides), source.dtype
-    )
+    source, groups = decoder.view(op.operands[0]), reassociation(op)
+    apart = gap(source.shape, source.strides, groups)
+    if apart:
+        raise SimulationError(
+            f"'{op.name}' in @{decoder.name} joins dimensions {apart[0]} and {apart[1]} of "
+            f"{where(source)}, which do not continue each other",
+            op=op,
+        )
+    shape, strides = collapsed(source.shape, source.strides, groups)
+    decoder.views[op.results[0]] = View(source.root, source.offset, shape, strides, source.dtype)
 
 
 def _transpose(decoder: Decoder, op: ir.Operation) -> None:
-    source = decoder.view(op.operands[0])
-    map_ = ir.AffineMapAttr(op.attributes["permutation"]).value
-    order = [ir.AffineDimExpr(e).position for e in map_.results]
-    decoder.views[op.results[0]] = View(
-        source.root,
-        source.offset,
-        tuple(source.shape[d] for d in order),
-        tuple(source.strides[d] for d in order),
-        source.dtype,
-    )
+    source, order = decoder.view(op.operands[0]), permutation(op)
+    shape = tuple(source.shape[d] for d in order)
+    strides = tuple(source.strides[d] for d in order)
+    decoder.views[op.results[0]] = View(source.root, source.offset, shape, strides, source.dtype)
 
 
 def _reinterpret(decoder: Decoder, op: ir.Operation) -> None:

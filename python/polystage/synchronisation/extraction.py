@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from math import prod
 from typing import Any, TypeVar
 
 from polystage.dialects.npu import space_of, strides_of
@@ -15,7 +13,15 @@ from polystage.dtypes import numpy_dtype
 from polystage.errors import PassError
 from polystage.linear import Linear, linear_form
 from polystage.mlir import func, ir
-from polystage.slices import kept_dims, slice_parameters
+from polystage.slices import (
+    collapsed,
+    expanded_strides,
+    gap,
+    kept_dims,
+    permutation,
+    reassociation,
+    slice_parameters,
+)
 from polystage.synchronisation.accesses import (
     UNBOUNDED,
     Access,
@@ -297,50 +303,26 @@ def _slice(extraction: Extraction, op: ir.Operation) -> tuple[list[Linear], list
     return offsets, [x.constant for x in sizes], [x.constant for x in steps]
 
 
-def _groups(op: ir.Operation) -> list[list[int]]:
-    groups = ir.ArrayAttr(op.attributes["reassociation"])
-    return [[ir.IntegerAttr(i).value for i in ir.ArrayAttr(group)] for group in groups]
-
-
 def _expand(extraction: Extraction, op: ir.Operation) -> None:
     source = extraction.view(op.operands[0])
     shape = tuple(ir.MemRefType(op.results[0].type).shape)
-    strides = [0] * len(shape)
-    for stride, group in zip(source.strides, _groups(op), strict=True):
-        for d in reversed(group):
-            strides[d] = stride
-            stride *= shape[d]
-    extraction.views[op.results[0]] = View(source.buffer, source.offset, shape, tuple(strides))
+    strides = expanded_strides(source.strides, shape, reassociation(op))
+    extraction.views[op.results[0]] = View(source.buffer, source.offset, shape, strides)
 
 
 def _collapse(extraction: Extraction, op: ir.Operation) -> None:
-    source = extraction.view(op.operands[0])
-    shape: list[int] = []
-    strides: list[int] = []
-    for group in _groups(op):
-        dims = [d for d in group if source.shape[d] != 1] or group[-1:]
-        for outer, inner in pairwise(dims):
-            if source.strides[outer] != source.strides[inner] * source.shape[inner]:
-                raise PassError(
-                    f"'{op.name}' joins dimensions that do not follow each other", op=op
-                )
-        shape.append(prod(source.shape[d] for d in group))
-        strides.append(source.strides[dims[-1]] if dims else 1)
-    extraction.views[op.results[0]] = View(
-        source.buffer, source.offset, tuple(shape), tuple(strides)
-    )
+    source, groups = extraction.view(op.operands[0]), reassociation(op)
+    if gap(source.shape, source.strides, groups):
+        raise PassError(f"'{op.name}' joins dimensions that do not follow each other", op=op)
+    shape, strides = collapsed(source.shape, source.strides, groups)
+    extraction.views[op.results[0]] = View(source.buffer, source.offset, shape, strides)
 
 
 def _transpose(extraction: Extraction, op: ir.Operation) -> None:
-    source = extraction.view(op.operands[0])
-    map_ = ir.AffineMapAttr(op.attributes["permutation"]).value
-    order = [ir.AffineDimExpr(e).position for e in map_.results]
-    extraction.views[op.results[0]] = View(
-        source.buffer,
-        source.offset,
-        tuple(source.shape[d] for d in order),
-        tuple(source.strides[d] for d in order),
-    )
+    source, order = extraction.view(op.operands[0]), permutation(op)
+    shape = tuple(source.shape[d] for d in order)
+    strides = tuple(source.strides[d] for d in order)
+    extraction.views[op.results[0]] = View(source.buffer, source.offset, shape, strides)
 
 
 def _same(extraction: Extraction, op: ir.Operation) -> None:
