@@ -25,7 +25,6 @@ Exit code 1 where that is not so.
 import argparse
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,8 +49,8 @@ from polystage.pipeline import default_pipeline
 from polystage.report.inputs import random_inputs
 from polystage.simulator import Result
 from polystage.simulator import program as simulation
-from polystage.simulator.timeline import Timeline, run_timeline
-from polystage.simulator.trace import CoreTrace, Rates
+from polystage.simulator.conflicts import Order, with_order
+from polystage.simulator.trace import CoreTrace
 
 INFERENCES = 2
 """The second one meets what the first left behind."""
@@ -68,7 +67,7 @@ FEWEST = 3
 TOO_LARGE = "the smallest tile takes"
 """What the lowering says of a program for which the scratchpad is too small."""
 
-TOLERANCE = {"f32": 1e-4, "bf16": 0.05}
+TOLERANCE = {"f32": 1e-3, "bf16": 0.05}
 """Largest error against onnxruntime, as a norm."""
 
 TIMINGS = (1, 2, 3, 4)
@@ -179,10 +178,10 @@ def other_times(seed: int) -> AbstractContextManager[Any]:
         columns = {name: getattr(core, name) * factors for name in ("busy_ns", "latency_ns")}
         return replace(core, **columns, form_ns=core.form_ns * factors)
 
-    def timeline(cores: Sequence[CoreTrace], rates: Rates) -> Timeline:
-        return run_timeline([changed(core) for core in cores], rates)
+    def with_other_times(core: CoreTrace, order: Order) -> CoreTrace:
+        return with_order(changed(core), order)  # which leaves out what these times make sure
 
-    return mock.patch.object(simulation, "run_timeline", timeline)
+    return mock.patch.object(simulation, "with_order", with_other_times)
 
 
 # --- verdicts ---
@@ -324,7 +323,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutants of synchronised programs.")
     parser.add_argument("--programs", type=int, default=200, help="how many programs")
     parser.add_argument("--first", type=int, default=0, help="seed of the first")
-    parser.add_argument("--most", type=int, default=8, help="mutants per program and kind")
+    parser.add_argument("--most", type=int, default=3, help="mutants per program and kind")
     options = parser.parse_args()
     tally, console = Tally(), Console(width=130)
     done, seed = 0, options.first

@@ -7,12 +7,12 @@ from random import Random
 
 import mutants
 import pytest
-from mutation import Program, Tally, Verdict, judge, measure
+from mutation import Program, Tally, Verdict, judge, measure, other_times
 
 from polystage.errors import SimulationError
 
 SEEDS = (0, 4, 6, 10, 11, 12, 14, 18, 19, 20, 26, 33)
-LOOPS, REMOVED = 10, mutants.REMOVED
+LOOPS, DEPENDENT, REMOVED = 10, 1007, mutants.REMOVED
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -32,6 +32,17 @@ def test_programs_have_loops_and_rotating_buffers():
     tally.add_program(Program(LOOPS))
     assert (tally.with_loops, tally.rotating) == (1, 1)
     assert tally.semaphores >= 10
+
+
+@pytest.mark.parametrize("seed", [7, 12, 25])
+def test_other_times_change_no_result(seed):
+    """Dependences within a queue that the usual times make sure are waited for as well."""
+    program = Program(DEPENDENT)
+    usual = program.simulated(program.module, races="ignore")
+    with other_times(seed):
+        other = program.simulated(program.module, races="ignore")
+    assert other.outputs[program.output].tobytes() == program.reference
+    assert other.totals.latency_ns != usual.totals.latency_ns
 
 
 def test_all_kinds_of_mutants_are_made():
