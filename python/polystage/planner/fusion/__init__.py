@@ -1,0 +1,1 @@
+"""Fusion across operators: what runs together, in which tiles, and what stays on chip."""
