@@ -27,6 +27,10 @@ class PassError(PolystageError):
     """A pass met IR that it cannot handle."""
 
 
+class PlanError(PassError):
+    """A plan of fused groups asks for what cannot be carried out."""
+
+
 class PipelineError(PolystageError):
     """A textual pipeline is malformed, or names a pass or option that does not exist."""
 
