@@ -19,7 +19,10 @@ from polystage.mlir import ir
 
 def queue_is_a_name(op: ir.OpView) -> str | None:
     """`queue` names a compute engine or a DMA queue."""
-    name = ir.StringAttr(op.attributes["queue"]).value
+    attribute = op.attributes["queue"]
+    if not isinstance(attribute, ir.StringAttr):
+        return f"has the queue {attribute}, which must be a string"
+    name = attribute.value
     if name not in ENGINES and not is_dma_queue_name(name):
         return f"queue '{name}' does not exist, allowed are {', '.join(ENGINES)} and dma0, dma1, .."
     return None
@@ -60,7 +63,10 @@ def _unknown(name: str, allowed: tuple[str, ...], target: Target) -> str | None:
 def semaphore_is_declared(op: ir.OpView) -> str | None:
     """`semaphore` numbers one of the initial values in the module's `npu.semaphores`, none of them
     negative."""
-    number = ir.IntegerAttr(op.attributes["semaphore"]).value
+    attribute = op.attributes["semaphore"]
+    if not isinstance(attribute, ir.IntegerAttr):
+        return f"has the semaphore {attribute}, which must be an integer"
+    number = attribute.value
     if number < 0:
         return f"has semaphore {number}, but semaphores are numbered from 0"
     module = _module_around(op.operation)
@@ -85,6 +91,14 @@ def _module_around(op: ir.Operation | None) -> ir.Operation | None:
         except ValueError:  # a clone that is in no block yet
             return None
     return op.operation if op is not None else None
+
+
+def address_is_an_integer(op: ir.OpView) -> str | None:
+    """`address`, absent until `npu-allocate-scratchpad` has run, is an integer."""
+    address = op.attributes.get("address", None)
+    if address is not None and not isinstance(address, ir.IntegerAttr):
+        return f"has the address {address}, which must be an integer"
+    return None
 
 
 def alloc_rotates(op: ir.OpView) -> str | None:

@@ -160,3 +160,31 @@ func.func private @invalid_first_address() {
   }
   return
 }
+
+// -----
+
+module attributes {npu.semaphores = array<i64: 0>} {
+  func.func private @invalid_type_of_queue() {
+    // expected-error@+1 {{'npu.wait' op has the queue 3 : i64, which must be a string}}
+    "npu.wait"() {queue = 3 : i64, semaphore = 0 : i64} : () -> ()
+    return
+  }
+}
+
+// -----
+
+module attributes {npu.semaphores = array<i64: 0>} {
+  func.func private @invalid_type_of_semaphore() {
+    // expected-error@+1 {{'npu.wait' op has the semaphore "a", which must be an integer}}
+    "npu.wait"() {queue = "dma0", semaphore = "a"} : () -> ()
+    return
+  }
+}
+
+// -----
+
+func.func private @invalid_type_of_address() {
+  // expected-error@+1 {{'npu.alloc' op has the address "x", which must be an integer}}
+  %0 = "npu.alloc"() {address = "x"} : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  return
+}
