@@ -62,7 +62,11 @@ class AllocOp(NpuOp, name="alloc"):
 
     buffer: ext.Result[ir.MemRefType]
 
-    RULES = (rules.alloc_is_on_chip, queue_rules.alloc_rotates)
+    RULES = (
+        rules.alloc_is_on_chip,
+        queue_rules.address_is_an_integer,
+        queue_rules.alloc_rotates,
+    )
     TARGET_RULES = (target_rules.alloc_fits,)
 
 
@@ -136,27 +140,29 @@ class MemsetOp(NpuOp, name="memset"):
 
 
 class MatmulOp(NpuOp, name="matmul"):
-    """Contract over the partitions: `psum[m, n..] (+)= sum_k stationary[k, m] * moving[k, n..]`.
+    """Contract over the partitions: `sums[m, n..] (+)= sum_k stationary[k, m] * moving[k, n..]`.
 
-    `accumulate` false overwrites psum, true adds to it. Products are exact, sums are in the type
-    of psum.
+    `accumulate` false overwrites the sums, true adds to them. Products are exact, sums are in the
+    type of `sums`. They lie in psum, or in sbuf where that is flat: then all operands have the one
+    partition before k or m, `sums[0, m, n..]`, and k, m and n are as large as they like.
 
     Cost: LoadStationary where the stationary operand changed, and max(N, min_issue) columns, times
-    the factor of the type.
+    the factor of the type, for each of ceil(K / rows) * ceil(M / columns) passes over the array.
     """
 
     stationary: MemRef
     moving: MemRef
-    psum: MemRef
+    sums: MemRef
     accumulate: ext.Operand[ir.IntegerType[1]]
 
     RULES = (
-        rules.operands_in({0: ("sbuf",), 1: ("sbuf",), 2: ("psum",)}),
+        rules.operands_in({0: ("sbuf",), 1: ("sbuf",), 2: ("psum", "sbuf")}),
         rules.matmul_types,
         rules.matmul_shapes,
         rules.partition_comes_first,
     )
     TARGET_RULES = (
+        target_rules.sums_are_in_reach,
         target_rules.matmul_fits,
         target_rules.partition_start_is_legal,
         target_rules.pattern_fits,
@@ -244,19 +250,23 @@ class ReduceOp(BoxOp, name="reduce"):
 class ActivateOp(NpuOp, name="activate"):
     """Apply a function of the scalar engine: `destination = function(scale * source + bias)`.
 
-    Cost: N elements per partition; scale and bias are free.
+    `shift`, where it is there, has one element per partition, which is added to `bias`.
+
+    Cost: N elements per partition; scale, bias and shift are free.
     """
 
     source: MemRef
     destination: MemRef
+    shift: MemRef | None
     function: ir.StringAttr
     scale: ir.FloatAttr
     bias: ir.FloatAttr
 
     RULES = (
         rules.activation_is_known,
-        rules.operands_in({0: ("sbuf", "psum"), 1: ("sbuf", "psum")}),
+        rules.operands_in({0: ("sbuf", "psum"), 1: ("sbuf", "psum"), 2: ("sbuf",)}),
         rules.same_shape,
+        rules.shift_is_per_partition,
         rules.partition_comes_first,
     )
     TARGET_RULES = (target_rules.partition_start_is_legal, target_rules.pattern_fits)

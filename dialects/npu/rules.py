@@ -178,13 +178,25 @@ def operands_in(spaces: dict[int, tuple[str, ...]]) -> Rule:
 
 
 def matmul_shapes(op: ir.OpView) -> str | None:
-    """stationary [K, M] x moving [K, N..] gives psum [M, N..]."""
-    stationary, moving, psum = (shape_of(op.operands[i]) for i in range(3))
+    """stationary [K, M] x moving [K, N..] gives psum [M, N..]; with sums in sbuf, [1, K, M] x
+    [1, K, N..] gives [1, M, N..]."""
+    shapes = [shape_of(op.operands[i]) for i in range(3)]
+    where = space_of(op.operands[2].type)
+    what = "partitions"
+    if where == "sbuf":
+        for i, shape in enumerate(shapes):
+            if len(shape) < 3 or shape[0] != 1:
+                return (
+                    f"has sums in sbuf and operand {i} of shape {shape}, but then all operands "
+                    f"have 3 dimensions or more, of which dimension 0 is the one partition"
+                )
+        shapes, what = [shape[1:] for shape in shapes], "rows"
+    stationary, moving, sums = shapes
     k, m, n = stationary[0], product(stationary[1:]), moving[1:]
     if moving[0] != k:
-        return f"contracts {k} partitions of stationary with {moving[0]} of moving"
-    if psum[0] != m or product(psum[1:]) != product(n):
-        return f"psum has shape {psum}, but [{m}] x {n} is computed"
+        return f"contracts {k} {what} of stationary with {moving[0]} of moving"
+    if sums[0] != m or product(sums[1:]) != product(n):
+        return f"{where} has shape {sums}, but [{m}] x {n} is computed"
     return None
 
 
@@ -214,6 +226,24 @@ def same_shape(op: ir.OpView) -> str | None:
     a, b = shape_of(op.operands[0]), shape_of(op.operands[1])
     if a != b:
         return f"maps shape {a} to shape {b}"
+    return None
+
+
+def shift_is_per_partition(op: ir.OpView) -> str | None:
+    """The shift has the partitions of the source, and one element of type f32, bf16 or f16 in
+    each."""
+    if len(op.operands) < 3:
+        return None
+    type_ = ir.MemRefType(op.operands[2].type)
+    if str(type_.element_type) not in ("f32", "bf16", "f16"):
+        return f"has a shift of {type_.element_type}, allowed are f32, bf16 and f16"
+    expected = shape_of(op.operands[0])[0]
+    partitions, *free = shape_of(op.operands[2])
+    if partitions != expected or product(free) != 1:
+        return (
+            f"has a shift of shape {[partitions, *free]}, "
+            f"but needs one element in each of {expected} partitions"
+        )
     return None
 
 
@@ -251,7 +281,7 @@ ACTIVATIONS = (
     *("identity", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p"),
     *("sqrt", "rsqrt", "cbrt", "tanh", "erf", "erfc", "sin", "cos", "tan"),
     *("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
-    *("abs", "ceil", "floor", "round", "roundeven", "trunc"),
+    *("abs", "ceil", "floor", "round", "roundeven", "trunc", "relu"),
 )
 
 

@@ -301,9 +301,10 @@ class KernelBuilder:
         function: str = "identity",
         scale: float = 1.0,
         bias: float = 0.0,
+        shift: ir.Value | None = None,
     ) -> None:
-        """destination = function(scale * source + bias) on the scalar engine; identity casts and
-        copies."""
+        """destination = function(scale * source + bias + shift) on the scalar engine; identity
+        casts and copies. `shift` has one element per partition."""
         with self.insertion_point, self._location():
             f32 = ir.F32Type.get()
             npu.ops.ActivateOp(
@@ -312,6 +313,7 @@ class KernelBuilder:
                 ir.StringAttr.get(function),
                 ir.FloatAttr.get(f32, scale),
                 ir.FloatAttr.get(f32, bias),
+                shift=shift,
             )
 
     def compute(

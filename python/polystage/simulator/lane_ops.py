@@ -184,32 +184,39 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "round": _round_half_away,
     "roundeven": np.rint,
     "trunc": np.trunc,
+    "relu": lambda x: np.maximum(x, x.dtype.type(0)),
 }
 
 
 def _activate(decoder: Decoder, op: ir.Operation) -> None:
-    source, destination = (chip(decoder, op, decoder.view(v)) for v in op.operands)
+    source, destination, *shift = (chip(decoder, op, decoder.view(v)) for v in op.operands)
     name = ir.StringAttr(op.attributes["function"]).value
     scale, bias = (ir.FloatAttr(op.attributes[key]).value for key in ("scale", "bias"))
     numerics = _Function(_activation(name, scale, bias, source.dtype))
-    shape = source.view_shape
-    lane_instruction(decoder, op, "scalar", [source], [destination], shape, (1,), numerics)
+    reads, shape = [source, *shift], source.view_shape
+    lane_instruction(
+        decoder, op, "scalar", reads, [destination], shape, (1,), numerics, operands=[source]
+    )
 
 
 def _activation(name: str, scale: float, bias: float, dtype: np.dtype) -> Run:
     function = ACTIVATIONS[name]
     held = compute_dtype(dtype) if is_float(dtype) else np.dtype(np.float32)
     plain = scale == 1.0 and bias == 0.0
-    factor, shift = held.type(scale), held.type(bias)
+    factor, constant = held.type(scale), held.type(bias)
 
     def numerics(reads: list[Array], writes: list[Array], _: int) -> None:
-        if plain and name == "identity":
-            writes[0][...] = reads[0]
+        source, *shift = reads
+        if plain and name == "identity" and not shift:
+            writes[0][...] = source
             return
-        value = reads[0].astype(held, copy=False)
+        value = source.astype(held, copy=False)
         if not plain:
             value = value * factor
-            value += shift
+            value += constant
+        if shift:
+            column = shift[0].astype(held, copy=False)
+            value = value + column.reshape(-1, *[1] * (value.ndim - 1))
         writes[0][...] = function(value)
 
     return numerics

@@ -181,6 +181,26 @@ func.func private @invalid_activation_shape() {
 
 // -----
 
+func.func private @invalid_shift_of_other_partitions() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.activate' op has a shift of shape [4, 5], but needs one element in each of 4 partitions}}
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_shift_of_integers() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x1xi32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.activate' op has a shift of i32, allowed are f32, bf16 and f16}}
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xi32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
 func.func private @invalid_map_count() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.elementwise' op has 1 indexing maps for 2 operands}}
