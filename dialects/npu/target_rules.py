@@ -25,12 +25,14 @@ TargetRule = Callable[[ir.OpView, Target], str | None]
 
 
 def alloc_fits(op: ir.OpView, target: Target) -> str | None:
-    """A buffer has at most as many partitions and bytes as its memory; its places, where it has
-    addresses, lie in the memory and side by side, in psum each in one bank."""
+    """A buffer has at most as many partitions and bytes as its memory, if there is that memory; its
+    places, where it has addresses, lie in the memory and side by side, in psum each in one bank."""
     type_ = ir.MemRefType(op.results[0].type)
     space = space_of(type_)
     partitions, size = shape_of(op.results[0])[0], free_bytes(type_)
     memory = target.sbuf if space == "sbuf" else target.psum
+    if memory.bytes == 0:
+        return f"allocates in {space}, which '{target.name}' has not; its sums lie in sbuf"
     capacity = (
         target.sbuf.bytes_per_partition
         if space == "sbuf"
@@ -67,8 +69,20 @@ def _misplaced(places: list[int], size: int, capacity: int, limit: int, memory: 
     return None
 
 
+def sums_are_in_reach(op: ir.OpView, target: Target) -> str | None:
+    """The sums of a matmul lie in psum, in sbuf where that is flat."""
+    space = space_of(op.operands[2].type)
+    reached = "sbuf" if target.is_flat else "psum"
+    if space != reached:
+        return f"has its sums in {space}, but the array of '{target.name}' adds up in {reached}"
+    return None
+
+
 def matmul_fits(op: ir.OpView, target: Target) -> str | None:
-    """K, M and the number of moving columns are at most what the array and a psum bank hold."""
+    """K, M and the number of moving columns are at most what the array and a psum bank hold, unless
+    sbuf is flat."""
+    if target.is_flat:
+        return None
     k, m = shape_of(op.operands[0])[0], product(shape_of(op.operands[0])[1:])
     n = product(shape_of(op.operands[1])[1:])
     array = target.tensor

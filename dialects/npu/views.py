@@ -79,7 +79,13 @@ def root_alloc(value: ir.Value) -> ir.Operation | None:
 
 
 def partition_start(value: ir.Value) -> int | None:
-    """Return the first partition of an on-chip view, or None where it is not a constant."""
+    """Return the first partition of an on-chip view, or None where it is not a constant.
+
+    A buffer of one partition has no other.
+    """
+    alloc = root_alloc(value)
+    if alloc is not None and shape_of(alloc.results[0])[0] == 1:
+        return 0
     start = 0
     op = defining_op(value)
     while op is not None and op.name in VIEW_OPS:

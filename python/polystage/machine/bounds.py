@@ -107,7 +107,8 @@ def array_bound_ns(target: Target, matmuls: Mapping[tuple[int, int, int, str], i
     """Return the time of matmuls by (k, m, n, type), each at its issue interval.
 
     Loads, drains, strides and start-ups are left out. A weight-stationary array takes n steps
-    whatever k and m are, so 1 x 1 x 512 takes as long as 128 x 128 x 512 on neuroncore_v2:
+    whatever k and m are, so 1 x 1 x 512 takes as long as 128 x 128 x 512 on neuroncore_v2. One
+    that is larger than the array, as beside a flat scratchpad, counts every pass:
 
     >>> v2 = Target.load("neuroncore_v2")
     >>> round(array_bound_ns(v2, {(1, 1, 512, "bf16"): 28}))
@@ -115,8 +116,10 @@ def array_bound_ns(target: Target, matmuls: Mapping[tuple[int, int, int, str], i
     """
     held = cost.held(target)
     cycles = sum(
-        count * cost.stream_cycles(target, n if held == "stationary" else k, dtype)
-        for (k, _, n, dtype), count in matmuls.items()
+        count
+        * cost.array_passes(target, k, m, n)
+        * cost.stream_cycles(target, n if held == "stationary" else k, dtype)
+        for (k, m, n, dtype), count in matmuls.items()
     )
     return cycles / target.tensor.clock_ghz
 

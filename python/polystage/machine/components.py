@@ -14,7 +14,8 @@ class Sbuf:
     """The scratchpad that all engines read and write."""
 
     partitions: int = quantity("partitions", minimum=1)
-    """Partitions; dimension 0 of an on-chip memref lies across them. 1 is a flat scratchpad."""
+    """Partitions; dimension 0 of an on-chip memref lies across them. 1 is a flat scratchpad: any
+    operand of the array lies anywhere in it, and so do the accumulators."""
 
     bytes_per_partition: int = quantity("bytes", minimum=1)
     """Capacity of one partition."""
@@ -57,8 +58,9 @@ class Psum:
     partitions: int = quantity("partitions", minimum=1)
     """Partitions; the stationary operand's free dimension lies across them."""
 
-    banks: int = quantity("banks", minimum=1)
-    """Banks of one partition; the result of one matmul lies in one bank."""
+    banks: int = quantity("banks", minimum=0)
+    """Banks of one partition; the result of one matmul lies in one bank. 0 says that there is no
+    psum, as beside a flat scratchpad; the other values of this table mean nothing then."""
 
     bank_bytes: int = quantity("bytes", minimum=PSUM_ELEMENT_BYTES)
     """Capacity of one bank of one partition."""
@@ -115,22 +117,26 @@ DTYPES = tuple(info.key for info in describe(CyclesPerRow))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEngine:
-    """The systolic array: psum[m, n] (+)= sum over k of stationary[k, m] * moving[k, n]."""
+    """The systolic array: sums[m, n] (+)= sum over k of stationary[k, m] * moving[k, n].
+
+    The sums lie in psum, beside a flat scratchpad in that. There a matmul may be larger than the
+    array, and then takes several passes.
+    """
 
     dataflow: str = quantity("", choices=DATAFLOWS)
     """What stays in the array: the stationary operand, [k, m] in its rows and columns, while n
     streams; or the result, [n, m] in its rows and columns, while k streams."""
 
     rows: int = quantity("rows", minimum=1)
-    """Rows of the array, and largest contraction size K of one matmul; K lies on the sbuf
-    partitions."""
+    """Rows of the array, and largest contraction size K of one matmul, or of one pass where sbuf is
+    flat; K lies on the sbuf partitions."""
 
     columns: int = quantity("columns", minimum=1)
-    """Columns of the array, and largest free size M of the stationary operand; M lies on the psum
-    partitions."""
+    """Columns of the array, and largest free size M of the stationary operand, or of one pass where
+    sbuf is flat; M lies on the psum partitions."""
 
     moving_columns: int = quantity("elements", minimum=1)
-    """Largest free size N of the moving operand."""
+    """Largest free size N of the moving operand; one in a flat sbuf may have any."""
 
     clock_ghz: float = quantity("GHz", above=0)
     """Clock of the array."""
@@ -176,10 +182,11 @@ class TensorEngine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneEngine:
-    """An engine of parallel lanes, one per partition, that stream the free dimension."""
+    """An engine of parallel lanes, one per partition, that stream the free dimension; beside a flat
+    scratchpad one per neighbouring element."""
 
     lanes: int = quantity("lanes", minimum=1)
-    """Partitions worked on at once; more take several rounds."""
+    """Partitions worked on at once, or elements where sbuf is flat; more take several rounds."""
 
     clock_ghz: float = quantity("GHz", above=0)
     """Clock of the lanes."""

@@ -106,7 +106,69 @@ def matmul(
 
     Rows and columns that are not used idle: `m`, and in a weight-stationary array `k`, cost
     nothing.
+
+    What is larger than the array takes several passes over it, one for each part of what it holds
+    (`array_passes`); each finds the part before it in the array, and so has to change it. Only
+    operands in a flat scratchpad are as large.
     """
+    parts = _held_parts(target, k, m, n)
+    changed = changed or sum(parts.values()) > 1
+    times = {
+        part: _one_pass(target, *part, dtype, changed, moving_stride_bytes) for part in parts
+    }
+    busy = sum(times[part].busy_ns * count for part, count in parts.items())
+    last = times[next(reversed(parts))]
+    return Cost(busy, busy - last.busy_ns + last.latency_ns)
+
+
+def array_passes(target: Target, k: int, m: int, n: int) -> int:
+    """Return how many parts of array size a matmul's held operand has.
+
+    ceil(k / rows) * ceil(m / columns), in an output-stationary array ceil(n / rows) instead:
+
+    >>> array_passes(Target.load("flat"), 33, 64, 1000)
+    4
+    """
+    across = k if held(target) == "stationary" else n
+    return -(-across // target.tensor.rows) * -(-m // target.tensor.columns)
+
+
+def operand_passes(target: Target, k: int, m: int, n: int) -> tuple[int, int, int]:
+    """Return how often a matmul reads every element of its stationary and of its moving operand,
+    and how often it writes its sums.
+
+    What the array holds goes in and out once, a streamed operand once for every part beside it.
+    Sums are read back before they are written again:
+
+    >>> operand_passes(Target.load("flat"), 96, 64, 1000)
+    (1, 2, 3)
+    """
+    array = target.tensor
+    along = -(-m // array.columns)
+    if held(target) == "stationary":
+        return 1, along, -(-k // array.rows)
+    return -(-n // array.rows), along, 1
+
+
+def _held_parts(target: Target, k: int, m: int, n: int) -> dict[tuple[int, int, int], int]:
+    """Return how many passes there are of every size (k, m, n), in their order."""
+    array, stationary = target.tensor, held(target) == "stationary"
+    return {
+        (across, columns, n) if stationary else (k, columns, across): often * together
+        for across, often in _pieces(k if stationary else n, array.rows)
+        for columns, together in _pieces(m, array.columns)
+    }
+
+
+def _pieces(extent: int, limit: int) -> list[tuple[int, int]]:
+    """Return (size, how often) of the pieces that an extent is cut into, the smaller one last."""
+    whole, rest = divmod(extent, limit)
+    return [piece for piece in ((limit, whole), (rest, 1)) if piece[0] and piece[1]]
+
+
+def _one_pass(
+    target: Target, k: int, m: int, n: int, dtype: str, changed: bool, moving_stride_bytes: int
+) -> Cost:
     array = target.tensor
     load = load_stationary_cycles(target, m, dtype) if changed else 0.0
     steps = n if held(target) == "stationary" else k
@@ -168,16 +230,20 @@ def lanes(
     The fixed cycles of an instruction are hidden behind the one before, except where it is short or
     depends on it, as every pass does on the pass before.
 
+    Beside a flat scratchpad the lanes take neighbouring elements: N is ceil(elements / lanes).
+
     Units: `elements` counts all free dimensions together; for a reduction, those of the input.
     """
     unit: LaneEngine = getattr(target, engine)
-    element_ns = max(
+    step_ns = max(
         1 / (unit.elements_per_cycle * unit.clock_ghz),
-        _interface_ns(target, stride_bytes, uses_psum),
+        _interface_ns(target, unit, stride_bytes, uses_psum),
     )
-    rounds = -(-partitions // unit.lanes)
+    steps = -(-partitions // unit.lanes) * elements
+    if target.is_flat:
+        steps = -(-elements // unit.lanes)
     passes = [part for operands in passes for part in split_pass(operands, unit.max_tensor_inputs)]
-    streams = [rounds * elements * max(operands, 1) * element_ns for operands in passes]
+    streams = [steps * max(operands, 1) * step_ns for operands in passes]
     fixed_ns = (unit.startup_cycles + unit.issue_cycles) / unit.clock_ghz
     hidden_ns = max(0.0, unit.short_cycles / unit.clock_ghz - min(streams))
     waits_ns = (len(passes) - 1) * fixed_ns
@@ -257,14 +323,18 @@ def iota(target: Target, elements: int, *, partitions: int = 1, stride_bytes: in
     return memset(target, "gpsimd", elements, partitions=partitions, stride_bytes=stride_bytes)
 
 
-def _interface_ns(target: Target, stride_bytes: int, uses_psum: bool) -> float:
-    """Return the time of the memory interface per element of every partition."""
+def _interface_ns(
+    target: Target, unit: LaneEngine, stride_bytes: int, uses_psum: bool
+) -> float:
+    """Return the time of the memory interface per element of every partition, or of every lane
+    where sbuf is flat."""
     memories = (target.sbuf, target.psum) if uses_psum else (target.sbuf,)
-    element_ns = max(
-        memory.partitions / (memory.interface_elements_per_cycle * memory.interface_clock_ghz)
+    step_ns = max(
+        (unit.lanes if target.is_flat else memory.partitions)
+        / (memory.interface_elements_per_cycle * memory.interface_clock_ghz)
         for memory in memories
     )
-    return element_ns * _stride_factor(target, stride_bytes)
+    return step_ns * _stride_factor(target, stride_bytes)
 
 
 # --- DMA ----------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ from polystage.machine.schema import (
 PRESETS = Path(__file__).parent / "presets"
 OVERRIDE_FILE = "--set"
 
+SCRATCHPAD_BYTES = "scratchpad_bytes"
+"""What a flat target calls `sbuf.bytes_per_partition` where single values are set."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -130,21 +133,44 @@ class Target:
         """Return every value by its dotted key."""
         return flatten(self.to_tree())
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the scratchpad is flat: one memory for operands and accumulators."""
+        return self.sbuf.partitions == 1
+
     def is_assumed(self, key: str) -> bool:
         """Return whether the value of `key` is an assumption, by itself or with its table."""
         return any(key == known or key.startswith(known + ".") for known in self.assumptions)
 
     def override(self, values: Mapping[str, Any], file: str = OVERRIDE_FILE) -> "Target":
-        """Return the target with some values changed, checked like a file."""
+        """Return the target with some values changed, checked like a file.
+
+        `scratchpad_bytes` is the size of a flat scratchpad:
+
+        >>> Target.load("flat").override({"scratchpad_bytes": 147456}).sbuf.bytes
+        147456
+        """
         tree = self.to_tree()
         for key, value in values.items():
-            info = find_field(key, file)
+            info = self._field_to_set(key, file)
             *tables, name = info.key.split(".")
             table = tree
             for part in tables:
                 table = table[part]
             table[name] = parse_text(info, value, file) if isinstance(value, str) else value
         return Target.from_tree(tree, file)
+
+
+    def _field_to_set(self, key: str, file: str) -> FieldInfo:
+        if key != SCRATCHPAD_BYTES:
+            return find_field(key, file)
+        if not self.is_flat:
+            raise TargetError(
+                f"{file}: '{key}' is the size of a flat scratchpad, but that of '{self.name}' has "
+                f"{self.sbuf.partitions} partitions",
+                help="set sbuf.bytes_per_partition, or choose the target 'flat'",
+            )
+        return find_field("sbuf.bytes_per_partition", file)
 
 
 def find_field(key: str, file: str = OVERRIDE_FILE) -> FieldInfo:
@@ -224,8 +250,22 @@ def _checked(target: Target, file: str) -> Target:
     return target
 
 
+def _flat_scratchpad_accumulates(target: Target) -> tuple[str, str] | None:
+    if target.is_flat == (target.psum.banks == 0):
+        return None
+    if target.is_flat:
+        return (
+            f"'psum.banks' is {target.psum.banks}, but must be 0: 'sbuf.partitions' is 1",
+            "the accumulators lie in a flat scratchpad",
+        )
+    return (
+        f"'psum.banks' is 0, but must be at least 1: 'sbuf.partitions' is {target.sbuf.partitions}",
+        "only a flat scratchpad, which has 1 partition, holds the accumulators itself",
+    )
+
+
 def _contraction_fits_partitions(target: Target) -> tuple[str, str] | None:
-    if target.sbuf.partitions == 1 or target.tensor.rows <= target.sbuf.partitions:
+    if target.is_flat or target.tensor.rows <= target.sbuf.partitions:
         return None
     return (
         f"'tensor.rows' is {target.tensor.rows}, but must be at most 'sbuf.partitions', "
@@ -235,7 +275,7 @@ def _contraction_fits_partitions(target: Target) -> tuple[str, str] | None:
 
 
 def _columns_fit_partitions(target: Target) -> tuple[str, str] | None:
-    if target.psum.partitions == 1 or target.tensor.columns <= target.psum.partitions:
+    if target.is_flat or target.tensor.columns <= target.psum.partitions:
         return None
     return (
         f"'tensor.columns' is {target.tensor.columns}, but must be at most 'psum.partitions', "
@@ -246,7 +286,7 @@ def _columns_fit_partitions(target: Target) -> tuple[str, str] | None:
 
 def _result_fits_bank(target: Target) -> tuple[str, str] | None:
     limit = target.psum.bank_bytes // PSUM_ELEMENT_BYTES
-    if target.tensor.moving_columns <= limit:
+    if target.is_flat or target.tensor.moving_columns <= limit:
         return None
     return (
         f"'tensor.moving_columns' is {target.tensor.moving_columns}, but must be at most {limit}: "
@@ -256,7 +296,7 @@ def _result_fits_bank(target: Target) -> tuple[str, str] | None:
 
 
 def _groups_fit_banks(target: Target) -> tuple[str, str] | None:
-    if target.psum.open_groups <= target.psum.banks:
+    if target.is_flat or target.psum.open_groups <= target.psum.banks:
         return None
     return (
         f"'psum.open_groups' is {target.psum.open_groups}, but must be at most 'psum.banks', "
@@ -311,7 +351,8 @@ def _share_of_dram_fits_device(target: Target) -> tuple[str, str] | None:
 
 def _results_fit_rows(target: Target) -> tuple[str, str] | None:
     array = target.tensor
-    if array.dataflow == "weight_stationary" or array.moving_columns <= array.rows:
+    held_stationary = array.dataflow == "weight_stationary"
+    if target.is_flat or held_stationary or array.moving_columns <= array.rows:
         return None
     return (
         f"'tensor.moving_columns' is {array.moving_columns}, but must be at most 'tensor.rows', "
@@ -343,6 +384,7 @@ def _assumptions_exist(target: Target) -> tuple[str, str] | None:
 
 
 RULES = (
+    _flat_scratchpad_accumulates,
     _contraction_fits_partitions,
     _columns_fit_partitions,
     _result_fits_bank,
