@@ -390,7 +390,7 @@ FLAT = {
     "sbuf.partitions": 1,
     "sbuf.partition_start_granule": 1,
     "sbuf.bytes_per_partition": 32768,
-    "psum.partitions": 1,
+    "psum.banks": 0,
 }
 
 

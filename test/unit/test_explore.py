@@ -87,7 +87,7 @@ class TestPoints:
 
     def test_flat_scratchpad_has_no_partitions_to_follow(self) -> None:
         flat = TINY.override(
-            {"sbuf.partitions": 1, "psum.partitions": 1, "sbuf.partition_start_granule": 1}
+            {"sbuf.partitions": 1, "psum.banks": 0, "sbuf.partition_start_granule": 1}
         )
         target = Point("", {"array": (16, 16)}).target(flat)
         assert target.sbuf == flat.sbuf

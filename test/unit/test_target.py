@@ -14,7 +14,7 @@ from polystage.machine.schema import FieldInfo
 from polystage.machine.target import PRESETS
 
 ROOT = Path(__file__).parents[2]
-PRESET_NAMES = "inferentia1, neuroncore_v2, scalesim_os, scalesim_ws, tiny"
+PRESET_NAMES = "flat, inferentia1, neuroncore_v2, scalesim_os, scalesim_ws, tiny"
 TINY = (PRESETS / "tiny.toml").read_text(encoding="utf-8")
 
 

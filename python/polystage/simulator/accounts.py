@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from polystage.machine import cost, energy
 from polystage.machine.target import Target
-from polystage.simulator.decode import Counts, Decoded, Shape
+from polystage.simulator.decode import Counts, Decoded, Shape, Work
 from polystage.simulator.memory import DramBuffer
 from polystage.simulator.result import Cost, LayerResult
 
@@ -108,27 +108,43 @@ class Accounts:
         buffers: Sequence[DramBuffer],
         peak_bytes: int,
     ) -> None:
-        """Write down a call of a kernel on behalf of a layer."""
+        """Write down a call of a kernel on behalf of a layer, and of those that instructions name.
+
+        What is not done for the layer of the call, it does not appear for.
+        """
+        works = decoded.work or {"": Work()}
+        for named, work in works.items():
+            self._charge(named or layer, work, operands, buffers, peak_bytes)
+        self.calls.append(layer if "" in works else next(reversed(works)))
+
+    def _charge(
+        self,
+        layer: str,
+        work: Work,
+        operands: Sequence[HasBytes],
+        buffers: Sequence[DramBuffer],
+        peak_bytes: int,
+    ) -> None:
         account = self.layers.setdefault(layer, Account(layer))
-        self.calls.append(layer)
         account.calls += 1
-        account.counts.update(_resolved(decoded.counts, buffers))
-        account.matmuls.update(decoded.matmuls)
+        account.counts.update(_resolved(work.counts, buffers))
+        account.matmuls.update(work.matmuls)
         account.peak_sbuf_bytes = max(account.peak_sbuf_bytes, peak_bytes)
         for slot, (operand, buffer) in enumerate(zip(operands, buffers, strict=True)):
-            read = decoded.counts[("slot_read", str(slot))]
-            written = decoded.counts[("slot_write", str(slot))]
+            read = work.counts[("slot_read", str(slot))]
+            written = work.counts[("slot_write", str(slot))]
             account.compulsory_bytes += min(operand.bytes, written or read)
             buffer.read_bytes += read
             buffer.written_bytes += written
 
-    def add(self, counts: Counts) -> None:
+    def add(self, work: Iterable[Work]) -> None:
         """Add to what the last call did, if there was one."""
         if self.calls:
-            self.layers[self.calls[-1]].counts.update(counts)
+            for done in work:
+                self.layers[self.calls[-1]].counts.update(done.counts)
 
     def layer_of_calls(self) -> list[int]:
-        """Return the number of the layer of every call."""
+        """Return the number of the layer of every call, or of the last that the call works for."""
         number = {name: i for i, name in enumerate(self.layers)}
         return [number[name] for name in self.calls]
 

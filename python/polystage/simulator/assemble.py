@@ -30,7 +30,7 @@ class CoreProgram:
 
     `view` and `life` are per access of the trace: a row of the views, and the life of the buffer.
     View i is window `view_window[i]` at element `view_offset[i]` of buffer `view_buffer[i]`.
-    `call_layer` and `call_inference` are per call.
+    `layer` is that of every instruction, `call_inference` is per call.
     """
 
     trace: CoreTrace
@@ -40,14 +40,14 @@ class CoreProgram:
     view_buffer: Int32
     view_offset: Int64
     view_full: Bool
-    call_layer: Int32
+    layer: Int32
     call_inference: Int32
     layers: tuple[str, ...]
     inferences: int
 
     def layer_of(self, instruction: int) -> str:
         """Return the name of the layer of an instruction."""
-        return self.layers[self.call_layer[self.trace.call[instruction]]]
+        return self.layers[self.layer[instruction]]
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Assembly:
 
     def order(self, kernel: KernelTrace) -> None:
         """Append a signal or wait between calls; it belongs to the call before."""
-        self.accounts.add(kernel.decoded.counts)
+        self.accounts.add(kernel.decoded.work.values())
         self._append(kernel, ())
 
     def _append(self, kernel: KernelTrace, operands: Sequence[Operand]) -> None:
@@ -116,9 +116,9 @@ class Assembly:
                     continue
                 verb = "reads" if position < len(instruction.reads) else "writes"
                 freed = cast(DramBuffer, self.program.buffers[buffer])
+                place = instruction.place.of_layer(instruction.layer or layer)
                 raise SimulationError(
-                    f"{instruction.place.of_layer(layer)} {verb} {freed.kind} '{freed.name}' in "
-                    "DRAM after its deallocation",
+                    f"{place} {verb} {freed.kind} '{freed.name}' in DRAM after its deallocation",
                     op=instruction.place,
                 )
 
@@ -127,7 +127,6 @@ class Assembly:
         once = _joined(self.segments)
         program = self.program
         calls = max(1, len(self.accounts.calls))
-        layers = self.accounts.layer_of_calls()
         n, m = len(once.op), len(once.view)
 
         def repeated(values: Any) -> Any:
@@ -160,11 +159,22 @@ class Assembly:
             repeated(once.view),
             np.where(repeated(once.life) < 0, repeated(once.life), kept),
             *self._tables.views(),
-            repeated(np.array(layers or [0], np.int32)),
+            repeated(self._layers(once)),
             np.repeat(np.arange(inferences, dtype=np.int32), calls),
             tuple(self.accounts.layers) or ("main",),
             inferences,
         )
+
+
+    def _layers(self, once: "_Joined") -> Int32:
+        """Return the layer of every instruction: the one that it names, or that of its call."""
+        numbers = {name: i for i, name in enumerate(self.accounts.layers)}
+        of_call = np.array(self.accounts.layer_of_calls() or [0], np.int32)[once.call]
+        if not any(i.layer for i in self.program.instructions):
+            return of_call
+        named = np.array([numbers.get(i.layer, -1) for i in self.program.instructions], np.int32)
+        own = named[once.op]
+        return np.where(own < 0, of_call, own)
 
 
 @dataclass

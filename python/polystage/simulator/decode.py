@@ -59,12 +59,20 @@ class Program:
 
 
 @dataclass
+class Work:
+    """What a call does for one layer: instructions, bytes, operations; matmuls by shape."""
+
+    counts: Counts = field(default_factory=Counter)
+    matmuls: Counter[Shape] = field(default_factory=Counter)
+
+
+@dataclass
 class Decoded:
     """A function ready to be expanded.
 
-    `length` are the instructions of one call, `lives` those of its on-chip buffers. `counts` is
-    what a call does: instructions, bytes, operations; `matmuls` counts them by shape. `peak_bytes`
-    is the most that is allocated at a time, per partition and memory.
+    `length` are the instructions of one call, `lives` those of its on-chip buffers. `work` is what
+    a call does, by layer; that of the call itself is "". `peak_bytes` is the most that is allocated
+    at a time, per partition and memory.
     """
 
     name: str
@@ -73,8 +81,7 @@ class Decoded:
     length: int
     lives: int
     allocs: list[Alloc]
-    counts: Counts
-    matmuls: Counter[Shape]
+    work: dict[str, Work]
     peak_bytes: dict[str, int]
 
 
@@ -94,8 +101,8 @@ class Decoder:
         self.allocs: list[Alloc] = []
         self.live: list[Alloc] = []
         self.peak_bytes: dict[str, int] = {}
-        self.counts: Counts = Counter()
-        self.matmuls: Counter[Shape] = Counter()
+        self.layer = ""
+        self.work_of: dict[str, Work] = {}
         self.transfers: Counter[str] = Counter()
         self.instructions: list[Instruction] = []
 
@@ -123,8 +130,7 @@ class Decoder:
             self.length,
             self.lives,
             self.allocs,
-            self.counts,
-            self.matmuls,
+            self.work_of,
             self.peak_bytes,
         )
 
@@ -138,6 +144,7 @@ class Decoder:
     def operation(self, op: ir.Operation) -> None:
         """Decode one operation."""
         handler = HANDLERS.get(op.name)
+        self.layer = layer_of(op)
         if handler is not None:
             handler(self, op)
         elif op.name in NONLINEAR or op.name == "arith.cmpi":
@@ -151,6 +158,7 @@ class Decoder:
 
     def add(self, instruction: Instruction) -> None:
         """Append an instruction at the present place."""
+        instruction.layer = self.layer
         instruction.loops = tuple(self.loops)
         instruction.start = self.length
         instruction.index = len(self.program.instructions)
@@ -167,9 +175,17 @@ class Decoder:
         """Return where an operation stands, for messages."""
         return Place(op.name, self.name, op.location)
 
-    def count(self, *key: str, by: int = 1) -> None:
-        """Add to what one execution of the function does, each time the operation is executed."""
-        self.counts[key] += by * self.trips
+    @property
+    def work(self) -> Work:
+        """What a call does for the layer of the present operation."""
+        return self.work_of.setdefault(self.layer, Work())
+
+    def count(self, *key: str, by: int = 1, times: int | None = None) -> None:
+        """Add to what one execution of the function does, each time the operation is executed.
+
+        `times` says how often otherwise.
+        """
+        self.work.counts[key] += by * (self.trips if times is None else times)
 
     # --- index values ---
 
@@ -265,6 +281,12 @@ class Decoder:
         """Return the view of all of a DRAM buffer in a new slot."""
         ref = DramRef(self.dram_slot(), shape, strides, name)
         return View(ref, Linear(), shape, strides, dtype)
+
+
+def layer_of(op: ir.Operation) -> str:
+    """Return the layer that a call or an instruction names, "" for none."""
+    attributes = op.attributes
+    return ir.StringAttr(attributes["layer"]).value if "layer" in attributes else ""
 
 
 # --- index operations ---

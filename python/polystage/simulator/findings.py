@@ -43,7 +43,7 @@ def schedule_of(
         queue=trace.queue,
         semaphore=trace.semaphore,
         op=trace.op,
-        layer=core.call_layer[trace.call],
+        layer=core.layer,
         inference=core.call_inference[trace.call],
         core=np.full(trace.count, number, np.int32),
         queues=trace.queues,
@@ -86,21 +86,20 @@ def joined(schedules: Sequence[Schedule]) -> Schedule:
 
 
 def latency_by_layer(core: CoreProgram, timeline: CoreTimeline) -> Float64:
-    """Return how much later the last instruction so far ends with every call, summed by layer.
+    """Return how much later the last instruction so far ends with every instruction, summed by
+    layer.
 
-    Calls count in the order of the program.
+    Instructions count in the order of the program.
     """
-    ends = np.zeros(len(core.call_layer))
-    np.maximum.at(ends, core.trace.call, timeline.end_ns)
-    last = np.maximum.accumulate(np.concatenate([[0.0], ends]))
+    last = np.maximum.accumulate(np.concatenate([[0.0], timeline.end_ns]))
     latency: Float64 = np.diff(last)
-    return np.bincount(core.call_layer, latency, minlength=len(core.layers)).astype(np.float64)
+    return np.bincount(core.layer, latency, minlength=len(core.layers)).astype(np.float64)
 
 
 def busy_by_layer(core: CoreProgram) -> Float64:
     """Return, per layer, how long the engines of `accounts.BUSY` are busy."""
     trace, n = core.trace, len(BUSY)
-    layer = core.call_layer[trace.call].astype(np.int64) * n
+    layer = core.layer.astype(np.int64) * n
     total = np.zeros(len(core.layers) * n)
     dma = n - 1
     for kind, engine, busy in (

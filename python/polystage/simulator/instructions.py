@@ -99,9 +99,9 @@ NO_TIME = Times(Cost(0.0, 0.0), Cost(0.0, 0.0))
 class Instruction:
     """An operation, decoded: what all its executions share, and how they differ.
 
-    `value` is the accumulate flag of a matmul, or where an iota starts. `loops` are around it,
-    outermost first, and it stands at `start` of the innermost body. `index` numbers it in the
-    program.
+    `value` is the accumulate flag of a matmul, or where an iota starts. `layer` is the one that it
+    names, "" for that of the call. `loops` are around it, outermost first, and it stands at `start`
+    of the innermost body. `index` numbers it in the program.
     """
 
     place: Place
@@ -114,6 +114,7 @@ class Instruction:
     ports: int = 0
     value: Linear = field(default_factory=Linear)
     semaphore: int = NO_SEMAPHORE
+    layer: str = ""
     loops: tuple[Loop, ...] = ()
     start: int = 0
     index: int = -1

@@ -18,7 +18,7 @@ from polystage.mlir import ir
 from polystage.simulator import lane_ops, sync_ops, tensor_ops, transfer_ops, views
 from polystage.simulator.access import DramRef, View
 from polystage.simulator.assemble import Assembly
-from polystage.simulator.decode import HANDLERS, Decoder, Program
+from polystage.simulator.decode import HANDLERS, Decoder, Program, layer_of
 from polystage.simulator.expand import KernelTrace, expand
 from polystage.simulator.instructions import Instruction
 from polystage.simulator.memory import Array, DramBuffer, DramKind
@@ -200,7 +200,7 @@ def _new_global(main: MainDecoder, op: ir.Operation, name: str) -> View:
 def _call(main: MainDecoder, op: ir.Operation) -> None:
     name = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
     kernel = main.kernel(name, op)
-    layer = ir.StringAttr(op.attributes["layer"]).value if "layer" in op.attributes else name
+    layer = layer_of(op) or name
     peak = kernel.decoded.peak_bytes.get("sbuf", 0) * main.program.target.sbuf.partitions
     main.append_call(kernel, layer, [main.view(v) for v in op.operands], peak)
 
@@ -208,7 +208,7 @@ def _call(main: MainDecoder, op: ir.Operation) -> None:
 def _copy(main: MainDecoder, op: ir.Operation) -> None:
     """A copy is the call of a kernel of one transfer."""
     operands = [main.view(v) for v in op.operands]
-    layer = ir.StringAttr(op.attributes["layer"]).value if "layer" in op.attributes else "copy"
+    layer = layer_of(op) or "copy"
     decoder = Decoder(main.program, ENTRY)
     source, destination = (decoder.whole(_name(v), v.shape, v.strides, v.dtype) for v in operands)
     transfer_ops.add_transfer(decoder, op, source, destination, "copy")

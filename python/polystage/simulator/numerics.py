@@ -62,7 +62,7 @@ class Numbers:
         self.call = trace.call.tolist()
         self.operands: list[_Operand | None] = [None] * len(core.view_window)
         self.overlapped = False
-        self.calls_begun = np.zeros(len(core.call_layer), np.bool_)
+        self.calls_begun = np.zeros(len(core.call_inference), np.bool_)
 
     def run_in_order(self, timeline: CoreTimeline) -> None:
         """Carry out one instruction after the other: conflicting ones never overlap in time."""
@@ -127,7 +127,7 @@ class Numbers:
         call = self.call[i]
         if self.progress is None or self.calls_begun[call]:
             return
-        layer = self.core.layers[self.core.call_layer[call]]
+        layer = self.core.layer_of(i)
         self.progress(int(self.calls_begun.sum()), len(self.calls_begun), layer)
         self.calls_begun[call] = True
 

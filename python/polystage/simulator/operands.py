@@ -81,22 +81,26 @@ def free_run(view: View) -> int:
     return shapes.contiguous_run(view.shape[first:], view.strides[first:])
 
 
-def innermost_bytes(accesses: Sequence[ChipWindow]) -> int:
-    """Return the largest innermost stride of any operand."""
+def innermost_bytes(accesses: Sequence[ChipWindow], first: int = 1) -> int:
+    """Return the largest innermost stride of any operand, of dimensions from `first` on."""
     return max(
         (
-            shapes.innermost_stride(a.walk.extents[1:], a.walk.strides[1:]) * a.dtype.itemsize
+            shapes.innermost_stride(a.walk.extents[first:], a.walk.strides[first:])
+            * a.dtype.itemsize
             for a in accesses
         ),
         default=0,
     )
 
 
-def count_bytes(decoder: Decoder, *accesses: ChipWindow) -> None:
-    """Count the bytes that an instruction moves over the interfaces of the on-chip memories."""
+def count_bytes(decoder: Decoder, *accesses: ChipWindow, times: int | None = None) -> None:
+    """Count the bytes that an instruction moves over the interfaces of the on-chip memories.
+
+    `times` says how often, without it once in every execution.
+    """
     for access in accesses:
         moved = prod(access.shape) * access.dtype.itemsize
-        decoder.count(access.root.memory.name, by=moved)
+        decoder.count(access.root.memory.name, by=moved, times=times)
 
 
 def engine_of(op: ir.Operation) -> LaneName:

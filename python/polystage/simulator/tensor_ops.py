@@ -35,13 +35,15 @@ def _blas(array: Array, dtype: np.dtype) -> Array:
 class _Multiply(Numerics):
     """Products of small integers are exact in f32, or else f64.
 
-    The array adds to what psum holds when the products arrive there, not when they start.
+    The array adds to what the sums are when the products arrive there, not when they start. `first`
+    is the dimension of k: the partition, or the one after it where there is but one partition.
     """
 
-    def __init__(self, k: int, dtype: np.dtype, result: np.dtype) -> None:
+    def __init__(self, k: int, first: int, dtype: np.dtype, result: np.dtype) -> None:
         self.held = np.dtype(np.float32)
         if not is_float(dtype) and k > 1 << 10:
             self.held = np.dtype(np.float64)
+        self.first = first
         self.result = result
 
     def run(self, reads: list[Array], writes: list[Array], value: int) -> None:
@@ -50,12 +52,12 @@ class _Multiply(Numerics):
 
     def begin(self, reads: list[Array], writes: list[Array], value: int) -> list[Array]:
         """Return the product."""
-        stationary, moving = (_blas(x.reshape(x.shape[0], -1), self.held) for x in reads)
+        stationary, moving = (_blas(x.reshape(x.shape[self.first], -1), self.held) for x in reads)
         product = np.matmul(stationary.T, moving).reshape(writes[0].shape)
         return [product if self.result == self.held else product.astype(self.result)]
 
     def finish(self, results: list[Array], writes: list[Array], value: int) -> None:
-        """Add the product to psum, or write it there."""
+        """Add the product to the sums, or write it there."""
         if value:
             np.add(writes[0], results[0], out=writes[0])
         else:
@@ -69,26 +71,30 @@ class _Transpose(Numerics):
 
 
 def _matmul(decoder: Decoder, op: ir.Operation) -> None:
-    stationary, moving, psum = (chip(decoder, op, decoder.view(v)) for v in list(op.operands)[:3])
+    stationary, moving, sums = (chip(decoder, op, decoder.view(v)) for v in list(op.operands)[:3])
     target = decoder.program.target
-    k, m = stationary.view_shape[0], prod(stationary.view_shape[1:])
-    n = prod(moving.view_shape[1:])
+    first = 1 if target.is_flat else 0
+    k, m = stationary.view_shape[first], prod(stationary.view_shape[first + 1 :])
+    n = prod(moving.view_shape[first + 1 :])
     dtype = cost_dtype(moving.dtype)
     if not target.tensor.supports(dtype):
         raise SimulationError(
             f"the tensor engine of '{target.name}' does not multiply {dtype}", op=op
         )
-    stride = innermost_bytes([moving])
+    stride = innermost_bytes([moving], first + 1)
     changed, held = (cost.matmul(target, k, m, n, dtype, c, stride) for c in (True, False))
     flag = decoder.space.apply(lambda x: x != 0, [decoder.index(op.operands[3])], decoder.depth)
     decoder.count("instructions", op.name)
     decoder.count("macs", dtype, by=k * m * n)
-    decoder.matmuls[k, m, n, dtype] += decoder.trips
-    count_bytes(decoder, stationary, moving, psum)
-    decoder.counts[("psum",)] += _true_share(decoder, flag) * prod(psum.shape) * psum.dtype.itemsize
-    numerics = _Multiply(k, moving.dtype, psum.dtype)
-    times, reads = Times(changed, held), [stationary, moving]
-    add_compute(decoder, op, "tensor", times, reads, [psum], numerics, flag)
+    decoder.work.matmuls[k, m, n, dtype] += decoder.trips
+    *reads, writes = cost.operand_passes(target, k, m, n)
+    for window, passes in zip((stationary, moving), reads, strict=True):
+        count_bytes(decoder, window, times=passes * decoder.trips)
+    adds = (writes - 1) * decoder.trips + _true_share(decoder, flag)
+    count_bytes(decoder, sums, times=writes * decoder.trips + adds)
+    numerics = _Multiply(k, first, moving.dtype, sums.dtype)
+    times = Times(changed, held)
+    add_compute(decoder, op, "tensor", times, [stationary, moving], [sums], numerics, flag)
 
 
 def _true_share(decoder: Decoder, flag: Linear) -> int:

@@ -3,6 +3,16 @@
 /// Rules with the limits of a target: `tiny` has 8 partitions of 4096 bytes, an 8 x 8 array, 16 moving columns, psum banks of
 /// 64 bytes, and starts accesses at quarters of its partitions.
 
+func.func private @invalid_sums() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<1x4x4xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.matmul' op has its sums in sbuf, but the array of 'tiny' adds up in psum}}
+  "npu.matmul"(%a, %a, %a, %t) : (memref<1x4x4xf32, #npu.space<"sbuf">>, memref<1x4x4xf32, #npu.space<"sbuf">>, memref<1x4x4xf32, #npu.space<"sbuf">>, i1) -> ()
+  return
+}
+
+// -----
+
 func.func private @invalid_partitions() {
   // expected-error@+1 {{'npu.alloc' op takes 9 partitions, but sbuf of 'tiny' has 8}}
   %0 = "npu.alloc"() : () -> memref<9x4xf32, #npu.space<"sbuf">>

@@ -111,8 +111,41 @@ func.func private @invalid_unknown_engine() {
 func.func private @invalid_matmul_memory() {
   %t = arith.constant true
   %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
-  // expected-error@+1 {{'npu.matmul' op operand 2 lies in sbuf, allowed is psum}}
+  %d = memref.alloc() : memref<4x4xf32>
+  // expected-error@+1 {{'npu.matmul' op operand 2 lies in dram, allowed is psum or sbuf}}
+  "npu.matmul"(%a, %a, %d, %t) : (memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32>, i1) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_flat_matmul_rank() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.matmul' op has sums in sbuf and operand 0 of shape [4, 4], but then all operands have 3 dimensions or more, of which dimension 0 is the one partition}}
   "npu.matmul"(%a, %a, %a, %t) : (memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, i1) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_flat_matmul_contraction() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<1x4x4xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<1x5x4xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.matmul' op contracts 4 rows of stationary with 5 of moving}}
+  "npu.matmul"(%a, %b, %a, %t) : (memref<1x4x4xf32, #npu.space<"sbuf">>, memref<1x5x4xf32, #npu.space<"sbuf">>, memref<1x4x4xf32, #npu.space<"sbuf">>, i1) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_flat_matmul_result() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<1x4x6xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<1x4x2x3xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.matmul' op sbuf has shape [4, 6], but [6] x [2, 3] is computed}}
+  "npu.matmul"(%a, %b, %a, %t) : (memref<1x4x6xf32, #npu.space<"sbuf">>, memref<1x4x2x3xf32, #npu.space<"sbuf">>, memref<1x4x6xf32, #npu.space<"sbuf">>, i1) -> ()
   return
 }
 

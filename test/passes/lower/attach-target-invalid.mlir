@@ -9,7 +9,7 @@
 /// What is wrong with a target is said with the way out.
 
 // NAME: error: npu-attach-target: unknown target 'tinny'
-// NAME: help: name a preset (inferentia1, neuroncore_v2, scalesim_os, scalesim_ws, tiny) or the path of a .toml file
+// NAME: help: name a preset (flat, inferentia1, neuroncore_v2, scalesim_os, scalesim_ws, tiny) or the path of a .toml file
 // VALUE: error: npu-attach-target: --set: 'psum.banks' is -1, but must be at least 1
 // KEY: error: npu-attach-target: --set: unknown key 'psum.bank'
 // KEY: help: did you mean 'psum.banks'
