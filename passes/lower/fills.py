@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from polystage.dialects.npu import overlay
-from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS, defining_op
+from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
-
-
-class _Order:
-    """The operations of one block, and the place of each."""
-
-    def __init__(self, block: ir.Block) -> None:
-        self.block = block
-        self.operations = [op.operation for op in block.operations]
-        self.place = {op: i for i, op in enumerate(self.operations)}
+from polystage.passes.lower.program_order import Order, accessed, touches
 
 
 def initialising_fills(
@@ -30,20 +21,20 @@ def initialising_fills(
     program order.
     """
     found: dict[ir.Operation, tuple[ir.Operation, Initial]] = {}
-    order: _Order | None = None
+    order: Order | None = None
     for op in operations:
         value = _filled_value(op)
         if value is None:
             continue
         if order is None or order.block != op.block:
-            order = _Order(op.block)
+            order = Order(op.block)
         consumer = _accumulation(op, order)
         if consumer is not None:
             found[op] = (consumer, Initial(value))
     return found
 
 
-def _accumulation(op: ir.Operation, order: _Order) -> ir.Operation | None:
+def _accumulation(op: ir.Operation, order: Order) -> ir.Operation | None:
     """Return the operation that accumulates into what `op` fills, if that is its next user."""
     buffer = op.opview.outputs[0]
     consumer = _next_user(op, buffer, order)
@@ -53,7 +44,7 @@ def _accumulation(op: ir.Operation, order: _Order) -> ir.Operation | None:
     outputs = [o for o in generic.outputs if consumer.operands[o.argument] == buffer]
     if len(generic.outputs) != 1 or len(outputs) != 1:
         return None
-    if any(_touches(consumer.operands[i.argument], buffer) for i in generic.inputs):
+    if any(touches(consumer.operands[i.argument], buffer) for i in generic.inputs):
         return None
     covered = all(
         x.single is not None or n == 1
@@ -76,7 +67,7 @@ def _filled_value(op: ir.Operation) -> float | int | None:
     return constant.attributes["value"].value
 
 
-def _next_user(op: ir.Operation, value: ir.Value, order: _Order) -> ir.Operation | None:
+def _next_user(op: ir.Operation, value: ir.Value, order: Order) -> ir.Operation | None:
     """Return the user of `value` that comes next after `op`, if all its other users come later in
     the same block and nothing touches its elements through other names before."""
     users = [use.owner.operation for use in value.uses]
@@ -87,52 +78,6 @@ def _next_user(op: ir.Operation, value: ir.Value, order: _Order) -> ir.Operation
     if not places or min(places) < own:
         return None
     between = order.operations[own + 1 : min(places)]
-    if any(_touches(v, value) for other in between for v in _accessed(other)):
+    if any(touches(v, value) for other in between for v in accessed(other)):
         return None
     return order.operations[min(places)]
-
-
-def _accessed(op: ir.Operation) -> Iterator[ir.Value]:
-    """Yield the memrefs that an operation, or one in its regions, reads or writes; views do not."""
-    if op.name in VIEW_OPS or op.name == overlay.NAME:
-        return
-    yield from (v for v in op.operands if isinstance(v.type, ir.MemRefType))
-    for region in op.regions:
-        for block in region.blocks:
-            for inner in block.operations:
-                yield from _accessed(inner.operation)
-
-
-def _touches(value: ir.Value, other: ir.Value) -> bool:
-    """Whether two memrefs may share an element."""
-    windows = [_window(source) for _, source in overlay.pieces(value)[0]]
-    root, box = _window(other)
-    return any(root == r and not _are_apart(box, b) for r, b in windows)
-
-
-_Box = list[tuple[int, int]] | None
-"""Hull of a window, by dimension of the array; None is all of it."""
-
-
-def _window(value: ir.Value) -> tuple[ir.Value, _Box]:
-    """Return the array that a view shows, and a box of it that holds everything it shows."""
-    box: _Box = None
-    while (op := defining_op(value)) is not None and op.name in VIEW_OPS:
-        box = None
-        if op.name == "memref.subview":
-            starts, sizes, steps = (
-                list(op.attributes[f"static_{name}"]) for name in ("offsets", "sizes", "strides")
-            )
-            if DYNAMIC not in starts:
-                hulls = zip(starts, sizes, steps, strict=True)
-                box = [(start, start + (size - 1) * step + 1) for start, size, step in hulls]
-        value = op.operands[0]
-    return value, box
-
-
-def _are_apart(a: _Box, b: _Box) -> bool:
-    if a is None or b is None:
-        return False
-    return any(
-        stop <= low or high <= start for (start, stop), (low, high) in zip(a, b, strict=True)
-    )

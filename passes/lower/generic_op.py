@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,13 +87,18 @@ class Access:
 @dataclass(frozen=True)
 class GenericOp:
     """A linalg.generic: `extents[d]` iterations of dimension d, of which `reductions` are
-    reduced."""
+    reduced.
+
+    `riders` are operands of an operation that follows in the same loops; its body is not `body`,
+    but what happens to the loops happens to them, too.
+    """
 
     extents: tuple[int, ...]
     reductions: frozenset[int]
     inputs: tuple[Access, ...]
     outputs: tuple[Access, ...]
     body: ir.Block
+    riders: tuple[Access, ...] = ()
 
     @property
     def parallel(self) -> list[int]:
@@ -139,11 +144,18 @@ class GenericOp:
             return replace(access, index=index)
 
         return replace(
-            self,
+            self.map_accesses(shrink),
             extents=tuple(self.extents[d] for d in kept),
             reductions=frozenset(place[d] for d in self.reductions if d in place),
-            inputs=tuple(shrink(a) for a in self.inputs),
-            outputs=tuple(shrink(a) for a in self.outputs),
+        )
+
+    def map_accesses(self, function: Callable[[Access], Access]) -> GenericOp:
+        """Return the operation with `function` applied to every operand."""
+        return replace(
+            self,
+            inputs=tuple(function(a) for a in self.inputs),
+            outputs=tuple(function(a) for a in self.outputs),
+            riders=tuple(function(a) for a in self.riders),
         )
 
     def is_read(self, access: Access) -> bool:

@@ -30,16 +30,13 @@ def collapse_dims(
 
 def _with_arrays(generic: GenericOp, values: Sequence[Array]) -> GenericOp:
     """Return the operation on the arguments of its kernel."""
-    return replace(
-        generic,
-        inputs=tuple(replace(a, array=values[a.argument]) for a in generic.inputs),
-        outputs=tuple(replace(a, array=values[a.argument]) for a in generic.outputs),
-    )
+    return generic.map_accesses(lambda a: replace(a, array=values[a.argument]))
 
 
 def _accesses(generic: GenericOp) -> list[Access]:
-    """Return the operands that matter: outputs, and inputs that the body reads."""
-    return [*(a for a in generic.inputs if generic.is_read(a)), *generic.outputs]
+    """Return the operands that matter: outputs, riders, and inputs that the body reads."""
+    read = (a for a in generic.inputs if generic.is_read(a))
+    return [*read, *generic.outputs, *generic.riders]
 
 
 def _mergeable_pair(generic: GenericOp) -> tuple[int, int] | None:
@@ -97,9 +94,7 @@ def _merge(
     extents[d] *= extents[e]
     place = {old: new for new, old in enumerate(kept)}
     return replace(
-        generic,
+        generic.map_accesses(rewrite),
         extents=tuple(extents[i] for i in kept),
         reductions=frozenset(place[i] for i in generic.reductions if i != e),
-        inputs=tuple(rewrite(a) for a in generic.inputs),
-        outputs=tuple(rewrite(a) for a in generic.outputs),
     )

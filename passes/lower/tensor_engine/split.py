@@ -67,9 +67,7 @@ def _split(
 
     e = generic.extents
     return replace(
-        generic,
+        generic.map_accesses(rewrite),
         extents=(*e[:dim], part, e[dim] // part, *e[dim + 1 :]),
         reductions=frozenset([*(d + (d > dim) for d in generic.reductions), dim + 1]),
-        inputs=tuple(rewrite(a) for a in generic.inputs),
-        outputs=tuple(rewrite(a) for a in generic.outputs),
     )

@@ -1,0 +1,64 @@
+"""Which operations of a block touch which memory, in program order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from polystage.dialects.npu import overlay
+from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS, defining_op
+from polystage.mlir import ir
+
+
+class Order:
+    """The operations of one block, and the place of each."""
+
+    def __init__(self, block: ir.Block) -> None:
+        self.block = block
+        self.operations = [op.operation for op in block.operations]
+        self.place = {op: i for i, op in enumerate(self.operations)}
+
+
+def accessed(op: ir.Operation) -> Iterator[ir.Value]:
+    """Yield the memrefs that an operation, or one in its regions, reads or writes; views do not."""
+    if op.name in VIEW_OPS or op.name == overlay.NAME:
+        return
+    yield from (v for v in op.operands if isinstance(v.type, ir.MemRefType))
+    for region in op.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield from accessed(inner.operation)
+
+
+def touches(value: ir.Value, other: ir.Value) -> bool:
+    """Whether two memrefs may share an element."""
+    windows = [_window(source) for _, source in overlay.pieces(value)[0]]
+    root, box = _window(other)
+    return any(root == r and not _are_apart(box, b) for r, b in windows)
+
+
+_Box = list[tuple[int, int]] | None
+"""Hull of a window, by dimension of the array; None is all of it."""
+
+
+def _window(value: ir.Value) -> tuple[ir.Value, _Box]:
+    """Return the array that a view shows, and a box of it that holds everything it shows."""
+    box: _Box = None
+    while (op := defining_op(value)) is not None and op.name in VIEW_OPS:
+        box = None
+        if op.name == "memref.subview":
+            starts, sizes, steps = (
+                list(op.attributes[f"static_{name}"]) for name in ("offsets", "sizes", "strides")
+            )
+            if DYNAMIC not in starts:
+                hulls = zip(starts, sizes, steps, strict=True)
+                box = [(start, start + (size - 1) * step + 1) for start, size, step in hulls]
+        value = op.operands[0]
+    return value, box
+
+
+def _are_apart(a: _Box, b: _Box) -> bool:
+    if a is None or b is None:
+        return False
+    return any(
+        stop <= low or high <= start for (start, stop), (low, high) in zip(a, b, strict=True)
+    )
