@@ -113,9 +113,7 @@ def matmul(
     """
     parts = _held_parts(target, k, m, n)
     changed = changed or sum(parts.values()) > 1
-    times = {
-        part: _one_pass(target, *part, dtype, changed, moving_stride_bytes) for part in parts
-    }
+    times = {part: _one_pass(target, *part, dtype, changed, moving_stride_bytes) for part in parts}
     busy = sum(times[part].busy_ns * count for part, count in parts.items())
     last = times[next(reversed(parts))]
     return Cost(busy, busy - last.busy_ns + last.latency_ns)
@@ -323,9 +321,7 @@ def iota(target: Target, elements: int, *, partitions: int = 1, stride_bytes: in
     return memset(target, "gpsimd", elements, partitions=partitions, stride_bytes=stride_bytes)
 
 
-def _interface_ns(
-    target: Target, unit: LaneEngine, stride_bytes: int, uses_psum: bool
-) -> float:
+def _interface_ns(target: Target, unit: LaneEngine, stride_bytes: int, uses_psum: bool) -> float:
     """Return the time of the memory interface per element of every partition, or of every lane
     where sbuf is flat."""
     memories = (target.sbuf, target.psum) if uses_psum else (target.sbuf,)

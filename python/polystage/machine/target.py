@@ -160,7 +160,6 @@ class Target:
             table[name] = parse_text(info, value, file) if isinstance(value, str) else value
         return Target.from_tree(tree, file)
 
-
     def _field_to_set(self, key: str, file: str) -> FieldInfo:
         if key != SCRATCHPAD_BYTES:
             return find_field(key, file)

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from polystage.forms import walk
 from polystage.mlir import ir
 from polystage.report.losses import Contraction
 
-ATTRIBUTE = "npu.contraction"
+CONTRACTION = "npu.contraction"
 """Dictionary on a kernel: batch, m, n, k of the contraction whose tiles it multiplies."""
+
+CONTRACTIONS = "npu.contractions"
+"""Dictionary on a kernel whose instructions name layers: layer -> array of such dictionaries."""
 
 
 def contractions(module: ir.Module, calls: Mapping[str, int]) -> dict[str, list[Contraction]]:
     """Return the contractions of every layer that has any; `calls` says how often each ran.
 
-    A layer that calls several kernels is left out: which of them ran how often is not known.
+    A layer for which several kernels work is left out: which of them ran how often is not known.
     """
     kernels = {
         ir.StringAttr(op.attributes["sym_name"]).value: op.operation
         for op in module.body.operations
         if "sym_name" in op.attributes
     }
-    callees: dict[str, set[str]] = {}
+    found: dict[str, dict[str, list[ir.DictAttr]]] = {}
     for op in walk(module.operation):
         if op.name == "func.call":
             callee = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
             named = "layer" in op.attributes
             layer = ir.StringAttr(op.attributes["layer"]).value if named else callee
-            callees.setdefault(layer, set()).add(callee)
-    found: dict[str, list[Contraction]] = {}
-    for layer, names in callees.items():
-        name = next(iter(names))
-        if len(names) == 1 and ATTRIBUTE in kernels[name].attributes:
-            found[layer] = [_contraction(kernels[name], calls.get(layer, 0))]
-    return found
+            for name, extents in _noted(kernels[callee], layer):
+                found.setdefault(name, {})[callee] = extents
+    return {
+        layer: [_contraction(extents, calls.get(layer, 0)) for extents in noted]
+        for layer, by_kernel in found.items()
+        if len(by_kernel) == 1
+        for noted in by_kernel.values()
+        if noted
+    }
 
 
-def _contraction(kernel: ir.Operation, count: int) -> Contraction:
-    extents = ir.DictAttr(kernel.attributes[ATTRIBUTE])
+def _noted(kernel: ir.Operation, layer: str) -> Iterator[tuple[str, list[ir.DictAttr]]]:
+    """Yield what a kernel notes on every layer it names, or else on that of its call."""
+    if CONTRACTIONS in kernel.attributes:
+        for named in ir.DictAttr(kernel.attributes[CONTRACTIONS]):
+            yield named.name, [ir.DictAttr(extents) for extents in ir.ArrayAttr(named.attr)]
+        return
+    noted = CONTRACTION in kernel.attributes
+    yield layer, [ir.DictAttr(kernel.attributes[CONTRACTION])] if noted else []
+
+
+def _contraction(extents: ir.DictAttr, count: int) -> Contraction:
     batch, m, n, k = (ir.IntegerAttr(extents[name]).value for name in ("batch", "m", "n", "k"))
     return Contraction(batch, m, n, k, count)

@@ -117,7 +117,7 @@ def busy_by_layer(core: CoreProgram) -> Float64:
 def residences_of(
     program: Program, core: CoreProgram, timeline: CoreTimeline, number: int
 ) -> tuple[Residence, ...]:
-    """Return every stay of a buffer on chip, by start."""
+    """Return every stay of a buffer on chip, by start, with the layer that touches it first."""
     trace = core.trace
     instruction = np.repeat(np.arange(trace.count), np.diff(trace.access_start))
     chip = np.flatnonzero(trace.regions.memory[trace.region] != DRAM)
@@ -125,16 +125,16 @@ def residences_of(
     start, end = np.full(len(lives), np.inf), np.zeros(len(lives))
     np.minimum.at(start, life, timeline.start_ns[instruction[chip]])
     np.maximum.at(end, life, timeline.end_ns[instruction[chip]])
-    some = np.zeros(len(lives), np.int64)
-    some[life] = chip
-    buffers = trace.regions.buffer[trace.region[some]]
+    first = np.zeros(len(lives), np.int64)
+    first[life[::-1]] = chip[::-1]
+    buffers = trace.regions.buffer[trace.region[first]]
     found = [
         _residence(
             cast(ChipBuffer, program.buffers[buffers[k]]),
             float(start[k]),
             float(end[k]),
             number,
-            core.layer_of(int(instruction[some[k]])),
+            core.layer_of(int(instruction[first[k]])),
         )
         for k in np.argsort(start, kind="stable").tolist()
     ]
