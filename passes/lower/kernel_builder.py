@@ -310,10 +310,10 @@ class KernelBuilder:
             npu.ops.ActivateOp(
                 source,
                 destination,
+                shift,
                 ir.StringAttr.get(function),
                 ir.FloatAttr.get(f32, scale),
                 ir.FloatAttr.get(f32, bias),
-                shift=shift,
             )
 
     def compute(
