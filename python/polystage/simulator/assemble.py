@@ -165,7 +165,7 @@ class Assembly:
             inferences,
         )
 
-    def _layers(self, once: "_Joined") -> Int32:
+    def _layers(self, once: _Joined) -> Int32:
         """Return the layer of every instruction: the one that it names, or that of its call."""
         numbers = {name: i for i, name in enumerate(self.accounts.layers)}
         of_call = np.array(self.accounts.layer_of_calls() or [0], np.int32)[once.call]
