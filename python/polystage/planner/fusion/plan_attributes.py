@@ -18,8 +18,8 @@ from typing import Any
 from polystage.errors import PlanError
 from polystage.mlir import ir
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place, Plan
-from polystage.planner.fusion.operators import Program
 from polystage.planner.fusion.plan_rules import check_plan
+from polystage.planner.fusion.program import Program
 
 GROUP = "npu.group"
 GROUPS = "npu.groups"
@@ -27,7 +27,7 @@ GROUPS = "npu.groups"
 
 def write_plan(program: Program, plan: Plan) -> None:
     """Set the attributes of a plan on the operations of `program`, in place of any older ones."""
-    context = program.main.operation.context
+    context = program.main.context
     with context:
         i64 = ir.IntegerType.get_signless(64)
         for number, group in enumerate(plan.groups):
@@ -35,12 +35,12 @@ def write_plan(program: Program, plan: Plan) -> None:
                 for statement in program.operators[operator].statements:
                     statement.op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
         descriptions = [_group_attribute(group) for group in plan.groups]
-        program.main.operation.attributes[GROUPS] = ir.ArrayAttr.get(descriptions)
+        program.main.attributes[GROUPS] = ir.ArrayAttr.get(descriptions)
 
 
 def has_plan(program: Program) -> bool:
     """Return whether the function of `program` carries a plan."""
-    return GROUPS in program.main.operation.attributes
+    return GROUPS in program.main.attributes
 
 
 def read_plan(program: Program) -> Plan:
@@ -48,7 +48,7 @@ def read_plan(program: Program) -> Plan:
 
     Raises: PlanError where there is none, or where an edit left one that nothing can carry out.
     """
-    operation = program.main.operation
+    operation = program.main
     if not has_plan(program):
         raise PlanError("the function has no plan", help="run npu-fuse-operators first")
     descriptions = ir.ArrayAttr(operation.attributes[GROUPS])
@@ -134,7 +134,7 @@ _FIELDS = ("loops", "nests", "places")
 
 
 def _field(attribute: ir.DictAttr, name: str) -> ir.Attribute | None:
-    return attribute[name] if name in attribute else None
+    return attribute[name] if name in attribute else None  # noqa: SIM401 - it has no get
 
 
 def _loops(attribute: ir.Attribute | None, what: str) -> tuple[Loop, ...]:

@@ -3,11 +3,12 @@
 One function per rule; each says what was found, what is allowed, and the way out.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from polystage.errors import PlanError
 from polystage.planner.fusion.decisions import Group, Loop, Place, Plan
-from polystage.planner.fusion.operators import Operator, Program
+from polystage.planner.fusion.operators import Operator
+from polystage.planner.fusion.program import Program
 
 
 def check_plan(program: Program, plan: Plan) -> None:
@@ -109,13 +110,7 @@ def resident_arrays_stay(plan: Plan) -> None:
 
 def arrays_of(operators: Iterable[Operator]) -> list[str]:
     """Return the arrays that operators touch, in order of appearance."""
-    return list(dict.fromkeys(_names(operators)))
-
-
-def _names(operators: Iterable[Operator]) -> Iterator[str]:
-    for operator in operators:
-        yield from (access.array for access in operator.reads)
-        yield operator.write.array
+    return list(dict.fromkeys(name for operator in operators for name in operator.arrays))
 
 
 def _numbers(values: Iterable[int]) -> str:

@@ -1,0 +1,174 @@
+"""How much of an array the chunks of an operator touch, for many chunk sizes at once.
+
+`schedule` counts a chosen plan exactly, step by step; the search needs the same numbers for tens
+of thousands of tilings, so here they are tables: per axis of an array and chunk size of the
+dimension that moves along it, the largest extent and the sum over all chunks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from polystage.mlir import ir
+from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.operators import Operator, Scratch
+from polystage.polyhedral import Access, Array
+from polystage.polyhedral.expressions import linear_terms, value_range
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An index `sum(coefficient * dim) + constant` of an access, cut off at `low` and `high`."""
+
+    terms: tuple[tuple[int, int], ...]
+    """Dim and coefficient; for an index that is not linear see `is_linear`."""
+    constant: int
+    low: int
+    high: int
+    is_linear: bool = True
+    """Otherwise `terms` name the dims that the index depends on, and chunks touch all of it."""
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dims that the index depends on."""
+        return tuple(dim for dim, _ in self.terms)
+
+    def largest(self, extents: Sequence[np.ndarray | int]) -> np.ndarray | int:
+        """Return the largest extent that a chunk with these extents touches."""
+        whole = self.high - self.low + 1
+        if not self.is_linear:
+            return whole
+        reach = sum(abs(c) * (np.asarray(extents[dim]) - 1) for dim, c in self.terms)
+        return np.minimum(reach + 1, whole)
+
+    def total(self, dim: int, box: tuple[int, ...], tile: int) -> int:
+        """Return the sum of extents over the chunks of `tile` of `dim`, other dims whole."""
+        if not self.is_linear:
+            return -(-box[dim] // tile) * (self.high - self.low + 1)
+        return _total(self, dim, box, tile)
+
+
+@cache
+def _total(axis: Axis, dim: int, box: tuple[int, ...], tile: int) -> int:
+    starts = np.arange(0, box[dim], tile)
+    stops = np.minimum(starts + tile, box[dim])
+    low, high = np.full_like(starts, axis.constant), np.full_like(starts, axis.constant)
+    for other, coefficient in axis.terms:
+        first, last = (starts, stops - 1) if other == dim else (0, box[other] - 1)
+        ends = (first * coefficient, last * coefficient)
+        low = low + np.minimum(*ends)
+        high = high + np.maximum(*ends)
+    extents = np.minimum(high, axis.high) - np.maximum(low, axis.low) + 1
+    return int(np.maximum(extents, 0).sum())
+
+
+@dataclass(frozen=True)
+class Use:
+    """One operand of an operator: an array, and how its axes follow the dims."""
+
+    array: str = field(compare=False)
+    element_bytes: int
+    axes: tuple[Axis, ...]
+    is_write: bool
+    is_late: bool
+    """Moves in the last iteration of the reduction loops: the output, operands of the epilogue."""
+
+    @property
+    def dims(self) -> frozenset[int]:
+        """The dims that the touched elements depend on."""
+        return frozenset(dim for axis in self.axes for dim in axis.dims)
+
+
+@dataclass(frozen=True)
+class OperatorExtents:
+    """What the search knows of an operator; equal for operators that are equal up to names."""
+
+    extents: tuple[int, ...]
+    reductions: tuple[int, ...]
+    uses: tuple[Use, ...]
+    accumulator: int | None = None
+    scratch: tuple[Scratch, ...] = ()
+    one_by_one: frozenset[int] = frozenset()
+    """Dims of which every iteration is a chunk of its own: the heads of attention."""
+    uncut: frozenset[int] = frozenset()
+    """Dims that are taken whole."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array], operator: Operator) -> "OperatorExtents":
+        """Read the accesses of an operator."""
+        uses = [
+            _use(arrays, operator, access, False, operator.is_epilogue(access))
+            for access in operator.reads
+        ]
+        uses += [_use(arrays, operator, access, True, True) for access in operator.writes]
+        one_by_one: frozenset[int] = frozenset()
+        uncut = _taps(operator, uses)
+        if isinstance(operator, Attention):
+            one_by_one = frozenset(operator.heads)
+            uncut |= {operator.depth, operator.values}
+        return cls(
+            operator.extents,
+            operator.reductions,
+            tuple(uses),
+            operator.accumulator,
+            operator.scratch,
+            one_by_one,
+            uncut,
+        )
+
+
+def _taps(operator: Operator, uses: Sequence[Use]) -> frozenset[int]:
+    """Return the reduction dims that share an index with another dim: the taps of a filter."""
+    return frozenset(
+        dim
+        for use in uses
+        for axis in use.axes
+        if len(axis.terms) > 1
+        for dim in axis.dims
+        if operator.iterators[dim] == "reduction"
+    )
+
+
+def _use(
+    arrays: Mapping[str, Array], operator: Operator, access: Access, is_write: bool, is_late: bool
+) -> Use:
+    array = arrays[access.array]
+    if access.exprs is None:
+        everything = tuple((dim, 1) for dim in range(len(operator.extents)))
+        axes = [Axis(everything, 0, 0, extent - 1, False) for extent in array.shape]
+    else:
+        axes = [
+            _axis(operator, access, expr, extent)
+            for expr, extent in zip(access.exprs, array.shape, strict=True)
+        ]
+    return Use(access.array, array.element_bytes, tuple(axes), is_write, is_late)
+
+
+def _axis(operator: Operator, access: Access, expr: ir.AffineExpr, extent: int) -> Axis:
+    low, high = 0, extent - 1
+    for bound in access.where:
+        if bound.expr == expr:
+            low, high = max(low, bound.low), min(high, bound.high)
+    terms, constant = linear_terms(expr)
+    atoms = [(atom.maybe_downcast(), coefficient) for atom, coefficient in terms.items()]
+    if all(isinstance(atom, ir.AffineDimExpr) for atom, _ in atoms):
+        pairs = sorted((ir.AffineDimExpr(atom).position, c) for atom, c in atoms)
+        return Axis(tuple(p for p in pairs if operator.extents[p[0]] > 1), constant, low, high)
+    ranges = [(0, size - 1) for size in operator.extents]
+    found = value_range(expr, ranges)
+    if found is not None:
+        low, high = max(low, found[0]), min(high, found[1])
+    dims = tuple((d, 1) for d, size in enumerate(operator.extents) if size > 1 and _has(expr, d))
+    return Axis(dims, 0, low, high, False)
+
+
+def _has(expr: ir.AffineExpr, dim: int) -> bool:
+    """Tell whether a dim occurs in an expression."""
+    expr = expr.maybe_downcast()
+    if isinstance(expr, ir.AffineDimExpr):
+        return expr.position == dim
+    if isinstance(expr, ir.AffineBinaryExpr):
+        return _has(expr.lhs, dim) or _has(expr.rhs, dim)
+    return False

@@ -1,0 +1,79 @@
+"""The planner's front door: a program and a target in, a plan and what it moves out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from polystage.errors import PlanError
+from polystage.machine import Target
+from polystage.planner.fusion.decisions import Group, Plan
+from polystage.planner.fusion.program import Program
+from polystage.planner.fusion.schedule import GroupSchedule, schedule
+from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what follows from it."""
+
+    program: Program
+    plan: Plan
+    schedules: tuple[GroupSchedule, ...]
+    """One per group."""
+
+    @cached_property
+    def traffic(self) -> int:
+        """The DRAM bytes of the whole program."""
+        return sum(traffic_of(steps) for steps in self.schedules)
+
+
+def traffic_of(steps: GroupSchedule) -> int:
+    """Return the DRAM bytes of a group."""
+    return sum(steps.read_bytes.values()) + sum(steps.write_bytes.values())
+
+
+def plan_program(
+    program: Program,
+    target: Target,
+    objective: str = "traffic",
+    budget: int = 1,
+    max_group: int = MAX_GROUP,
+) -> Planned:
+    """Decide how a program runs on a target with a flat scratchpad.
+
+    `budget` scales the effort of the search, `max_group` bounds the operators of one group; 1 is
+    the best that every operator can do alone.
+
+    Raises: PlanError where an operator fits in no way.
+    """
+    search = PlanSearch(program, target.sbuf.bytes, budget, max_group)
+    groups: list[Group] = []
+    schedules: list[GroupSchedule] = []
+    for step in search.run().path():
+        group, steps = _exact(search, step)
+        groups.append(group)
+        schedules.append(steps)
+    return Planned(program, Plan(tuple(groups)), tuple(schedules))
+
+
+def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:
+    """Return a group of a path with large tiles, and its schedule, which fits.
+
+    The search bounds what a group needs from above, but where it is too kind to an option, the
+    capacity it gets is lowered by what is missing.
+    """
+    segment, option, before = step.segment, step.option, step.before
+    assert segment is not None and option is not None and before is not None
+    passing = sum(search.sizes[name] for name in before.resident - segment.span.touched)
+    capacity = search.capacity - passing
+    while True:
+        wide = search.groups.widened(segment, option, capacity)
+        group = segment.group(wide)
+        steps = schedule(search.program, group, before.resident)
+        if steps.bytes <= search.capacity:
+            return group, steps
+        if wide == option or capacity < option.bytes:
+            raise PlanError(
+                f"a group that ends with '{search.program.operators[group.operators[-1]].name}' "
+                f"needs {steps.bytes} bytes, but was planned with {option.bytes + passing}"
+            )
+        capacity = max(capacity - (steps.bytes - search.capacity), 0)

@@ -1,0 +1,365 @@
+"""Ways to run a sequence of operators as one group, for every capacity at once.
+
+Equal sequences, as layers of a model repeat them, are examined once.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from polystage.allocation import aligned
+from polystage.errors import PlanError
+from polystage.planner.fusion.access_extents import OperatorExtents
+from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
+from polystage.planner.fusion.operators import Operator, OperatorKind
+from polystage.planner.fusion.program import Program
+from polystage.planner.fusion.schedule import GroupSchedule, Purpose, schedule
+from polystage.planner.fusion.search_nests import (
+    Front,
+    NestOption,
+    balanced_tiles,
+    best_nest,
+    nest_front,
+    spread,
+)
+from polystage.planner.fusion.signatures import segment_signature
+from polystage.polyhedral import Role
+
+MAX_STEPS = 256
+"""Steps of the finest tiling that is tried; they are written out one after another."""
+TILES_PER_LOOP = 6
+"""Tiles that are compared where operands are streamed again in every step."""
+MAX_STREAMING_OPERATORS = 8
+"""Operators of a group that may stream operands in every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOption:
+    """One way to run a group, without names, so that it holds for every equal group."""
+
+    bytes: int
+    """On chip at the worst moment, with the resident arrays that the group touches."""
+    traffic: int
+    """DRAM bytes."""
+    loops: tuple[Loop, ...]
+    nests: tuple[Nest, ...]
+    places: tuple[Place, ...]
+    """Of the arrays that the group touches, in order of appearance."""
+
+
+class Span:
+    """The operators `start` to `stop` of a program."""
+
+    def __init__(self, program: Program, start: int, stop: int) -> None:
+        self.program = program
+        self.start = start
+        self.stop = stop
+        self.operators = program.operators[start:stop]
+        names = (name for operator in self.operators for name in operator.arrays)
+        self.arrays = tuple(dict.fromkeys(names))
+        """In order of appearance."""
+        self.touched = frozenset(self.arrays)
+        self.written = frozenset(a.array for o in self.operators for a in o.writes)
+
+    def __len__(self) -> int:
+        """Return the number of operators."""
+        return self.stop - self.start
+
+    @cached_property
+    def signature(self) -> object:
+        """What is equal for spans that are equal up to names."""
+        return segment_signature(self.program, self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A span that runs as one group, and what becomes of the arrays that it touches."""
+
+    span: Span
+    held: frozenset[str]
+    """Resident arrays among them that are on chip before."""
+    kept: frozenset[str]
+    """Those that become resident here."""
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """The arrays that are resident while the group runs."""
+        return self.held | self.kept
+
+    def key(self) -> object:
+        """Return what makes two segments have the same options."""
+        places = tuple((n in self.held) + 2 * (n in self.kept) for n in self.span.arrays)
+        return self.span.signature, places
+
+    def group(self, option: GroupOption) -> Group:
+        """Return an option with the names of this segment."""
+        places = dict(zip(self.span.arrays, option.places, strict=True))
+        operators = tuple(range(self.span.start, self.span.stop))
+        return Group(operators, option.loops, option.nests, places)
+
+
+class GroupSearch:
+    """The options of all segments of a program."""
+
+    def __init__(self, program: Program, effort: int = 1) -> None:
+        self.program = program
+        self.effort = effort
+        self._extents = [
+            OperatorExtents.of(program.arrays, operator) for operator in program.operators
+        ]
+        self._known: dict[object, tuple[GroupOption, ...]] = {}
+        self._spans: dict[tuple[int, int], Span] = {}
+
+    def span(self, start: int, stop: int) -> Span:
+        """Return the operators `start` to `stop`."""
+        if (start, stop) not in self._spans:
+            self._spans[start, stop] = Span(self.program, start, stop)
+        return self._spans[start, stop]
+
+    def options(self, segment: Segment) -> tuple[GroupOption, ...]:
+        """Return the options of which none needs less and moves less, by rising bytes."""
+        key = segment.key()
+        if key not in self._known:
+            self._known[key] = best_of(self._candidates(segment))
+        return self._known[key]
+
+    def within(self, segment: Segment, capacity: int) -> GroupOption | None:
+        """Return the option that moves least among those that fit."""
+        options = self.options(segment)
+        place = bisect_right(options, capacity, key=lambda option: option.bytes)
+        return options[place - 1] if place else None
+
+    def extents(self, operator: int) -> OperatorExtents:
+        """Return the extents of what an operator touches."""
+        return self._extents[operator]
+
+    def _candidates(self, segment: Segment) -> Iterator[GroupOption]:
+        single = len(segment.span) == 1
+        if single:
+            yield from self._unlooped(segment)
+        if single and not self._slides(segment.span.start):
+            return
+        for loops in loop_candidates(
+            segment.span.operators[-1], self._extents[segment.span.stop - 1]
+        ):
+            for streams in self._stream_choices(segment):
+                yield from self._looped(segment, loops, streams)
+
+    def _slides(self, index: int) -> bool:
+        """Tell whether neighbouring iterations of an operator read the same elements."""
+        return bool(self._extents[index].uncut)
+
+    # --- one operator, chunk by chunk -------------------------------------------------------------
+
+    def _unlooped(self, segment: Segment) -> Iterator[GroupOption]:
+        """Yield the nests of a single operator whose other operands are all streamed."""
+        operator, extents = segment.span.operators[0], self._extents[segment.span.start]
+        arrays = self.program.arrays
+        wide = sum(aligned(arrays[name].size_bytes) for name in segment.resident)
+        moved = self._resident_traffic(segment)
+        places = dict.fromkeys(segment.span.arrays, Place.STREAMED)
+        places |= dict.fromkeys(segment.resident, Place.RESIDENT)
+        if operator.kind is OperatorKind.OPAQUE:
+            places = {n: Place.WHOLE if p is Place.STREAMED else p for n, p in places.items()}
+            others = [arrays[n].size_bytes for n, p in places.items() if p is Place.WHOLE]
+            both = segment.span.written & {a.array for a in operator.reads}
+            twice = sum(arrays[n].size_bytes for n in both - segment.resident)
+            yield GroupOption(
+                wide + sum(aligned(size) for size in others),
+                moved + sum(others) + twice,
+                (),
+                (Nest(),),
+                tuple(places.values()),
+            )
+            return
+        streamed = streamed_uses(extents, places)
+        for nest in nest_front(extents, operator.extents, streamed, self.effort).options:
+            yield GroupOption(
+                wide + nest.bytes, moved + nest.traffic, (), (nest.nest,), tuple(places.values())
+            )
+
+    def _resident_traffic(self, segment: Segment) -> int:
+        """Return the bytes of arrays that become resident: those that are loaded, those that the
+        caller wants."""
+        moved = 0
+        for name in segment.kept:
+            array = self.program.arrays[name]
+            loaded = array.is_initialized and name not in segment.span.written
+            moved += array.size_bytes * (loaded or array.role is Role.OUTPUT)
+        return moved
+
+    # --- operators step by step -------------------------------------------------------------------
+
+    def _stream_choices(self, segment: Segment) -> Iterator[frozenset[str]]:
+        """Yield the sets of inputs that are brought again for every chunk."""
+        yield frozenset()
+        if len(segment.span) > MAX_STREAMING_OPERATORS:
+            return
+        inputs = [
+            n for n in segment.span.arrays if n not in segment.span.written | segment.resident
+        ]
+        weights = [n for n in inputs if self.program.arrays[n].role is Role.WEIGHT]
+        for names in (weights, inputs):
+            if names:
+                yield frozenset(names)
+
+    def _looped(
+        self, segment: Segment, loops: tuple[Loop, ...], streams: frozenset[str]
+    ) -> Iterator[GroupOption]:
+        """Yield the ways to run a group step by step; `streams` come again chunk by chunk."""
+        stepped = self._stepped(segment, loops, step_places(segment, streams))
+        if stepped is None:
+            return
+        fronts = [
+            nest_front(extents, box, streamed, self.effort)
+            for extents, box, streamed in stepped.nests
+        ]
+        for need, chosen in combinations(fronts, stepped.wide):
+            yield stepped.option(need, chosen)
+
+    def _stepped(
+        self, segment: Segment, loops: tuple[Loop, ...], places: dict[str, Place]
+    ) -> "_Stepped | None":
+        span = segment.span
+        operators = tuple(range(span.start, span.stop))
+        group = Group(operators, loops, (Nest(),) * len(span), places)
+        try:
+            steps = schedule(self.program, group, segment.held)
+        except PlanError:
+            return None
+        nests: list[tuple[OperatorExtents, tuple[int, ...], frozenset[int]]] = []
+        times: list[int] = []
+        for index, computes in zip(operators, steps.computes, strict=True):
+            extents = self._extents[index]
+            sizes = computes[:, :, 1] - computes[:, :, 0]
+            box = tuple(int(size) for size in sizes.max(axis=0))
+            nests.append((extents, box, streamed_uses(extents, places)))
+            times.append(int((sizes.prod(axis=1) > 0).sum()))
+        wide = array_bytes(steps, len(span))
+        return _Stepped(loops, places, wide, still_traffic(steps, places), nests, times)
+
+    # --- fewer and larger steps and chunks --------------------------------------------------------
+
+    def widened(self, segment: Segment, option: GroupOption, capacity: int) -> GroupOption:
+        """Return an option that moves no more in fewer steps and chunks, within `capacity`."""
+        places = dict(zip(segment.span.arrays, option.places, strict=True))
+        for loops in wider_loops(segment.span.operators[-1], option.loops):
+            stepped = self._stepped(segment, loops, places)
+            found = stepped and self._chunked(stepped, capacity)
+            if found and found.traffic <= option.traffic:
+                return found
+        return option
+
+    def _chunked(self, stepped: "_Stepped", capacity: int) -> GroupOption | None:
+        """Return the nests that move least in `capacity`, and of these those of fewest chunks."""
+        chosen: list[NestOption] = []
+        for (extents, box, streamed), wide in zip(stepped.nests, stepped.wide, strict=True):
+            nest = best_nest(extents, box, streamed, capacity - wide, self.effort)
+            if nest is None:
+                return None
+            chosen.append(nest)
+        need = max(w + nest.bytes for w, nest in zip(stepped.wide, chosen, strict=True))
+        return stepped.option(need, chosen)
+
+
+@dataclass(frozen=True)
+class _Stepped:
+    """A group whose steps are chosen, and whose nests are not."""
+
+    loops: tuple[Loop, ...]
+    places: dict[str, Place]
+    wide: list[int]
+    """Bytes of arrays and windows during each operator."""
+    still: int
+    """Traffic of what is not streamed."""
+    nests: list[tuple[OperatorExtents, tuple[int, ...], frozenset[int]]]
+    """Per operator what `nest_front` takes: the largest box of a step, and what is streamed."""
+    times: list[int]
+    """In how many steps each operator runs."""
+
+    def option(self, need: int, chosen: Sequence[NestOption]) -> GroupOption:
+        """Return the whole, with a nest for every operator."""
+        again = sum(n * nest.traffic for n, nest in zip(self.times, chosen, strict=True))
+        nests = tuple(nest.nest for nest in chosen)
+        places = tuple(self.places.values())
+        return GroupOption(need, self.still + again, self.loops, nests, places)
+
+
+def step_places(segment: Segment, streams: frozenset[str]) -> dict[str, Place]:
+    """Return the places of a group's arrays; what nobody in the group reads leaves in chunks."""
+    read = {access.array for operator in segment.span.operators for access in operator.reads}
+    places: dict[str, Place] = {}
+    for name in segment.span.arrays:
+        leaves = name in segment.span.written and name not in read
+        streamed = name in streams or leaves
+        places[name] = Place.STREAMED if streamed else Place.WINDOW
+    return places | dict.fromkeys(segment.resident, Place.RESIDENT)
+
+
+def streamed_uses(extents: OperatorExtents, places: dict[str, Place]) -> frozenset[int]:
+    """Return the operands of an operator that come chunk by chunk."""
+    return frozenset(
+        number for number, use in enumerate(extents.uses) if places[use.array] is Place.STREAMED
+    )
+
+
+def array_bytes(steps: GroupSchedule, operators: int) -> list[int]:
+    """Return the bytes of whole arrays and windows that are live during each operator."""
+    wide = [0] * operators
+    for buffer in steps.buffers:
+        if buffer.purpose is Purpose.ARRAY:
+            for operator in range(buffer.operators[0], buffer.operators[1] + 1):
+                wide[operator] += buffer.bytes
+    return wide
+
+
+def still_traffic(steps: GroupSchedule, places: dict[str, Place]) -> int:
+    """Return the DRAM bytes of all arrays that are not streamed."""
+    return sum(
+        count
+        for moved in (steps.read_bytes, steps.write_bytes)
+        for name, count in moved.items()
+        if places[name] is not Place.STREAMED
+    )
+
+
+def combinations(
+    fronts: Sequence[Front], wide: Sequence[int]
+) -> Iterator[tuple[int, list[NestOption]]]:
+    """Yield for rising demands the nests that move least, one per operator."""
+    least = max(w + front.options[0].bytes for w, front in zip(wide, fronts, strict=True))
+    demands = {w + o.bytes for w, f in zip(wide, fronts, strict=True) for o in f.options}
+    for demand in sorted(d for d in demands if d >= least):
+        chosen = [front.within(demand - w) for w, front in zip(wide, fronts, strict=True)]
+        yield demand, [option for option in chosen if option is not None]
+
+
+def loop_candidates(sink: Operator, extents: OperatorExtents) -> Iterator[tuple[Loop, ...]]:
+    """Yield the loops over steps that are tried: one dimension of the sink each."""
+    for dim, extent in enumerate(sink.extents):
+        if extent == 1 or dim in extents.uncut:
+            continue
+        tiles = [tile for tile in balanced_tiles(extent) if -(-extent // tile) <= MAX_STEPS]
+        for tile in spread(tiles[:-1], TILES_PER_LOOP):
+            yield (Loop(dim, tile),)
+
+
+def wider_loops(sink: Operator, loops: tuple[Loop, ...]) -> Iterator[tuple[Loop, ...]]:
+    """Yield the same loops with larger tiles, largest first, down to what they are."""
+    if len(loops) != 1:
+        yield loops
+        return
+    (loop,) = loops
+    for tile in reversed(balanced_tiles(sink.extents[loop.dim])[:-1]):
+        if tile >= loop.tile:
+            yield (Loop(loop.dim, tile),)
+
+
+def best_of(options: Iterable[GroupOption]) -> tuple[GroupOption, ...]:
+    """Return the options of which none needs less and moves less, by rising bytes."""
+    kept: list[GroupOption] = []
+    for option in sorted(options, key=lambda o: (o.bytes, o.traffic)):
+        if not kept or option.traffic < kept[-1].traffic:
+            kept.append(option)
+    return tuple(kept)

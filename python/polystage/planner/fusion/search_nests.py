@@ -1,0 +1,332 @@
+"""The best ways to execute one operator chunk by chunk, for every capacity at once."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+
+from polystage.allocation import BUFFER_ALIGNMENT_BYTES
+from polystage.planner.fusion.access_extents import OperatorExtents, Use
+from polystage.planner.fusion.decisions import Loop, Nest
+
+TILINGS = 60_000
+"""How many tilings of one operator are compared, all orders of its loops together."""
+MAX_LOOPS = 4
+"""Dims that get a chunk loop: the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class NestOption:
+    """A nest, what it needs on chip, and what it moves."""
+
+    bytes: int
+    """Chunk buffers and accumulator."""
+    traffic: int
+    """DRAM bytes of streamed operands."""
+    chunks: int
+    """How often the innermost body runs."""
+    nest: Nest
+
+
+@dataclass(frozen=True)
+class Front:
+    """Options of which none needs less and moves less than another, by rising bytes."""
+
+    options: tuple[NestOption, ...]
+
+    def within(self, capacity: int) -> NestOption | None:
+        """Return the option that moves least among those that fit."""
+        place = bisect_right(self.options, capacity, key=lambda option: option.bytes)
+        return self.options[place - 1] if place else None
+
+
+@cache
+def nest_front(
+    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int], effort: int = 1
+) -> Front:
+    """Return the best nests for boxes of iterations of this size, by what they need.
+
+    `streamed` are the operands (numbers of `operator.uses`) that are in DRAM; the others are on
+    chip and cost nothing here.
+    """
+    dims = chunked_dims(operator, box, streamed)
+    if not dims:
+        return Front(tuple(_evaluate(operator, box, streamed, (), [()])))
+    orders = useful_orders(operator, dims, streamed)
+    count = max(2, int((effort * TILINGS / len(orders)) ** (1 / len(dims))))
+    grid = _grid([spread(tiles_of(operator, dim, box), count) for dim in dims])
+    found: list[NestOption] = []
+    for order in orders:
+        columns = [dims.index(dim) for dim in order]
+        found += _evaluate(operator, box, streamed, order, grid[:, columns])
+    return Front(tuple(pareto(found)))
+
+
+def best_nest(
+    operator: OperatorExtents,
+    box: tuple[int, ...],
+    streamed: frozenset[int],
+    capacity: int,
+    effort: int = 1,
+) -> NestOption | None:
+    """Return the nest that moves least in `capacity` bytes, of these the one with fewest chunks.
+
+    Searches around the best of `nest_front` with every tile in reach.
+    """
+    coarse = nest_front(operator, box, streamed, effort).within(capacity)
+    if coarse is None:
+        return None
+    best = coarse
+    dims = tuple(loop.dim for loop in best.nest.chunks)
+    for order in useful_orders(operator, dims, streamed) if dims else []:
+        best = _refined(operator, box, streamed, capacity, order, best)
+    return best
+
+
+def _refined(
+    operator: OperatorExtents,
+    box: tuple[int, ...],
+    streamed: frozenset[int],
+    capacity: int,
+    order: tuple[int, ...],
+    best: NestOption,
+) -> NestOption:
+    """Improve an option in one order of loops until no tile in its neighbourhood is better."""
+    while True:
+        tiles = {loop.dim: loop.tile for loop in best.nest.chunks}
+        count = max(3, int(TILINGS ** (1 / len(order))) // 2)
+        around = [
+            neighbours(tiles_of(operator, d, box), tiles.get(d, box[d]), count) for d in order
+        ]
+        table = _Table.of(operator, box, streamed, order, _grid(around))
+        fits = np.flatnonzero(table.bytes <= capacity)
+        if not len(fits):
+            return best
+        keys = (table.chunks[fits], table.traffic[fits])
+        row = int(fits[np.lexsort(keys)[0]])
+        found = table.option(row, box, order)
+        if (found.traffic, found.chunks) >= (best.traffic, best.chunks):
+            return best
+        best = found
+
+
+def pareto(options: Sequence[NestOption]) -> list[NestOption]:
+    """Return the options of which none needs less and moves less, by rising bytes."""
+    kept: list[NestOption] = []
+    for option in sorted(options, key=lambda o: (o.bytes, o.traffic, o.chunks)):
+        if not kept or option.traffic < kept[-1].traffic:
+            kept.append(option)
+    return kept
+
+
+# --- what is tried --------------------------------------------------------------------------------
+
+
+def chunked_dims(
+    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int]
+) -> tuple[int, ...]:
+    """Return the dims that get a loop, the longest ones.
+
+    The taps of a filter stay together. Where all operands are on chip, only what is accumulated
+    counts.
+    """
+    if not streamed and operator.accumulator is None and not operator.scratch:
+        return ()
+    dims = [d for d, extent in enumerate(box) if extent > 1 and d not in operator.uncut]
+    if not streamed and not operator.scratch:
+        dims = [d for d in dims if d not in operator.reductions]
+    dims.sort(key=lambda d: (d not in operator.one_by_one, -box[d]))
+    return tuple(sorted(dims[:MAX_LOOPS]))
+
+
+def useful_orders(
+    operator: OperatorExtents, dims: tuple[int, ...], streamed: frozenset[int]
+) -> list[tuple[int, ...]]:
+    """Return the orders of loops that may move different bytes.
+
+    They are all the same where every streamed operand depends on every dim. What runs one by one
+    stays outside.
+    """
+    depends = [operator.uses[number].dims for number in streamed]
+    if all(used >= set(dims) for used in depends) and not set(dims) & set(operator.reductions):
+        return [dims]
+    outer = tuple(dim for dim in dims if dim in operator.one_by_one)
+    return [outer + rest for rest in permutations(d for d in dims if d not in outer)]
+
+
+def tiles_of(operator: OperatorExtents, dim: int, box: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the tiles of a dim that are compared."""
+    return (1,) if dim in operator.one_by_one else balanced_tiles(box[dim])
+
+
+@cache
+def balanced_tiles(extent: int) -> tuple[int, ...]:
+    """Return the tiles that are smallest for their number of iterations, rising.
+
+    >>> balanced_tiles(7)
+    (1, 2, 3, 4, 7)
+    """
+    return tuple(sorted({-(-extent // trips) for trips in range(1, extent + 1)}))
+
+
+def spread(values: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return `count` of the values, evenly, the first and the last among them."""
+    if len(values) <= count:
+        return tuple(values)
+    places = np.unique(np.linspace(0, len(values) - 1, max(count, 2)).round().astype(int))
+    return tuple(values[place] for place in places)
+
+
+def neighbours(values: Sequence[int], value: int, count: int) -> tuple[int, ...]:
+    """Return up to `count` values around `value`."""
+    place = bisect_right(values, value)
+    low = max(0, min(place - count // 2, len(values) - count))
+    return tuple(values[low : low + count])
+
+
+def _grid(choices: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return all combinations, one per row."""
+    axes = np.meshgrid(*[np.asarray(choice, dtype=np.int64) for choice in choices], indexing="ij")
+    return np.stack([axis.ravel() for axis in axes], axis=-1)
+
+
+# --- what it needs and moves ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One order of loops and many tilings: what each needs and moves."""
+
+    tiles: np.ndarray
+    bytes: np.ndarray
+    traffic: np.ndarray
+    chunks: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        operator: OperatorExtents,
+        box: tuple[int, ...],
+        streamed: frozenset[int],
+        order: tuple[int, ...],
+        tiles: np.ndarray,
+    ) -> "_Table":
+        count = len(tiles)
+        trips = -(-np.array([box[d] for d in order], dtype=np.int64) // tiles)
+        chunk: list[np.ndarray | int] = list(box)
+        for column, dim in enumerate(order):
+            chunk[dim] = tiles[:, column]
+        widened = _widened(operator, box, order, chunk)
+        need = np.zeros(count, dtype=np.int64)
+        traffic = np.zeros(count, dtype=np.int64)
+        for number in streamed:
+            use = operator.uses[number]
+            times = _repeats(operator, use, order, trips)
+            traffic += times * _elements(use, box, order, tiles) * use.element_bytes
+            held = widened if use.is_write and operator.accumulator is None else chunk
+            need += _aligned(_largest(use, held) * use.element_bytes)
+        if operator.accumulator is not None:
+            sums = np.ones(count, dtype=np.int64)
+            for dim in range(len(box)):
+                if dim not in operator.reductions:
+                    sums = sums * widened[dim]
+            need += _aligned(sums * operator.accumulator)
+        for scratch in operator.scratch:
+            cells = np.ones(count, dtype=np.int64)
+            for dim in scratch.dims:
+                cells = cells * chunk[dim]
+            need += _aligned(cells * scratch.element_bytes)
+        return cls(tiles, need, traffic, trips.prod(axis=1, initial=1, dtype=np.int64))
+
+    def option(self, row: int, box: tuple[int, ...], order: tuple[int, ...]) -> NestOption:
+        """Return one tiling as a nest, without the loops that run once."""
+        tiles = [int(tile) for tile in self.tiles[row]]
+        loops = (Loop(d, t) for d, t in zip(order, tiles, strict=True) if t < box[d])
+        numbers = (int(column[row]) for column in (self.bytes, self.traffic, self.chunks))
+        return NestOption(*numbers, Nest(tuple(loops)))
+
+
+def _evaluate(
+    operator: OperatorExtents,
+    box: tuple[int, ...],
+    streamed: frozenset[int],
+    order: tuple[int, ...],
+    tiles: Sequence[Sequence[int]] | np.ndarray,
+) -> list[NestOption]:
+    """Return the best of many tilings of one order."""
+    rows = np.asarray(tiles, dtype=np.int64).reshape(len(tiles), len(order))
+    table = _Table.of(operator, box, streamed, order, rows)
+    by_need = np.lexsort((table.chunks, table.traffic, table.bytes))
+    least = np.minimum.accumulate(table.traffic[by_need])
+    improves = np.flatnonzero(np.append(True, least[1:] < least[:-1]))
+    return [table.option(int(by_need[place]), box, order) for place in improves]
+
+
+def _widened(
+    operator: OperatorExtents,
+    box: tuple[int, ...],
+    order: tuple[int, ...],
+    chunk: Sequence[np.ndarray | int],
+) -> list[np.ndarray | int]:
+    """Return the extents of what is accumulated at once: parallel loops inside of a reduction loop
+    (one that runs more than once) leave all of their dim in the making."""
+    widened = list(chunk)
+    in_reduction: np.ndarray | bool = False
+    for dim in order:
+        if dim in operator.reductions:
+            in_reduction = in_reduction | (np.asarray(chunk[dim]) < box[dim])
+        else:
+            widened[dim] = np.where(in_reduction, box[dim], chunk[dim])
+    return widened
+
+
+def _repeats(
+    operator: OperatorExtents, use: Use, order: tuple[int, ...], trips: np.ndarray
+) -> np.ndarray:
+    """Return how often the same elements move: once per iteration of the loops outside of the
+    innermost that they depend on, which runs more than once."""
+    repeats = np.ones(len(trips), dtype=np.int64)
+    inside = np.zeros(len(trips), dtype=bool)  # whether a loop further in makes it move again
+    for column in reversed(range(len(order))):
+        dim = order[column]
+        if dim in use.dims:
+            inside |= trips[:, column] > 1
+        elif not (use.is_late and dim in operator.reductions):
+            repeats *= np.where(inside, trips[:, column], 1)
+    return repeats
+
+
+def _elements(
+    use: Use, box: tuple[int, ...], order: tuple[int, ...], tiles: np.ndarray
+) -> np.ndarray:
+    """Return the sum of elements over the chunks that differ."""
+    total = np.ones(len(tiles), dtype=np.int64)
+    for axis in use.axes:
+        looped = [dim for dim in axis.dims if dim in order]
+        if len(looped) == 1:
+            column = tiles[:, order.index(looped[0])]
+            values, places = np.unique(column, return_inverse=True)
+            sums = [axis.total(looped[0], box, int(tile)) for tile in values]
+            total *= np.array(sums, dtype=np.int64)[places]
+            continue
+        extents: list[np.ndarray | int] = list(box)
+        for dim in looped:
+            column = tiles[:, order.index(dim)]
+            extents[dim] = column
+            total *= -(-box[dim] // column)
+        total = total * axis.largest(extents)
+    return total
+
+
+def _largest(use: Use, extents: Sequence[np.ndarray | int]) -> np.ndarray:
+    product: np.ndarray = np.ones((), dtype=np.int64)
+    for axis in use.axes:
+        product = product * axis.largest(extents)
+    return product
+
+
+def _aligned(sizes: np.ndarray) -> np.ndarray:
+    return -(-sizes // BUFFER_ALIGNMENT_BYTES) * BUFFER_ALIGNMENT_BYTES
