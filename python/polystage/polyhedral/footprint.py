@@ -128,7 +128,7 @@ def _clipped(form: TileFootprint, access: Access) -> TileFootprint:
     for place, expr in enumerate(access.exprs or ()):
         low, size, step = form.lower[place], form.extent[place], form.steps[place]
         for bound in access.where:
-            limits = _limits_of(expr, bound)
+            limits = limits_of(expr, bound)
             if limits is not None:
                 low, size = _cut(low, size, step, limits)
         lower.append(low)
@@ -136,7 +136,7 @@ def _clipped(form: TileFootprint, access: Access) -> TileFootprint:
     return replace(form, lower=tuple(lower), extent=tuple(extent))
 
 
-def _limits_of(expr: ir.AffineExpr, bound: Bound) -> tuple[int, int] | None:
+def limits_of(expr: ir.AffineExpr, bound: Bound) -> tuple[int, int] | None:
     """Return the limits of `expr` that follow from those of `bound.expr`, a part of it by a
     factor, or None where it is no such."""
     terms, constant = linear_terms(expr)

@@ -1,11 +1,10 @@
 """What a planner knows of the operators of a program: boxes of iterations, accesses, work."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from polystage.mlir import ir
-from polystage.polyhedral import Access, Array, Role, Statement
+from polystage.polyhedral import Access, Statement
 
 
 class OperatorKind(StrEnum):
@@ -23,6 +22,15 @@ class OperatorKind(StrEnum):
     """Moves elements without arithmetic."""
     OPAQUE = "opaque"
     """Not modelled; touches all of every array that it names, alone in its group."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A buffer that an operator needs beside its operands while it computes a chunk."""
+
+    dims: tuple[int, ...]
+    """Its axes: the chunk's extents along these dims of the operator."""
+    element_bytes: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Operator:
     """Scalar operations of the bodies that the vector engine evaluates, over all iterations."""
     accumulator: int | None = None
     """Bytes per element of a running result beside the output; None where the output serves."""
+    scratch: tuple[Scratch, ...] = ()
     reason: str = ""
     """Why an operator is opaque."""
 
@@ -72,6 +81,10 @@ class Operator:
         """The statements after the anchor."""
         return self.statements[1:]
 
+    def is_epilogue(self, access: Access) -> bool:
+        """Tell whether an access belongs to the epilogue: it happens when sums are complete."""
+        return access.op is not None and any(s.op == access.op for s in self.epilogue)
+
     @property
     def reductions(self) -> tuple[int, ...]:
         """The dims over which the operator accumulates."""
@@ -86,57 +99,3 @@ class Operator:
     def arrays(self) -> tuple[str, ...]:
         """The arrays that the operator reads or writes, each once, reads first."""
         return tuple(dict.fromkeys(access.array for access in (*self.reads, *self.writes)))
-
-
-@dataclass(frozen=True)
-class Program:
-    """The operators of a function in program order, and the arrays between them."""
-
-    arrays: Mapping[str, Array]
-    """By name; without those that exist only inside of operators."""
-    operators: tuple[Operator, ...]
-    main: ir.Operation = field(repr=False, compare=False)
-    """The func.func."""
-
-    @classmethod
-    def from_module(cls, module: ir.Module, function: str | None = None) -> "Program":
-        """Read a function of a module in `buffers` form.
-
-        What cannot be modelled becomes an opaque operator, with the reason.
-
-        Raises: PolystageError where there is no such function, or an array has a dynamic shape.
-        """
-        raise NotImplementedError
-
-    def writers(self, array: str) -> tuple[int, ...]:
-        """Return the operators that write `array`, in program order."""
-        raise NotImplementedError
-
-    def readers(self, array: str) -> tuple[int, ...]:
-        """Return the operators that read `array`, in program order."""
-        raise NotImplementedError
-
-    def is_used_after(self, array: str, operator: int) -> bool:
-        """Tell whether an operator after `operator`, or the caller, wants what `array` holds."""
-        raise NotImplementedError
-
-
-def operator_signature(program: Program, index: int) -> object:
-    """Return a hashable value that is equal for operators which are equal up to array names."""
-    raise NotImplementedError
-
-
-def segment_signature(program: Program, start: int, stop: int) -> object:
-    """Return a hashable value that is equal for equal sequences `operators[start:stop]`: the same
-    operators, connected in the same way, of which the same arrays are used before and after."""
-    raise NotImplementedError
-
-
-__all__ = [
-    "Operator",
-    "OperatorKind",
-    "Program",
-    "Role",
-    "operator_signature",
-    "segment_signature",
-]

@@ -10,7 +10,8 @@ from enum import StrEnum
 import numpy as np
 
 from polystage.planner.fusion.decisions import Group, Nest, Place, Plan
-from polystage.planner.fusion.operators import Operator, Program
+from polystage.planner.fusion.operators import Operator
+from polystage.planner.fusion.program import Program
 
 
 class Purpose(StrEnum):
