@@ -1,0 +1,84 @@
+"""Attention in one pass over the keys: an operator of the planner, and its best tiles.
+
+A tile of queries stays on chip with its running maximum m, running sum l and running result O,
+while keys and values come by, tile after tile:
+
+    S = Q Kt, masked and scaled        m' = max(m, rows of S)        P = exp(S - m')
+    l = l * exp(m - m') + rows of P    O = O * exp(m - m') + P V     at the end O / l
+
+Source: Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018); Dao et al.,
+"FlashAttention" (2022).
+"""
+
+from dataclasses import dataclass, field
+
+from polystage.planner.fusion.operators import Operator, Scratch
+from polystage.polyhedral import Statement
+
+SCORE_BYTES = 4
+"""Scores, their maxima and their sums are in f32, as the array of multipliers gives them."""
+
+
+@dataclass(frozen=True)
+class Attention(Operator):
+    """Two contractions and what stands between them, row by row of the scores.
+
+    Dims: heads (any number), then queries, keys, depth (summed by the first contraction), values
+    (the other dim of the second one's result). `statements` are all that the operator replaces, the
+    first contraction in front, fills included.
+    """
+
+    dims: tuple[str, ...] = ()
+    """Names of the dims, for messages."""
+    pointwise: tuple[Statement, ...] = field(default=(), repr=False)
+    """What happens to every score by itself before the softmax, in order: scaling, masks.
+    Reads of them are `reads[3:]`."""
+    has_maximum: bool = False
+    """The weights are `exp(score - maximum of its row)`."""
+    has_sum: bool = False
+    """The result is divided by the sum of its row's weights."""
+    masked_rows_are_zero: bool = False
+    """A row without any score above -inf gives zeros, rather than NaN."""
+
+    @property
+    def epilogue(self) -> tuple[Statement, ...]:
+        """Nothing: operands of all statements come with queries and keys."""
+        return ()
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The dims that run one iteration at a time."""
+        return tuple(range(len(self.extents) - 4))
+
+    @property
+    def queries(self) -> int:
+        """The dim that the result has in common with Q."""
+        return len(self.extents) - 4
+
+    @property
+    def keys(self) -> int:
+        """The dim over which weights are normalised and summed."""
+        return len(self.extents) - 3
+
+    @property
+    def depth(self) -> int:
+        """The dim that Q and K are contracted over."""
+        return len(self.extents) - 2
+
+    @property
+    def values(self) -> int:
+        """The dim that the result has in common with V."""
+        return len(self.extents) - 1
+
+
+def scratch_of(
+    queries: int, weight_bytes: int, has_maximum: bool, has_sum: bool
+) -> tuple[Scratch, ...]:
+    """Return what a chunk needs beside its operands: scores, weights unless they replace the scores
+    in place, then a maximum and a factor of every row, then its sum."""
+    tile = (queries, queries + 1)
+    found = [Scratch(tile, SCORE_BYTES)]
+    if weight_bytes != SCORE_BYTES:
+        found.append(Scratch(tile, weight_bytes))
+    rows = 2 * has_maximum + has_sum
+    return (*found, *(Scratch((queries,), SCORE_BYTES) for _ in range(rows)))
