@@ -71,7 +71,7 @@ def test_every_value_has_a_source(name: str) -> None:
     for key in keys:
         words = ("assumed", "fitted", "invented" if name.startswith("scalesim") else "assumed")
         guessed = notes[key].startswith(words)
-        invented = name == "tiny" and key != "default_dtype"
+        invented = name in ("flat", "tiny") and key != "default_dtype"
         assert target.is_assumed(key) == (guessed or invented), key
 
 
@@ -163,14 +163,14 @@ def override_refusal(key: str, value: str) -> tuple[str, str]:
             "many",
             "--set: 'sbuf.partitions' is \"many\", but must be an integer",
             "sbuf.partitions (partitions): Partitions; dimension 0 of an on-chip memref lies "
-            "across them. 1 is a flat scratchpad.",
+            "across them. 1 is a flat scratchpad, which holds the accumulators, too.",
         ),
         (
             "sbuf.partitions",
             "8.5",
             "--set: 'sbuf.partitions' is 8.5, but must be an integer",
             "sbuf.partitions (partitions): Partitions; dimension 0 of an on-chip memref lies "
-            "across them. 1 is a flat scratchpad.",
+            "across them. 1 is a flat scratchpad, which holds the accumulators, too.",
         ),
         (
             "tensor.clock_ghz",
@@ -283,7 +283,8 @@ def test_not_text(tmp_path: Path) -> None:
             "banks = true",
             "'psum.banks' is true, but must be an integer",
             "psum.banks (banks): Banks of one partition; the result of one matmul lies in one "
-            "bank.",
+            "bank. 0, beside a flat scratchpad, says that there is no psum, and the rest of its "
+            "table nothing.",
         ),
         (
             r"^banks = 4.*$",
@@ -391,8 +392,9 @@ def test_file_refused(
 
 def test_flat_scratchpad(tmp_path: Path) -> None:
     path = edited(tmp_path, "^partitions = 8", "partitions = 1")
-    path.write_text(path.read_text().replace("start_granule = 2", "start_granule = 1"))
-    assert Target.load(path).sbuf.partitions == 1
+    text = path.read_text().replace("start_granule = 2", "start_granule = 1")
+    path.write_text(text.replace("banks = 4", "banks = 0"))
+    assert Target.load(path).is_flat
 
 
 @given(st.sampled_from([info for info in describe_fields() if info.type in (int, float)]))

@@ -14,8 +14,8 @@ class Sbuf:
     """The scratchpad that all engines read and write."""
 
     partitions: int = quantity("partitions", minimum=1)
-    """Partitions; dimension 0 of an on-chip memref lies across them. 1 is a flat scratchpad: any
-    operand of the array lies anywhere in it, and so do the accumulators."""
+    """Partitions; dimension 0 of an on-chip memref lies across them. 1 is a flat scratchpad, which
+    holds the accumulators, too."""
 
     bytes_per_partition: int = quantity("bytes", minimum=1)
     """Capacity of one partition."""
@@ -59,8 +59,8 @@ class Psum:
     """Partitions; the stationary operand's free dimension lies across them."""
 
     banks: int = quantity("banks", minimum=0)
-    """Banks of one partition; the result of one matmul lies in one bank. 0 says that there is no
-    psum, as beside a flat scratchpad; the other values of this table mean nothing then."""
+    """Banks of one partition; the result of one matmul lies in one bank. 0, beside a flat
+    scratchpad, says that there is no psum, and the rest of its table nothing."""
 
     bank_bytes: int = quantity("bytes", minimum=PSUM_ELEMENT_BYTES)
     """Capacity of one bank of one partition."""

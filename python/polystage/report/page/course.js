@@ -69,10 +69,12 @@ class Course {
     const machine = this.run.machine, found = [];
     for (let core = 0; core < this.run.timeline.cores; core++) {
       for (const [memory, name, size] of [[0, "sbuf", machine.sbuf_bytes_per_partition], [1, "psum", machine.psum_bytes_per_partition]]) {
+        if (!size) continue;
         const suffix = this.run.timeline.cores > 1 ? `, core ${core}` : "";
         const label = memory ? "psum" : "Scratchpad (sbuf)";
         const partitions = memory ? machine.psum_partitions : machine.sbuf_partitions;
-        found.push({ core, memory, name, size, title: `${label}${suffix}: ${binary(size)} in each of ${partitions} ${partitions > 1 ? "partitions" : "partition"}` });
+        const parts = partitions > 1 ? ` in each of ${partitions} partitions` : "";
+        found.push({ core, memory, name, size, title: `${label}${suffix}: ${binary(size)}${parts}` });
       }
     }
     this.mapsOf = found;
