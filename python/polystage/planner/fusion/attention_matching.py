@@ -285,12 +285,14 @@ class _Match:
         for array in {_written(s) for s in self.members} - {output}:
             _require(self.index.arrays[array].role is Role.INTERMEDIATE)
             _require(all(id(s) in members for s in self.index.touching(array)))
-        places = sorted(self.index.place[id(s)] for s in self.members)
+        place = self.index.place
+        start, stop = place[id(self.scores)], place[id(last)]
         inputs = {a.array for s in self.members for a in s.reads}
-        for statement in self.index.statements[places[0] : places[-1]]:
+        for statement in self.index.statements[start:stop]:
             if id(statement) not in members:
                 _require(inputs.isdisjoint(a.array for a in statement.writes))
-                _require(all(a.array != output for a in statement.accesses))
+        for statement in self.index.touching(output):
+            _require(id(statement) in members or place[id(statement)] > stop)
 
     # --- reading statements -----------------------------------------------------------------------
 

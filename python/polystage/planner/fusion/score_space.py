@@ -189,7 +189,7 @@ def _equal(left: Exprs, right: Exprs) -> bool:
 
 def _inverse(indices: Exprs, elements: Exprs) -> dict[int, ir.AffineExpr]:
     """Return the dims `x` for which `indices(x) = elements`, as far as they are told by indices
-    that are a dim, or its quotient and its rest."""
+    that are a dim, its quotient and its rest, or a sum in which coefficients tell the dims."""
     found: dict[int, ir.AffineExpr] = {}
     quotients: dict[tuple[int, int], ir.AffineExpr] = {}
     rests: dict[tuple[int, int], ir.AffineExpr] = {}
@@ -202,6 +202,12 @@ def _inverse(indices: Exprs, elements: Exprs) -> dict[int, ir.AffineExpr]:
             if isinstance(inner, ir.AffineDimExpr):
                 table = quotients if isinstance(index, ir.AffineFloorDivExpr) else rests
                 table[inner.position, divisor.value] = element
+        else:
+            atoms = {coefficient: atom for atom, coefficient in linear_terms(element)[0].items()}
+            for atom, coefficient in linear_terms(index)[0].items():
+                atom = atom.maybe_downcast()
+                if isinstance(atom, ir.AffineDimExpr) and coefficient in atoms:
+                    found.setdefault(atom.position, atoms[coefficient])
     for (dim, divisor), rest in rests.items():
         if (dim, divisor) in quotients:
             found.setdefault(dim, quotients[dim, divisor] * divisor + rest)
