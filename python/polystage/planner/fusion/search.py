@@ -64,6 +64,8 @@ class PlanSearch:
         self.capacity = capacity
         self.beam = BEAM * budget
         self.max_group = max_group
+        self.shares = max_group > 1
+        """Whether operators share what is on chip; otherwise each finds and leaves all in DRAM."""
         self.groups = GroupSearch(program, budget)
         self.sizes = {name: aligned(array.size_bytes) for name, array in program.arrays.items()}
         uses = {n: (*program.readers(n), *program.writers(n)) for n in program.arrays}
@@ -77,7 +79,7 @@ class PlanSearch:
         Raises: PlanError where an operator does not even fit alone.
         """
         alone = self._best(lambda start: range(start + 1, start + 2))
-        if self.max_group == 1:
+        if not self.shares:
             return alone
         wasteful = self._wasteful(alone)
         together = self._best(lambda start: self._stops(start, wasteful))
@@ -126,6 +128,8 @@ class PlanSearch:
 
     def _fresh(self, span: Span) -> tuple[str, ...]:
         """Return the arrays that may become resident: first touched here, and used later."""
+        if not self.shares:
+            return ()
         return tuple(
             name
             for name in span.arrays

@@ -12,7 +12,7 @@ from polystage.allocation import BUFFER_ALIGNMENT_BYTES
 from polystage.planner.fusion.access_extents import OperatorExtents, Use
 from polystage.planner.fusion.decisions import Loop, Nest
 
-TILINGS = 60_000
+TILINGS = 24_000
 """How many tilings of one operator are compared, all orders of its loops together."""
 MAX_LOOPS = 4
 """Dims that get a chunk loop: the longest."""
@@ -53,15 +53,13 @@ def nest_front(
     chip and cost nothing here.
     """
     dims = chunked_dims(operator, box, streamed)
-    if not dims:
-        return Front(tuple(_evaluate(operator, box, streamed, (), [()])))
     orders = useful_orders(operator, dims, streamed)
-    count = max(2, int((effort * TILINGS / len(orders)) ** (1 / len(dims))))
+    count = max(2, int((effort * TILINGS / len(orders)) ** (1 / max(len(dims), 1))))
     grid = _grid([spread(tiles_of(operator, dim, box), count) for dim in dims])
     found: list[NestOption] = []
     for order in orders:
         columns = [dims.index(dim) for dim in order]
-        found += _evaluate(operator, box, streamed, order, grid[:, columns])
+        found += _Table.of(operator, box, streamed, order, grid[:, columns]).front()
     return Front(tuple(pareto(found)))
 
 
@@ -81,7 +79,7 @@ def best_nest(
         return None
     best = coarse
     dims = tuple(loop.dim for loop in best.nest.chunks)
-    for order in useful_orders(operator, dims, streamed) if dims else []:
+    for order in useful_orders(operator, dims, streamed):
         best = _refined(operator, box, streamed, capacity, order, best)
     return best
 
@@ -95,7 +93,7 @@ def _refined(
     best: NestOption,
 ) -> NestOption:
     """Improve an option in one order of loops until no tile in its neighbourhood is better."""
-    while True:
+    while order:
         tiles = {loop.dim: loop.tile for loop in best.nest.chunks}
         count = max(3, int(TILINGS ** (1 / len(order))) // 2)
         around = [
@@ -107,10 +105,11 @@ def _refined(
             return best
         keys = (table.chunks[fits], table.traffic[fits])
         row = int(fits[np.lexsort(keys)[0]])
-        found = table.option(row, box, order)
+        found = table.option(row)
         if (found.traffic, found.chunks) >= (best.traffic, best.chunks):
-            return best
+            break
         best = found
+    return best
 
 
 def pareto(options: Sequence[NestOption]) -> list[NestOption]:
@@ -147,14 +146,34 @@ def useful_orders(
 ) -> list[tuple[int, ...]]:
     """Return the orders of loops that may move different bytes.
 
-    They are all the same where every streamed operand depends on every dim. What runs one by one
-    stays outside.
+    They are all the same where every streamed operand depends on every dim; dims that the same
+    operands depend on need no exchange. What runs one by one stays outside.
     """
     depends = [operator.uses[number].dims for number in streamed]
     if all(used >= set(dims) for used in depends) and not set(dims) & set(operator.reductions):
         return [dims]
     outer = tuple(dim for dim in dims if dim in operator.one_by_one)
-    return [outer + rest for rest in permutations(d for d in dims if d not in outer)]
+    roles = {dim: tuple(dim in use.dims for use in operator.uses) for dim in dims}
+    orders = [outer + rest for rest in permutations(d for d in dims if d not in outer)]
+    if operator.scratch:  # which holds what one pass over the reduction accumulates
+        orders = [o for o in orders if _reduces_last(operator, o)]
+    return [order for order in orders if _is_canonical([roles[dim] for dim in order], order)]
+
+
+def _reduces_last(operator: OperatorExtents, order: tuple[int, ...]) -> bool:
+    """Tell whether the reduction loops stand inside of all others."""
+    flags = [dim in operator.reductions for dim in order]
+    return flags == sorted(flags)
+
+
+def _is_canonical(roles: Sequence[object], order: tuple[int, ...]) -> bool:
+    """Tell whether dims that all operands depend on alike stand in their own order."""
+    last: dict[object, int] = {}
+    for role, dim in zip(roles, order, strict=True):
+        if last.get(role, -1) > dim:
+            return False
+        last[role] = dim
+    return True
 
 
 def tiles_of(operator: OperatorExtents, dim: int, box: tuple[int, ...]) -> tuple[int, ...]:
@@ -189,6 +208,8 @@ def neighbours(values: Sequence[int], value: int, count: int) -> tuple[int, ...]
 
 def _grid(choices: Sequence[Sequence[int]]) -> np.ndarray:
     """Return all combinations, one per row."""
+    if not choices:
+        return np.zeros((1, 0), dtype=np.int64)
     axes = np.meshgrid(*[np.asarray(choice, dtype=np.int64) for choice in choices], indexing="ij")
     return np.stack([axis.ravel() for axis in axes], axis=-1)
 
@@ -200,6 +221,8 @@ def _grid(choices: Sequence[Sequence[int]]) -> np.ndarray:
 class _Table:
     """One order of loops and many tilings: what each needs and moves."""
 
+    box: tuple[int, ...]
+    order: tuple[int, ...]
     tiles: np.ndarray
     bytes: np.ndarray
     traffic: np.ndarray
@@ -239,30 +262,23 @@ class _Table:
             for dim in scratch.dims:
                 cells = cells * chunk[dim]
             need += _aligned(cells * scratch.element_bytes)
-        return cls(tiles, need, traffic, trips.prod(axis=1, initial=1, dtype=np.int64))
+        chunks = trips.prod(axis=1, initial=1, dtype=np.int64)
+        return cls(box, order, tiles, need, traffic, chunks)
 
-    def option(self, row: int, box: tuple[int, ...], order: tuple[int, ...]) -> NestOption:
+    def front(self) -> list[NestOption]:
+        """Return the tilings of which none needs less and moves less than another."""
+        by_need = np.lexsort((self.chunks, self.traffic, self.bytes))
+        least = np.minimum.accumulate(self.traffic[by_need])
+        improves = np.flatnonzero(np.append(True, least[1:] < least[:-1]))
+        return [self.option(int(by_need[place])) for place in improves]
+
+    def option(self, row: int) -> NestOption:
         """Return one tiling as a nest, without the loops that run once."""
         tiles = [int(tile) for tile in self.tiles[row]]
-        loops = (Loop(d, t) for d, t in zip(order, tiles, strict=True) if t < box[d])
+        pairs = zip(self.order, tiles, strict=True)
+        loops = (Loop(d, t) for d, t in pairs if t < self.box[d])
         numbers = (int(column[row]) for column in (self.bytes, self.traffic, self.chunks))
         return NestOption(*numbers, Nest(tuple(loops)))
-
-
-def _evaluate(
-    operator: OperatorExtents,
-    box: tuple[int, ...],
-    streamed: frozenset[int],
-    order: tuple[int, ...],
-    tiles: Sequence[Sequence[int]] | np.ndarray,
-) -> list[NestOption]:
-    """Return the best of many tilings of one order."""
-    rows = np.asarray(tiles, dtype=np.int64).reshape(len(tiles), len(order))
-    table = _Table.of(operator, box, streamed, order, rows)
-    by_need = np.lexsort((table.chunks, table.traffic, table.bytes))
-    least = np.minimum.accumulate(table.traffic[by_need])
-    improves = np.flatnonzero(np.append(True, least[1:] < least[:-1]))
-    return [table.option(int(by_need[place]), box, order) for place in improves]
 
 
 def _widened(

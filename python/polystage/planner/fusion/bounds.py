@@ -1,0 +1,103 @@
+"""What no plan can be better than, printed beside every plan."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+from polystage.machine import Target, cost
+from polystage.planner.fusion.operators import Operator, OperatorKind
+from polystage.planner.fusion.program import Program
+from polystage.polyhedral import Role
+
+
+def compulsory_bytes(program: Program) -> int:
+    """Return the bytes that every execution moves: arguments and constants in, results out.
+
+    What is never read is not counted; constants of which a part is read (an embedding) count as
+    what their readers touch.
+    """
+    total = 0
+    for name, array in program.arrays.items():
+        if array.is_initialized and program.readers(name):
+            total += _read_bytes(program, name)
+        if array.role is Role.OUTPUT:
+            total += array.size_bytes
+    return total
+
+
+def _read_bytes(program: Program, name: str) -> int:
+    """Return the bytes of an array that are read at least: of a table, one row per lookup."""
+    array = program.arrays[name]
+    readers = [program.operators[index] for index in program.readers(name)]
+    if any(reader.kind is not OperatorKind.GATHER for reader in readers):
+        return array.size_bytes
+    return min(array.size_bytes, max(_looked_up(program, reader, name) for reader in readers))
+
+
+def _looked_up(program: Program, reader: Operator, name: str) -> int:
+    if all(access.is_exact for access in reader.reads if access.array == name):
+        return program.arrays[name].size_bytes
+    elements = program.arrays[reader.write.array].elements
+    return elements * program.arrays[name].element_bytes
+
+
+def contraction_bytes(program: Program, operator: Operator, capacity: int) -> int:
+    """Return the least bytes that a contraction alone moves through a scratchpad of `capacity`.
+
+    `2 MNK / sqrt(W) + MN` words for a matmul and W words of scratchpad; where a filter of T taps
+    moves over its input by s, an element of it serves T / s^2 products more, and W counts that
+    often. Never less than every operand once. A word is the narrowest operand, so that the bound
+    holds for all types.
+
+    Source: Hong and Kung, "I/O complexity: the red-blue pebble game" (1981), with the constant of
+    Smith et al., "A Tight I/O Lower Bound for Matrix Multiplication" (2017); for convolutions
+    Demmel and Dinh, "Communication-Optimal Convolutional Neural Nets" (2018).
+    """
+    arrays = [program.arrays[name] for name in operator.arrays]
+    once = sum(array.size_bytes for array in arrays)
+    if operator.kind is not OperatorKind.CONTRACTION:
+        return once
+    word = min(array.element_bytes for array in arrays)
+    written = program.arrays[operator.write.array].size_bytes
+    words = capacity / word * _reuse(program, operator)
+    return max(once, int(2 * operator.macs / sqrt(words)) * word + written)
+
+
+def _reuse(program: Program, operator: Operator) -> float:
+    """Return the products per element beyond a matmul's: the square of the multiply-accumulates over
+    the sizes of both operands and the result, 1 for a matmul and T / s^2 for a filter."""
+    elements = 1.0
+    for name in operator.arrays[:2]:
+        elements *= program.arrays[name].elements
+    elements *= program.arrays[operator.write.array].elements
+    return max(1.0, operator.macs**2 / elements) if elements else 1.0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Least bytes and times of a program."""
+
+    compulsory_bytes: int
+    memory_ns: float
+    """Compulsory bytes at the peak of DRAM."""
+    array_ns: float
+    """The contractions at the rate of the array, which is filled in whole rows and columns."""
+
+    @property
+    def latency_ns(self) -> float:
+        """The least latency of any plan."""
+        return max(self.memory_ns, self.array_ns)
+
+
+def bounds_of(program: Program, target: Target) -> Bounds:
+    """Return the bounds of a program on a target."""
+    compulsory = compulsory_bytes(program)
+    macs: dict[str, int] = {}
+    for operator in program.operators:
+        dtype = program.arrays[operator.reads[0].array].dtype if operator.reads else ""
+        macs[dtype] = macs.get(dtype, 0) + operator.macs
+    compute = sum(
+        cost.compute_bound_ns(target, count, cost.matmul_dtype(target, dtype))
+        for dtype, count in macs.items()
+        if count
+    )
+    return Bounds(compulsory, cost.dram_bound_ns(target, compulsory), compute)
