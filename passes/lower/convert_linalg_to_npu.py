@@ -27,6 +27,7 @@ from polystage.passes.lower.provenance import (
     kernel_kind,
     layer_name,
 )
+from polystage.passes.lower.resident.lowering import lower_resident_groups
 from polystage.passes.lower.rotating_buffers import rotate_buffers
 from polystage.passes.lower.tensor_engine.collapse import collapse_dims
 from polystage.passes.lower.tensor_engine.contraction import Contraction
@@ -123,6 +124,7 @@ class ProgramLowering:
         for op in self._operations():
             if _never_runs(op):
                 op.erase()
+        self._lower_resident_groups()
         scalars = inline_scalars(self._operations())
         operations = self._operations()
         for op in operations:
@@ -141,6 +143,11 @@ class ProgramLowering:
         for op in reversed(overlays):  # a base comes before what lies on it
             op.erase()
         erase_unused(scalars)
+
+    def _lower_resident_groups(self) -> None:
+        groups = lower_resident_groups(self.module, self.function, self.target, self._layer)
+        if groups:
+            self.pass_.count("resident groups", groups)
 
     def _operations(self) -> list[ir.Operation]:
         """Return what there is to lower, in program order."""

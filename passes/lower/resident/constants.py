@@ -1,0 +1,109 @@
+"""Weights and biases of a group, stored at compile time as its kernel loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+import numpy as np
+
+from polystage.constants import constant_array, constant_attr
+from polystage.dtypes import numpy_dtype
+from polystage.mlir import ir, memref
+from polystage.passes.lower.resident.operators import Product, Sum
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Weights of channels from `start`: a constant [channel, tile, tap, row] in memory."""
+
+    start: int
+    value: ir.Value
+
+
+class Constants:
+    """Makes the constants of groups: new globals, and values that stand in front of a call."""
+
+    def __init__(self, module: ir.Module, partitions: int) -> None:
+        self.module = module
+        self.symbols = ir.SymbolTable(module.operation)
+        self.partitions = partitions
+        self.made: dict[tuple[object, ...], str] = {}
+
+    def weights(self, product: Product) -> list[Segment]:
+        """Return the weights of a product: all full tiles of channels, then the rest, each so that
+        the bytes of a partition lie in one run."""
+        full = product.channels // self.partitions * self.partitions
+        ranges = [(0, full, self.partitions), (full, product.channels, product.channels - full)]
+        return [self._segment(product, *r) for r in ranges if r[0] < r[1]]
+
+    def _segment(self, product: Product, start: int, stop: int, size: int) -> Segment:
+        key = (product.global_name, product.weights, product.taps, start)
+        if key not in self.made:
+            data = _by_channel(product, self._data(product.global_name))[start:stop]
+            tiled = data.reshape(-1, size, *data.shape[1:]).swapaxes(0, 1)
+            type_ = self._type(product.global_name).element_type
+            self.made[key] = self._global(f"{product.global_name}_tiled", tiled, type_)
+        return Segment(start, self._value(self.made[key]))
+
+    def shifts(self, sums: Sequence[Sum]) -> tuple[ir.Value | None, dict[Sum, int]]:
+        """Return the biases of all sums in one constant [partition, column], in f32, and the first
+        column of each; a sum that scales has them scaled."""
+        columns: list[np.ndarray] = []
+        first: dict[Sum, int] = {}
+        for operator in sums:
+            if not operator.shifts:
+                continue
+            values = sum(self._data(n).astype(np.float32).reshape(-1) for n in operator.shifts)
+            assert isinstance(values, np.ndarray)
+            count = ceil(len(values) / self.partitions)
+            padded = np.zeros(count * self.partitions, np.float32)
+            padded[: len(values)] = values * np.float32(operator.scale)
+            first[operator] = sum(c.shape[1] for c in columns)
+            columns.append(padded.reshape(count, self.partitions).T)
+        if not columns:
+            return None, first
+        table = np.concatenate(columns, axis=1)
+        return self._value(self._global("resident_biases", table, ir.F32Type.get())), first
+
+    def identity(self, element_type: ir.Type) -> ir.Value:
+        """Return the identity matrix of the partitions, by which the array adds an operand."""
+        key = ("identity", str(element_type))
+        if key not in self.made:
+            name = f"identity_{element_type}"
+            self.made[key] = self._global(name, np.eye(self.partitions), element_type)
+        return self._value(self.made[key])
+
+    def _data(self, name: str) -> np.ndarray:
+        op = self.symbols[name]
+        return constant_array(op.attributes["initial_value"], op.context)
+
+    def _type(self, name: str) -> ir.MemRefType:
+        return ir.MemRefType(ir.TypeAttr(self.symbols[name].attributes["type"]).value)
+
+    def _global(self, name: str, data: np.ndarray, element_type: ir.Type) -> str:
+        stored = np.ascontiguousarray(data, numpy_dtype(element_type))
+        type_ = ir.MemRefType.get(list(data.shape), element_type)
+        with ir.InsertionPoint.at_block_begin(self.module.body):
+            op = memref.GlobalOp(
+                name,
+                ir.TypeAttr.get(type_),
+                sym_visibility="private",
+                initial_value=constant_attr(stored, name, element_type),
+                constant=True,
+            )
+        return self.symbols.insert(op).value
+
+    def _value(self, name: str) -> ir.Value:
+        return memref.GetGlobalOp(self._type(name), name).result
+
+
+def _by_channel(product: Product, data: np.ndarray) -> np.ndarray:
+    """Return weights as [channel, tap, row], taps in the order of the product's."""
+    loops = (product.channel, *product.taps, product.row)
+    order = [product.weights.index(loop) for loop in loops]
+    still = [i for i in range(data.ndim) if i not in order]
+    taps = prod(product.extents[d] for d in product.taps)
+    moved = data.transpose(*order, *still)
+    return moved.reshape(product.channels, taps, product.extents[product.row])

@@ -1,0 +1,248 @@
+"""Writes sums of contractions and arrays: the tensor engine adds, the scalar engine takes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product as boxes_of
+from math import prod
+from typing import Any
+
+from polystage.mlir import ir
+from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.resident.layout import Range, ResidentArray
+from polystage.passes.lower.resident.operators import Product, Sum
+from polystage.passes.lower.resident.windows import Window
+
+ROWS_TOGETHER = 4
+"""Row tiles that take every channel in turn, so that the last of the operand's channels is needed
+late; half of the psum banks, the others being taken out meanwhile."""
+
+
+class PsumBanks:
+    """The banks of psum, which tiles of results take in turn."""
+
+    def __init__(self, builder: KernelBuilder) -> None:
+        psum = builder.target.psum
+        self.builder = builder
+        self.columns = min(psum.bank_bytes // 4, builder.target.tensor.moving_columns)
+        rows = builder.target.tensor.columns
+        with builder.module.context:
+            shape, f32 = [rows, self.columns], ir.F32Type.get()
+            self.banks = [builder.alloc(shape, f32, "psum") for _ in range(psum.banks)]
+        self.next = 0
+
+    def take(self, rows: int, sizes: Sequence[int]) -> Any:
+        """Return the next bank as [rows, *sizes]."""
+        bank = self.banks[self.next]
+        self.next = (self.next + 1) % len(self.banks)
+        view = self.builder.subview(bank, [0, 0], [rows, prod(sizes)])
+        return self.builder.expand(view, [[rows], list(sizes)])
+
+
+@dataclass(frozen=True)
+class LoadedSegment:
+    """Weights on chip, [channel, tile, tap, row], of the channel tiles from `first`."""
+
+    buffer: ir.Value
+    first: int
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Biases on chip, [partition, column], those of an operator from column `first`."""
+
+    buffer: ir.Value
+    first: int
+
+
+class SumWriter:
+    """Writes the instructions of one sum.
+
+    For tiles of columns, for a few tiles of rows at a time: for channels and taps, for arrays: one
+    matmul for each row tile; then each row tile goes to its place in the output.
+    """
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        arrays: Mapping[ir.Value, ResidentArray],
+        banks: PsumBanks,
+        identities: Mapping[str, ir.Value],
+    ) -> None:
+        self.builder = builder
+        self.arrays = arrays
+        self.banks = banks
+        self.identities = identities
+
+    def write(
+        self, operator: Sum, weights: Sequence[Sequence[LoadedSegment]], shift: Shift | None
+    ) -> None:
+        """Write a sum; `weights` are those of its products."""
+        layout = self.arrays[operator.output.array].layout
+        extents = [layout.shape[d] for d in layout.free]
+        tile = [] if self._copies(operator) else column_tile(extents, self.banks.columns)
+        for box in _pieces(extents, tile or extents):
+            for first in range(0, layout.tiles, ROWS_TOGETHER):
+                rows = range(first, min(first + ROWS_TOGETHER, layout.tiles))
+                self._write_tile(operator, box, rows, weights, shift)
+
+    def _copies(self, operator: Sum) -> bool:
+        """Whether a sum is a function of one array, which needs no array of processors."""
+        return not operator.products and len(operator.addends) == 1
+
+    def _write_tile(
+        self,
+        operator: Sum,
+        box: Sequence[Range],
+        rows: range,
+        weights: Sequence[Sequence[LoadedSegment]],
+        shift: Shift | None,
+    ) -> None:
+        output = self.arrays[operator.output.array]
+        if self._copies(operator):
+            source = self.arrays[operator.addends[0].array]
+            results = [source.view(self.builder, row, box) for row in rows]
+        else:
+            sizes = [size for _, size, _ in box if size > 1] or [1]
+            results = [self.banks.take(output.layout.count(row), sizes) for row in rows]
+            parts = [
+                part
+                for product, segments in zip(operator.products, weights, strict=True)
+                for part in self._product_parts(operator, product, segments, box)
+            ]
+            self._multiply(operator, box, rows, results, parts)
+        for row, result in zip(rows, results, strict=True):
+            place = output.view(self.builder, row, box)
+            column = self._shift_column(shift, row, output.layout.count(row))
+            function, scale, bias = operator.function, operator.scale, operator.bias
+            self.builder.activate(result, place, function, scale, bias, column)
+
+    def _multiply(
+        self,
+        operator: Sum,
+        box: Sequence[Range],
+        rows: range,
+        results: Sequence[ir.Value],
+        parts: Sequence[_Part],
+    ) -> None:
+        builder, layout = self.builder, self.arrays[operator.output.array].layout
+        for number, part in enumerate(parts):
+            for row, result in zip(rows, results, strict=True):
+                stationary = part.stationary(builder, row * layout.partitions, layout.count(row))
+                builder.matmul(stationary, part.moving, result, builder.flag(number > 0))
+        for number, addend in enumerate(operator.addends, start=len(parts)):
+            array = self.arrays[addend.array]
+            identity = self.identities[str(array.layout.element_type)]
+            for row, result in zip(rows, results, strict=True):
+                count = layout.count(row)
+                square = builder.subview(identity, [0, 0], [count, count])
+                moving = array.view(builder, row, box)
+                builder.matmul(square, moving, result, builder.flag(number > 0))
+
+    def _shift_column(self, shift: Shift | None, row: int, count: int) -> ir.Value | None:
+        if shift is None:
+            return None
+        return self.builder.subview(shift.buffer, [0, shift.first + row], [count, 1])
+
+    # --- operands of the contractions ------------------------------------------------------------
+
+    def _product_parts(
+        self,
+        operator: Sum,
+        product: Product,
+        segments: Sequence[LoadedSegment],
+        box: Sequence[Range],
+    ) -> Iterator[_Part]:
+        """Yield the matmuls of a product: channel tiles, and in them taps."""
+        array = self.arrays[product.moving.array]
+        free = self.arrays[operator.output.array].layout.free
+        columns = {d: box[free.index(dim)] for d, dim in product.columns.items()}
+        for segment in segments:
+            partitions, tiles = ir.MemRefType(segment.buffer.type).shape[:2]
+            for tile in range(tiles):
+                extents = (range(product.extents[d]) for d in product.taps)
+                for number, taps in enumerate(boxes_of(*extents)):
+                    at = dict(zip(product.taps, taps, strict=True))
+                    view = self._moving(array, product, segment.first + tile, at, columns)
+                    yield _Part(segment.buffer, tile, number, partitions, view)
+
+    def _moving(
+        self,
+        array: ResidentArray,
+        product: Product,
+        tile: int,
+        taps: Mapping[int, int],
+        columns: Mapping[int, Range],
+    ) -> ir.Value:
+        """Return what moves through the array at one tap: [channel, *columns]."""
+        window = product.moving
+        box = [_range_at(window, dim, taps, columns) for dim in array.layout.free]
+        view = array.view(self.builder, tile, box)
+        walked = [
+            next(d for d in window.index[dim].dims if d in columns)
+            for dim, (_, size, _) in zip(array.layout.free, box, strict=True)
+            if size > 1
+        ]
+        order = sorted(walked, key=lambda d: product.columns[d])
+        if walked == order:
+            return view
+        return self.builder.transpose(view, [0, *(1 + walked.index(d) for d in order)])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A matmul for every row tile: the weights of one channel tile and tap, and what moves."""
+
+    weights: ir.Value
+    tile: int
+    tap: int
+    partitions: int
+    moving: ir.Value
+
+    def stationary(self, builder: KernelBuilder, row: int, count: int) -> Any:
+        """Return the weights of `count` rows from `row`."""
+        sizes = [self.partitions, 1, 1, count]
+        return builder.subview(self.weights, [0, self.tile, self.tap, row], sizes, drop=[1, 2])
+
+
+def _range_at(
+    window: Window, dim: int, taps: Mapping[int, int], columns: Mapping[int, Range]
+) -> Range:
+    """Return the range of one dimension of an array, at one tap of its window."""
+    linear = window.index[dim]
+    start, size, step = linear.constant, 1, 1
+    for d in linear.dims:
+        coefficient = linear.coefficients[d]
+        if d in taps:
+            start += coefficient * taps[d]
+        else:
+            first, size, _ = columns[d]
+            start += coefficient * first
+            step = coefficient if size > 1 else 1
+    return start, size, step
+
+
+def column_tile(extents: Sequence[int], room: int) -> list[int]:
+    """Return a tile of at most `room` elements: whole inner dimensions while they fit, then an even
+    part of the next.
+
+    >>> column_tile([1, 56, 56], 512), column_tile([16, 14, 14], 512)
+    ([1, 8, 56], [2, 14, 14])
+    """
+    tile: list[int] = []
+    for extent in reversed(extents):
+        pieces = -(-extent // max(1, min(room, extent)))
+        size = -(-extent // pieces)
+        tile.insert(0, size)
+        room = room // size if size == extent else 1
+    return tile
+
+
+def _pieces(extents: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[Range, ...]]:
+    """Yield the boxes of a tiling, the first dimension outermost."""
+    starts = [range(0, n, t) for n, t in zip(extents, tile, strict=True)]
+    for corner in boxes_of(*starts):
+        yield tuple(
+            (start, min(t, n - start), 1) for start, t, n in zip(corner, tile, extents, strict=True)
+        )

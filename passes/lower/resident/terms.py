@@ -1,0 +1,69 @@
+"""The body of an elementwise operation as a sum of operands under a function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polystage.mlir import ir
+from polystage.passes.lower.lane_engines.scalar_code import peel_affine
+from polystage.passes.lower.lane_engines.scalar_graph import Node, ScalarBody, is_cast
+
+
+@dataclass(frozen=True)
+class Terms:
+    """`function(scale * sum(operands) + bias)`, as the scalar engine computes it."""
+
+    operands: tuple[int, ...]
+    function: str
+    scale: float
+    bias: float
+
+
+def read_terms(body: ScalarBody) -> Terms | None:
+    """Return the sum that a body is, or None where it is anything else.
+
+    Roundings between its operations are left out.
+    """
+    if len(body.results) != 1 or body.tables or body.reads("output"):
+        return None
+    node = _without_casts(body.results[0])
+    function = "identity"
+    inner = _rectified(node)
+    if inner is not None:
+        node, function = inner, "relu"
+    affine = peel_affine(node)
+    operands = _summands(affine.source)
+    if operands is None:
+        return None
+    return Terms(tuple(operands), function, affine.scale, affine.bias)
+
+
+def _without_casts(node: Node) -> Node:
+    while is_cast(node) and _is_float(node.type) and _is_float(node.operands[0].type):
+        node = node.operands[0]
+    return node
+
+
+def _is_float(type_: ir.Type) -> bool:
+    return isinstance(type_, ir.FloatType)
+
+
+def _rectified(node: Node) -> Node | None:
+    """Return x where the node is `maximumf(x, 0)`."""
+    if node.name != "arith.maximumf":
+        return None
+    for x, zero in (node.operands, node.operands[::-1]):
+        if zero.constant == 0:
+            return _without_casts(x)
+    return None
+
+
+def _summands(node: Node) -> list[int] | None:
+    """Return the numbers of the inputs that a node adds up."""
+    node = _without_casts(node)
+    if node.kind == "input" and _is_float(node.type):
+        return [node.number]
+    if node.name != "arith.addf":
+        return None
+    a, b = (_summands(operand) for operand in node.operands)
+    return None if a is None or b is None else a + b

@@ -1,0 +1,110 @@
+"""Which elements of an array in memory an operand shows, through views and overlays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from polystage.dialects.npu import overlay
+from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS, defining_op
+from polystage.mlir import ir
+from polystage.passes.lower.generic_op import Linear
+
+
+@dataclass(frozen=True)
+class Window:
+    """Element `index` of `array`, linear in the loops of an operation; `fill` outside of it."""
+
+    array: ir.Value
+    index: tuple[Linear, ...]
+    fill: float | int | None = None
+
+    @property
+    def shape(self) -> list[int]:
+        """The extents of the array."""
+        return list(ir.MemRefType(self.array.type).shape)
+
+    @property
+    def element_type(self) -> ir.Type:
+        """The element type of the array."""
+        return ir.MemRefType(self.array.type).element_type
+
+    def dim_of(self, loop: int) -> int | None:
+        """Return the dimension that is exactly `loop`, where nothing else depends on it."""
+        users = [i for i, linear in enumerate(self.index) if loop in linear.dims]
+        return users[0] if len(users) == 1 and self.index[users[0]].single == loop else None
+
+    def reach(self, extents: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the least and the greatest index in every dimension, for loops of `extents`."""
+        found: list[tuple[int, int]] = []
+        for linear in self.index:
+            spans = [c * (n - 1) for c, n in zip(linear.coefficients, extents, strict=True)]
+            low = linear.constant + sum(min(0, s) for s in spans)
+            found.append((low, linear.constant + sum(max(0, s) for s in spans)))
+        return found
+
+
+def window_of(value: ir.Value, index: Sequence[Linear]) -> Window | None:
+    """Return what `value[index]` is of the array that `value` shows, or None where that is not one
+    whole array with, perhaps, a constant around it.
+
+    Views may reorder dimensions and drop or add those of one element.
+    """
+    window: Window | None = Window(value, tuple(index))
+    while window is not None and (op := defining_op(window.array)) is not None:
+        if op.name == overlay.NAME:
+            window = _under_overlay(window, op)
+        elif op.name in VIEW_OPS:
+            window = _under_view(window, op)
+        else:
+            break
+    return window
+
+
+def _under_overlay(window: Window, op: ir.Operation) -> Window | None:
+    if len(op.operands) != 1 or "fill" not in op.attributes or window.fill is not None:
+        return None
+    offsets = ir.DenseI64ArrayAttr(op.attributes["offsets"])
+    index = tuple(
+        Linear(linear.constant - offset, linear.coefficients)
+        for linear, offset in zip(window.index, offsets, strict=True)
+    )
+    return Window(op.operands[0], index, op.attributes["fill"].value)  # type: ignore[attr-defined]
+
+
+def _under_view(window: Window, op: ir.Operation) -> Window | None:
+    source = op.operands[0]
+    if op.name == "memref.transpose":
+        map_ = ir.AffineMapAttr(op.attributes["permutation"]).value
+        order = [ir.AffineDimExpr(e.maybe_downcast()).position for e in map_.results]
+        return replace(
+            window, array=source, index=tuple(window.index[order.index(d)] for d in order)
+        )
+    if op.name == "memref.subview" and not _is_whole(op):
+        return None
+    return _same_elements(window, source)
+
+
+def _is_whole(op: ir.Operation) -> bool:
+    """Whether a subview shows all of its source."""
+    starts, sizes, steps = (
+        list(op.attributes[f"static_{name}"]) for name in ("offsets", "sizes", "strides")
+    )
+    shape = list(ir.MemRefType(op.operands[0].type).shape)
+    return DYNAMIC not in starts and not any(starts) and sizes == shape and set(steps) <= {1}
+
+
+def _same_elements(window: Window, source: ir.Value) -> Window | None:
+    """Return the window of a source that differs from its view in dimensions of one element
+    only."""
+    shape = list(ir.MemRefType(source.type).shape)
+    wide = [linear for linear, n in zip(window.index, window.shape, strict=True) if n > 1]
+    unit = [linear for linear, n in zip(window.index, window.shape, strict=True) if n == 1]
+    if [n for n in window.shape if n > 1] != [n for n in shape if n > 1]:
+        return None
+    if any(linear.dims or linear.constant for linear in unit):
+        return None
+    loops = len(window.index[0].coefficients) if window.index else 0
+    rest = iter(wide)
+    index = [next(rest) if n > 1 else Linear(0, (0,) * loops) for n in shape]
+    return replace(window, array=source, index=tuple(index))
