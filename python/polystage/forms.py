@@ -52,6 +52,17 @@ def has_no_overlay(op: ir.Operation) -> str:
     return "'npu.overlay' still stands for storage" if op.name == "npu.overlay" else ""
 
 
+def has_math_in_functions(op: ir.Operation) -> str:
+    """Functions of numbers are part of scalar functions, which the lanes of a flat target take."""
+    if not op.name.startswith("math."):
+        return ""
+    function = op.parent
+    is_scalar = function is not None and function.operation.name == "func.func"
+    if is_scalar and "npu.kernel" not in function.operation.attributes:
+        return ""
+    return f"'{op.name}' is no instruction"
+
+
 def has_address(op: ir.Operation) -> str:
     """Every on-chip buffer has an address."""
     if op.name == "npu.alloc" and "address" not in op.attributes:
@@ -121,19 +132,19 @@ FORMS: dict[str, Form] = {
         (has_no_tensors,),
     ),
     "npu": Form(
-        frozenset({"builtin", "func", "arith", "npu"}),
+        frozenset({"builtin", "func", "arith", "math", "npu"}),
         _NPU_OPERATIONS,
-        (has_no_overlay,),
+        (has_no_overlay, has_math_in_functions),
     ),
     "placed": Form(
-        frozenset({"builtin", "func", "arith", "npu"}),
+        frozenset({"builtin", "func", "arith", "math", "npu"}),
         _NPU_OPERATIONS,
-        (has_no_overlay, has_address, has_no_semaphore),
+        (has_no_overlay, has_math_in_functions, has_address, has_no_semaphore),
     ),
     "synchronised": Form(
-        frozenset({"builtin", "func", "arith", "npu"}),
+        frozenset({"builtin", "func", "arith", "math", "npu"}),
         _NPU_OPERATIONS,
-        (has_no_overlay, has_address, has_queue),
+        (has_no_overlay, has_math_in_functions, has_address, has_queue),
         (one_queue_on_each_side,),
     ),
 }

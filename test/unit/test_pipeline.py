@@ -151,10 +151,11 @@ def test_overlays_belong_to_buffers_form():
         ("npu", "%0 = memref.load %a[%n] : memref<4xf32>", "'memref.load' must not appear in npu"),
         ("npu", OVERLAY, "'npu.overlay' still stands for storage, which must not appear in npu"),
         ("placed", OVERLAY, "'npu.overlay' still stands for storage, which must not appear in"),
+        ("npu", "scf.for %i = %n to %n step %n { %x = math.exp %f : f32 }", "'math.exp' is no"),
     ],
 )
 def test_forms(form, text, message):
-    module = parse(f"func.func @f(%a: memref<4xf32>, %n: index) {{ {text}\n return }}")
+    module = parse(f"func.func @f(%a: memref<4xf32>, %n: index, %f: f32) {{ {text}\n return }}")
     with pytest.raises(FormError, match=message.replace("?", r"\?")):
         check_form(module, form)
 

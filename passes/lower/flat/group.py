@@ -1,0 +1,154 @@
+"""Carries out one group of a plan: step by step, what is loaded, computed and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polystage.passes.lower.flat.chunk import Location
+from polystage.passes.lower.flat.engine import Engine
+from polystage.passes.lower.flat.forms import OperatorForm
+from polystage.passes.lower.flat.nest import Memory, NestWriter
+from polystage.passes.lower.flat.transfers import Box, move
+from polystage.passes.lower.flat.writer import FlatWriter
+from polystage.planner.fusion.decisions import Group, Place
+from polystage.planner.fusion.operators import Operator
+from polystage.planner.fusion.program import Program
+from polystage.planner.fusion.schedule import Buffer, GroupSchedule, Purpose
+
+
+@dataclass
+class Arrays:
+    """Where the arrays of the program are; `resident` are on chip from group to group."""
+
+    in_dram: Mapping[str, Location]
+    causes: Mapping[str, str]
+    resident: dict[str, Location] = field(default_factory=dict[str, Location])
+
+
+class GroupWriter:
+    """Writes one group."""
+
+    def __init__(
+        self,
+        writer: FlatWriter,
+        program: Program,
+        group: Group,
+        schedule: GroupSchedule,
+        arrays: Arrays,
+        engines: Mapping[int, tuple[OperatorForm, Engine]],
+    ) -> None:
+        self.writer = writer
+        self.program = program
+        self.group = group
+        self.schedule = schedule
+        self.arrays = arrays
+        self.on_chip: dict[str, Location] = {}
+        memory = Memory(self.on_chip, arrays.in_dram, arrays.causes)
+        self.nests = [
+            NestWriter(writer, *engines[number], nest.chunks, memory)
+            for number, nest in zip(group.operators, group.nests, strict=True)
+        ]
+        self.buffers = {b.array: b for b in schedule.buffers if b.purpose is Purpose.ARRAY}
+        self.sums: Location | None = None
+
+    def write(self) -> None:
+        """Write all steps."""
+        for step in range(self.schedule.steps):
+            for place in range(len(self.group.operators)):
+                self._arrays_from(step, place)
+                self._compute(step, place)
+                self._store(step, place)
+
+    # --- arrays -----------------------------------------------------------------------------------
+
+    def _arrays_from(self, step: int, place: int) -> None:
+        """Reserve and load the arrays that are on chip from an operator on."""
+        for name in self._touched:
+            if self._first(name) != place:
+                continue
+            if self.group.places[name] is Place.RESIDENT:
+                if name not in self.arrays.resident:
+                    self.arrays.resident[name] = self._reserve(
+                        name, self.program.arrays[name].shape
+                    )
+                self.on_chip[name] = self.arrays.resident[name]
+            elif name not in self.on_chip or self._is_anew(self.buffers[name]):
+                self.on_chip[name] = self._reserve(name, self.buffers[name].shape)
+            if name in self.schedule.loads:
+                self.writer.layer = self._operator(place).layer
+                self._move_in(name, self.schedule.loads[name][step])
+
+    @property
+    def _touched(self) -> list[str]:
+        """The arrays that are on chip in this group."""
+        return [n for n, place in self.group.places.items() if place is not Place.STREAMED]
+
+    def _first(self, name: str) -> int:
+        """Return the operator of the group from which on an array is on chip."""
+        return self.buffers[name].operators[0] if name in self.buffers else 0
+
+    def _is_anew(self, buffer: Buffer) -> bool:
+        """Whether a buffer is a new one in every step."""
+        return buffer.operators != (0, len(self.group.operators) - 1)
+
+    def _reserve(self, name: str, shape: tuple[int, ...]) -> Location:
+        element = self.arrays.in_dram[name].storage.element_type
+        storage = self.writer.alloc(shape, element)
+        return Location.circular(storage, shape, self.program.arrays[name].shape)
+
+    def _move_in(self, name: str, ranges: np.ndarray) -> None:
+        box = Box.of_ranges(ranges.tolist())
+        if not box.is_empty:
+            source, cause = self.arrays.in_dram[name], self.arrays.causes[name]
+            move(self.writer, box, source, self.on_chip[name], cause)
+
+    def _store(self, step: int, place: int) -> None:
+        """Store what no later operator of the group adds to."""
+        self.writer.layer = self._operator(place).layer
+        for name, boxes in self.schedule.stores.items():
+            if self._last_writer(name) != place:
+                continue
+            for ranges in boxes[step].tolist():
+                box = Box.of_ranges(ranges)
+                if not box.is_empty:
+                    target, cause = self.arrays.in_dram[name], self.arrays.causes[name]
+                    move(self.writer, box, self.on_chip[name], target, cause)
+
+    def _last_writer(self, name: str) -> int:
+        writers = self.program.writers(name)
+        return max(p for p, number in enumerate(self.group.operators) if number in writers)
+
+    # --- operators --------------------------------------------------------------------------------
+
+    def _operator(self, place: int) -> Operator:
+        return self.program.operators[self.group.operators[place]]
+
+    def _compute(self, step: int, place: int) -> None:
+        box = Box.of_ranges(self.schedule.computes[place][step].tolist())
+        if box.is_empty:
+            return
+        operator = self._operator(place)
+        self.writer.layer = operator.layer
+        first = all(box.starts[d].constant == 0 for d in operator.reductions)
+        last = all(
+            box.starts[d].constant + box.sizes[d] == operator.extents[d]
+            for d in operator.reductions
+        )
+        if not (first and last) and operator.accumulator is not None:
+            self._keep_sums(place)
+            self.nests[place].run(box, first, last, self.sums)
+            return
+        self.nests[place].run(box, first, last)
+
+    def _keep_sums(self, place: int) -> None:
+        """Reserve the running result that a loop of the group over a reduction dim carries."""
+        if self.sums is None:
+            operator, nest = self._operator(place), self.nests[place]
+            assert operator.accumulator is not None
+            buffer = next(b for b in self.schedule.buffers if b.purpose is Purpose.ACCUMULATOR)
+            storage = self.writer.alloc(buffer.shape, nest.sums_type(operator.accumulator))
+            extents = [operator.extents[d] for d in operator.parallels]
+            self.sums = Location.circular(storage, buffer.shape, extents)
