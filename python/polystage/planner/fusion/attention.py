@@ -70,6 +70,18 @@ class Attention(Operator):
         """The dim that the result has in common with V."""
         return len(self.extents) - 1
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What there is for every query beside the result: its maximum so far, the factor by which
+        all that is on chip shrinks, the sum of its weights."""
+        return ("maximum", "factor") * self.has_maximum + ("sum",) * self.has_sum
+
+    @property
+    def scratch_names(self) -> tuple[str, ...]:
+        """What each of `scratch` holds."""
+        tiles = ("scores", "weights")[: len(self.scratch) - len(self.rows)]
+        return tiles + self.rows
+
 
 def scratch_of(
     queries: int, weight_bytes: int, has_maximum: bool, has_sum: bool
