@@ -13,6 +13,7 @@ import islpy as isl
 
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
+from polystage.planner.fusion.attention_matching import find_attention
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.work import accumulator_bytes, lane_operations
 from polystage.polyhedral import Access, Kind, Role, Statement, TensorProgram
@@ -64,7 +65,12 @@ class _Clustering:
 
     def operators(self) -> tuple[Operator, ...]:
         """Return everything, ordered by last statements."""
+        place = {statement.name: index for index, statement in enumerate(self.statements)}
         found = self._loops()
+        for operator in find_attention(self.tensors):
+            members = [place[statement.name] for statement in operator.statements]
+            self.taken.update(members)
+            found.append((max(members), operator))
         self._fold_fills()
         for index in reversed(range(len(self.statements))):  # the last producer takes an addition
             if index not in self.taken and self.statements[index].kind in _ANCHORS:

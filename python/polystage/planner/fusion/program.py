@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from polystage.mlir import ir
+from polystage.planner.fusion.boxes import OperatorMaps, operator_maps
 from polystage.planner.fusion.clusters import operators_of
 from polystage.planner.fusion.operators import Operator
 from polystage.polyhedral import Array, Role, TensorProgram
@@ -35,6 +36,16 @@ class Program:
         used = {name for operator in operators for name in operator.arrays}
         arrays = {name: array for name, array in tensors.arrays.items() if name in used}
         return cls(arrays, operators, _function(module, tensors.name))
+
+    @cached_property
+    def _maps(self) -> dict[str, OperatorMaps]:
+        return {}
+
+    def maps(self, operator: Operator) -> OperatorMaps:
+        """Return what the accesses of an operator touch in boxes of its iterations."""
+        if operator.name not in self._maps:
+            self._maps[operator.name] = operator_maps(operator, self.arrays)
+        return self._maps[operator.name]
 
     @cached_property
     def _writers(self) -> Mapping[str, tuple[int, ...]]:

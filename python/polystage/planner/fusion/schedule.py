@@ -3,48 +3,32 @@
 Planner and lowering both go by it, so that what was planned is what happens.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from polystage.allocation import aligned
+from polystage.planner.fusion.boxes import (
+    EMPTY,
+    is_empty,
+    to_ranges,
+    volumes,
+    whole,
+)
+from polystage.planner.fusion.buffers import Buffer, Purpose
 from polystage.planner.fusion.decisions import Group, Nest, Place, Plan
-from polystage.planner.fusion.operators import Operator
+from polystage.planner.fusion.demand import Demand, demand_of
+from polystage.planner.fusion.legality import check_group
+from polystage.planner.fusion.nests import (
+    NestPieces,
+    nest_buffers,
+    nest_pieces,
+    nest_traffic,
+)
 from polystage.planner.fusion.program import Program
-
-
-class Purpose(StrEnum):
-    """What a buffer is for."""
-
-    ARRAY = "array"
-    """Holds an array, or the window of it that the group needs: element x lies at `x mod shape`."""
-    ACCUMULATOR = "accumulator"
-    """Running sums of one operator, indexed by its parallel dims."""
-    CHUNK = "chunk"
-    """The part of a streamed array that one chunk of an operator touches."""
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """Bytes on chip during a group."""
-
-    purpose: Purpose
-    array: str | None
-    """None for an accumulator."""
-    operators: tuple[int, int]
-    """The first and the last operator (index in the group) during whose execution it is live; of a
-    group of several steps, a buffer that outlives one execution has all of them."""
-    shape: tuple[int, ...]
-    """Extents: per axis of the array, or per parallel dim of the operator that accumulates."""
-    element_bytes: int
-    access: int | None = None
-    """Of a chunk: which of the operator's reads, or None for its write."""
-
-    @property
-    def bytes(self) -> int:
-        """The size, a multiple of the alignment of buffers."""
-        raise NotImplementedError
+from polystage.planner.fusion.steps import carried, first_needed, window_extents
+from polystage.polyhedral import Role
 
 
 @dataclass(frozen=True)
@@ -56,11 +40,13 @@ class GroupSchedule:
     """Per operator, int64 [steps, dims, 2]: start and stop of every dim of what it computes in each
     step; start == stop where nothing."""
     loads: Mapping[str, np.ndarray]
-    """Array to [steps, rank, 2]: what is loaded before the computes of each step, of arrays that are
-    WINDOW, WHOLE, or RESIDENT from here on and come from DRAM."""
+    """Array to [steps, rank, 2]: what is loaded before the computes of each step, of arrays that
+    are WINDOW, WHOLE, or RESIDENT from here on and come from DRAM."""
     stores: Mapping[str, np.ndarray]
-    """Array to [steps, rank, 2]: what is stored after the computes of each step."""
+    """Array to [steps, pieces, rank, 2]: what is stored after the computes of each step, a piece
+    for each operator that writes the array."""
     buffers: tuple[Buffer, ...]
+    """All but those of resident arrays."""
     bytes: int
     """On chip at the worst moment, with all resident arrays."""
     read_bytes: Mapping[str, int]
@@ -78,55 +64,193 @@ def schedule(program: Program, group: Group, resident: Iterable[str] = ()) -> Gr
 
     Raises: PlanError for a decision that cannot be carried out, with the way out.
     """
-    raise NotImplementedError
+    check_group(program, group)
+    return _Scheduling(program, group, frozenset(resident), demand_of(program, group)).result()
 
 
 def resident_before(program: Program, plan: Plan) -> tuple[frozenset[str], ...]:
     """Return, for every group of a plan, the resident arrays that are on chip when it starts."""
-    raise NotImplementedError
+    touched = [
+        {name for name, place in group.places.items() if place is Place.RESIDENT}
+        for group in plan.groups
+    ]
+    alive: set[str] = set()
+    found: list[frozenset[str]] = []
+    for index, names in enumerate(touched):
+        later = set[str]().union(*touched[index:])
+        alive &= later
+        found.append(frozenset(alive))
+        alive |= names
+    return tuple(found)
 
 
-@dataclass(frozen=True)
-class NestPieces:
-    """How an operator executes boxes of its iterations under a nest."""
+@dataclass
+class _Scheduling:
+    program: Program
+    group: Group
+    resident: frozenset[str]
+    demand: Demand
 
-    chunk: np.ndarray
-    """[boxes, dims]: extents of a full chunk."""
-    trips: np.ndarray
-    """[boxes, loops]: how often each chunk loop runs, the last time perhaps for less."""
-    accumulator: np.ndarray
-    """[boxes, parallel dims]: over what sums run at once: of a dim that is looped inside of a
-    reduction loop all of the box, of others the chunk."""
+    def result(self) -> GroupSchedule:
+        loads = self._loads()
+        stores = self._stores()
+        buffers, read, written = self._streams()
+        buffers += self._windows(loads, stores)
+        for name, boxes in loads.items():
+            read[name] = read.get(name, 0) + self._bytes(name, boxes)
+        for name, boxes in stores.items():
+            written[name] = written.get(name, 0) + self._bytes(name, boxes)
+        return GroupSchedule(
+            steps=self.demand.steps,
+            computes=tuple(to_ranges(self._flat(boxes)) for boxes in self.demand.computes),
+            loads={name: to_ranges(self._flat(boxes)) for name, boxes in loads.items()},
+            stores={name: to_ranges(boxes) for name, boxes in stores.items()},
+            buffers=tuple(buffers),
+            bytes=self._resident_bytes() + _worst(buffers, len(self.group.operators)),
+            read_bytes=read,
+            write_bytes=written,
+        )
+
+    def _flat(self, boxes: np.ndarray) -> np.ndarray:
+        return boxes.reshape(self.demand.steps, *boxes.shape[-2:])
+
+    def _bytes(self, name: str, boxes: np.ndarray) -> int:
+        return int(volumes(boxes).sum()) * self.program.arrays[name].element_bytes
+
+    # -- arrays --------------------------------------------------------------------------------
+
+    def _loads(self) -> dict[str, np.ndarray]:
+        """Return what every step loads: of windows what is new to it, else all at the start."""
+        found: dict[str, np.ndarray] = {}
+        for name, place in self.group.places.items():
+            needed = self.demand.from_outside(name)
+            is_there = name in self.resident or place is Place.STREAMED
+            if needed is None or is_there or bool(is_empty(needed).all()):
+                continue
+            if place is Place.WINDOW:
+                found[name] = first_needed(needed)
+                continue
+            total = needed.reshape(-1, *needed.shape[-2:]).min(axis=0)
+            if place is Place.RESIDENT:
+                total = whole(self.program.arrays[name].shape)
+            found[name] = np.full_like(needed, EMPTY)
+            found[name][(0,) * (needed.ndim - 2)] = total
+        return found
+
+    def _stores(self) -> dict[str, np.ndarray]:
+        """Return what every step stores, [steps, pieces, rank, 2]."""
+        found: dict[str, np.ndarray] = {}
+        for name, place in self.group.places.items():
+            made = self.demand.completed(name)
+            if not made or place is Place.STREAMED or not self._leaves(name, place):
+                continue
+            pieces = np.stack([self._flat(boxes) for boxes in made], axis=1)
+            if not self.demand.is_exact(name):
+                pieces = np.full_like(pieces[:, :1], EMPTY)
+                pieces[-1, 0] = whole(self.program.arrays[name].shape)
+            found[name] = pieces
+        return found
+
+    def _leaves(self, name: str, place: Place) -> bool:
+        """Tell whether DRAM gets an array that the group makes."""
+        if self.program.arrays[name].role is Role.OUTPUT:
+            return True
+        return place is not Place.RESIDENT and self.demand.is_used_after(name)
+
+    def _windows(
+        self, loads: Mapping[str, np.ndarray], stores: Mapping[str, np.ndarray]
+    ) -> list[Buffer]:
+        """Return the buffers of arrays that are whole or windows, and of sums that last."""
+        found: list[Buffer] = []
+        everyone = (0, len(self.group.operators) - 1)
+        for name, place in self.group.places.items():
+            if place not in (Place.WINDOW, Place.WHOLE):
+                continue
+            array = self.program.arrays[name]
+            held = self.demand.held(name)
+            if name in loads:
+                held = np.minimum(held, loads[name])
+            if name in stores and not self.demand.is_exact(name):
+                held = np.minimum(held, stores[name][:, 0].reshape(held.shape))
+            kept = carried(held)
+            lives = everyone
+            if bool(is_empty(kept).all()) and (place is Place.WINDOW or self.demand.steps == 1):
+                lives = self.demand.span(name)
+            shape = array.shape if place is Place.WHOLE else window_extents(held, kept)
+            found.append(Buffer(Purpose.ARRAY, name, lives, shape, array.element_bytes))
+        return found
+
+    # -- operators -----------------------------------------------------------------------------
+
+    def _streams(self) -> tuple[list[Buffer], dict[str, int], dict[str, int]]:
+        """Return what operators have on chip while they run, and what their nests move."""
+        buffers: list[Buffer] = []
+        read: dict[str, int] = {}
+        written: dict[str, int] = {}
+        last = len(self.group.operators) - 1
+        for place, index in enumerate(self.group.operators):
+            operator = self.program.operators[index]
+            nest = self.group.nests[place] if self.group.nests else Nest()
+            boxes = self._flat(self.demand.computes[place])
+            there = ~is_empty(boxes)
+            ranges = to_ranges(boxes[there])
+            if not len(ranges):
+                continue
+            ending = self.demand.completing.reshape(-1)[there] if place == last else None
+            own = nest_buffers(self.program, operator, nest, ranges, self.group.places)
+            if place == last and self.demand.lasts:
+                own = tuple(self._lasting(buffer) for buffer in own)
+            else:
+                own = tuple(replace(buffer, operators=(place, place)) for buffer in own)
+            buffers += own
+            moved = nest_traffic(self.program, operator, nest, ranges, self.group.places, ending)
+            for total, part in zip((read, written), moved, strict=True):
+                for name, count in part.items():
+                    total[name] = total.get(name, 0) + count
+        return buffers, read, written
+
+    def _lasting(self, buffer: Buffer) -> Buffer:
+        """Widen what the sink accumulates in to all that is under way between steps."""
+        last = len(self.group.operators) - 1
+        operator = self.program.operators[self.group.operators[-1]]
+        boxes = self.demand.computes[-1]
+        if buffer.purpose is Purpose.ACCUMULATOR:
+            held = boxes[..., list(operator.parallels), :]
+        elif buffer.purpose is Purpose.CHUNK and buffer.access is None and not operator.accumulator:
+            form = next(
+                form
+                for access, form in zip(
+                    operator.writes, self.program.maps(operator).writes, strict=True
+                )
+                if access.array == buffer.array
+            )
+            held = form.image(boxes)
+        else:
+            return replace(buffer, operators=(last, last))
+        return replace(buffer, operators=(0, last), shape=window_extents(held, carried(held)))
+
+    def _resident_bytes(self) -> int:
+        placed = {n for n, place in self.group.places.items() if place is Place.RESIDENT}
+        return sum(aligned(self.program.arrays[name].size_bytes) for name in placed | self.resident)
 
 
-def nest_pieces(operator: Operator, nest: Nest, boxes: np.ndarray) -> NestPieces:
-    """Return how `boxes` (int64 [boxes, dims, 2]) are executed chunk by chunk."""
-    raise NotImplementedError
+def _worst(buffers: Sequence[Buffer], operators: int) -> int:
+    """Return the bytes of the buffers that are live during one operator, at most."""
+    live = [0] * operators
+    for buffer in buffers:
+        for operator in range(buffer.operators[0], buffer.operators[1] + 1):
+            live[operator] += buffer.bytes
+    return max(live)
 
 
-def nest_buffers(
-    program: Program,
-    operator: Operator,
-    nest: Nest,
-    boxes: np.ndarray,
-    places: Mapping[str, Place],
-) -> tuple[Buffer, ...]:
-    """Return chunk buffers and accumulator of one operator, large enough for all `boxes`."""
-    raise NotImplementedError
-
-
-def nest_traffic(
-    program: Program,
-    operator: Operator,
-    nest: Nest,
-    boxes: np.ndarray,
-    places: Mapping[str, Place],
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the bytes that streamed arrays bring and take, exactly, over all `boxes`.
-
-    A streamed operand is loaded in the innermost chunk loop that it depends on, again in each
-    iteration of it; borders are clipped, remainders are as small as they are. Operands of the
-    epilogue and the output move once per chunk of the parallel dims, in the last iteration of the
-    reduction loops.
-    """
-    raise NotImplementedError
+__all__ = [
+    "Buffer",
+    "GroupSchedule",
+    "NestPieces",
+    "Purpose",
+    "nest_buffers",
+    "nest_pieces",
+    "nest_traffic",
+    "resident_before",
+    "schedule",
+]

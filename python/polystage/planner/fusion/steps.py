@@ -1,0 +1,179 @@
+"""What is new in each step of a group, and what must be on chip, from what each step needs.
+
+Steps are the points of a box of loops: boxes come as [loop 0, loop 1, .., axes, 2] in the form of
+`polystage.planner.fusion.boxes`. Earlier means lexicographically smaller.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from polystage.planner.fusion.boxes import EMPTY, is_empty, lengths, settled, whole, without
+
+
+def fresh(needed: np.ndarray) -> np.ndarray | None:
+    """Return what each step needs and no earlier one did, or None where that is no box.
+
+    Rows of three, shifted by two, are one row old and two rows new:
+
+    >>> steps = np.array([[[0, -3]], [[2, -5]], [[4, -7]]])
+    >>> fresh(steps).tolist()
+    [[[0, -3]], [[3, -5]], [[5, -7]]]
+    """
+    levels = needed.ndim - 2
+    swept = new = _without_repeated(needed)
+    if not _is_swept(swept):
+        return None
+    for level in range(levels):
+        if needed.shape[level] > 1:
+            rest = without(new, _before(swept, level))
+            if rest is None:
+                return None
+            new = rest
+    return new
+
+
+def _without_repeated(needed: np.ndarray) -> np.ndarray:
+    """Empty the boxes that lie in the one at the start of any loop."""
+    new = needed.copy()
+    for level in range(needed.ndim - 2):
+        first = needed.take([0], axis=level)
+        is_inside = (first <= needed).all(axis=(-1, -2))
+        np.moveaxis(is_inside, level, 0)[0] = False
+        new[is_inside] = EMPTY
+    return new
+
+
+def _before(needed: np.ndarray, level: int) -> np.ndarray:
+    """Return the hull of what earlier iterations of a loop need, with all loops inside of it."""
+    reach = _reach(needed, level)
+    before = np.full_like(reach, EMPTY)
+    earlier = [slice(None)] * reach.ndim
+    later = list(earlier)
+    earlier[level], later[level] = slice(None, -1), slice(1, None)
+    before[tuple(later)] = np.minimum.accumulate(reach[tuple(earlier)], axis=level)
+    return before
+
+
+def _reach(needed: np.ndarray, level: int) -> np.ndarray:
+    """Return the hull over the loops inside of `level`."""
+    inner = tuple(range(level + 1, needed.ndim - 2))
+    return needed.min(axis=inner, keepdims=True) if inner else needed
+
+
+def _is_swept(needed: np.ndarray) -> bool:
+    """Tell whether every axis moves in one loop only, and forwards, and whether the steps that need
+    nothing are whole iterations of loops: then hulls of earlier steps hold nothing new."""
+    levels = needed.ndim - 2
+    if sum(extent > 1 for extent in needed.shape[:levels]) == 0:
+        return True
+    empty = is_empty(needed)
+    is_there = np.ones_like(empty)
+    moves = np.zeros(needed.shape[-2], dtype=np.int64)
+    low = needed
+    high = np.where(empty[..., None, None], -EMPTY, needed)
+    for level in range(levels):
+        if needed.shape[level] == 1:
+            continue
+        others = tuple(axis for axis in range(levels) if axis != level)
+        is_there &= (~empty).any(axis=others, keepdims=True)
+        smallest, largest = low.min(axis=level), high.max(axis=level)
+        moves += (largest > smallest).any(axis=(*range(levels - 1), -1))
+        starts = np.maximum.accumulate(high[..., 0], axis=level)
+        stops = np.minimum.accumulate(low[..., 1], axis=level)
+        forwards = (starts == low[..., 0]) & (stops == low[..., 1])
+        if not (forwards | empty[..., None]).all():
+            return False
+    return bool((moves <= 1).all() and (is_there == ~empty).all())
+
+
+def spread(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Widen boxes so that all steps together need every element of an array of `shape`.
+
+    An axis that does not move is taken whole; one that moves begins with the first element, leaves
+    no gaps, and ends with the last. Where nothing is needed, or not in such an order, the last step
+    needs everything.
+    """
+    levels = needed.ndim - 2
+    swept = _without_repeated(needed)
+    empty = is_empty(swept)
+    total = whole(shape)
+    if empty.all() or not _is_swept(swept):
+        found = needed.copy()
+        found[(-1,) * levels] = total
+        return found
+    found = swept.copy()
+    high = np.where(empty[..., None, None], -EMPTY, swept)
+    for axis in range(swept.shape[-2]):
+        moving = [
+            level
+            for level in range(levels)
+            if (high[..., axis, :].max(axis=level) > swept[..., axis, :].min(axis=level)).any()
+        ]
+        if moving:
+            _close_gaps(found, swept, axis, moving[0], shape[axis])
+        else:
+            found[..., axis, :] = total[axis]
+    found[empty] = EMPTY
+    return np.minimum(found, needed)
+
+
+def _close_gaps(found: np.ndarray, needed: np.ndarray, axis: int, level: int, extent: int) -> None:
+    """Let every iteration of a loop begin where the one before it ends, and the last reach the end
+    of the axis."""
+    others = tuple(place for place in range(needed.ndim - 2) if place != level)
+    ends = needed[..., axis, :].min(axis=others)
+    there = np.flatnonzero(~is_empty(ends[:, None, :]))
+    starts = found[..., axis, 0].swapaxes(0, level)
+    stops = found[..., axis, 1].swapaxes(0, level)
+    starts[there[0]] = 0
+    for before, place in pairwise(there):
+        starts[place] = np.minimum(starts[place], -ends[before, 1])
+    stops[there[-1]] = -extent
+
+
+def carried(needed: np.ndarray) -> np.ndarray:
+    """Return, for each step, the hull of what an earlier one had and a later one needs.
+
+    For each loop, that is what two of its iterations share, one at the step or before, one at the
+    step or after it, with all that the loops inside of it do.
+    """
+    found = np.full_like(needed, EMPTY)
+    for level in range(needed.ndim - 2):
+        count = needed.shape[level]
+        if count == 1:
+            continue
+        reach = _reach(needed, level)
+        until = np.minimum.accumulate(reach, axis=level)
+        after = np.flip(np.minimum.accumulate(np.flip(reach, level), axis=level), level)
+        shared = settled(
+            np.maximum(
+                until.take(range(count - 1), axis=level), after.take(range(1, count), axis=level)
+            )
+        )
+        here = np.full_like(reach, EMPTY)
+        view = np.moveaxis(here, level, 0)
+        moved = np.moveaxis(shared, level, 0)
+        view[:-1] = moved
+        view[1:] = np.minimum(view[1:], moved)
+        found = np.minimum(found, here)
+    return found
+
+
+def window_extents(needed: np.ndarray, kept: np.ndarray) -> tuple[int, ...]:
+    """Return the extents of a buffer in which element x lies at `x mod extent`, given what each
+    step needs and what it finds or leaves for others."""
+    held = lengths(np.minimum(needed, kept))
+    return tuple(np.maximum(held, 1).reshape(-1, held.shape[-1]).max(axis=0).tolist())
+
+
+def first_needed(needed: np.ndarray) -> np.ndarray:
+    """Return what is new in each step, or all of it in the first that needs any."""
+    new = fresh(needed)
+    if new is not None:
+        return new
+    flat = needed.reshape(-1, *needed.shape[-2:])
+    first = int(np.flatnonzero(~is_empty(flat))[0])
+    found = np.full_like(flat, EMPTY)
+    found[first] = flat.min(axis=0)
+    return found.reshape(needed.shape)
