@@ -109,6 +109,8 @@ class _Match:
         weights, row_sum = self._softmax(weights)
         mix = _only([s for s in self._readers(weights) if s is not row_sum])
         result = self._mix(weights, mix)
+        if not self.has_sum:
+            _require(self.pointwise and not self._is_feed_forward((first, second, result)))
         last = mix if row_sum is None else self._divide_result(mix, row_sum)
         self._check_nobody_looks_in(last)
         return self._operator(first, second, result, mix, last)
@@ -237,10 +239,15 @@ class _Match:
         _require(last.kind is Kind.ELEMENTWISE and len(last.reads) == 2)
         result, row = self._pair(last, _yielded(last), "arith.divf")
         _require((result, row) == (self._read(last, mix), self._read(last, total)))
-        self._read_scores(last, mix)
+        self._take_each(last, mix, self.space.enter_result)
         self._read_row(last, total)
         self.members.append(last)
         return last
+
+    def _is_feed_forward(self, operands: tuple[Access, ...]) -> bool:
+        """Tell whether weights of the model are multiplied: two layers, whose tiles are better
+        chosen one by one than those of attention."""
+        return any(self.index.arrays[a.array].role is Role.WEIGHT for a in operands)
 
     # --- legality ---------------------------------------------------------------------------------
 
@@ -265,12 +272,18 @@ class _Match:
 
     def _read_scores(self, statement: Statement, producer: Statement) -> None:
         """Take a statement that computes, score by score, from what `producer` makes."""
+        self._take_each(statement, producer, self.space.enter_pointwise)
+
+    def _take_each(
+        self, statement: Statement, producer: Statement, enter: Callable[[Statement, Access], None]
+    ) -> None:
+        """Take a statement that computes, element by element, from what `producer` makes."""
         own = [a for a in statement.reads if a.array == _written(producer)]
         _require(len(own) == 1 and len(statement.writes) == 1 and _is_plain(own[0]))
         _require(statement.kind in (Kind.ELEMENTWISE, Kind.COPY) and statement.depth == 0)
         _require(self.index.writers(_written(statement)) == [statement])
         _require(statement.op.name == "linalg.generic")
-        self.space.enter_pointwise(statement, own[0])
+        enter(statement, own[0])
 
     def _read_row(self, statement: Statement, producer: Statement) -> None:
         """Check that every score meets the value of its own row."""

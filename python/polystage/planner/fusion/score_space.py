@@ -79,6 +79,12 @@ class ScoreSpace:
         _require(len(new) == 1)
         self._values = new.pop()
 
+    def enter_result(self, statement: Statement, access: Access) -> None:
+        """Add a statement that makes one element of each of the result, which `access` reads."""
+        self._enter(statement, self._solve(statement, access))
+        result = self._used(self._elements[statement.writes[0].array])
+        _require(result == self._used(self._elements[access.array]))
+
     def check_same_element(self, statement: Statement, access: Access) -> None:
         """Check that a statement reads the very element that was made for its score."""
         _require(_equal(self._exprs(statement, access), self._elements[access.array]))
