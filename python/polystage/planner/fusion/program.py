@@ -1,15 +1,18 @@
 """A whole program as the planner sees it: operators in order, and the arrays between them."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 from polystage.mlir import ir
 from polystage.planner.fusion.boxes import OperatorMaps, operator_maps
 from polystage.planner.fusion.clusters import operators_of
 from polystage.planner.fusion.operators import Operator
 from polystage.polyhedral import Array, Role, TensorProgram
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Program:
     operators: tuple[Operator, ...]
     main: ir.Operation = field(repr=False, compare=False)
     """The func.func."""
+    module: Any = field(default=None, repr=False, compare=False)
+    """Keeps alive what the operators point to."""
 
     @classmethod
     def from_module(cls, module: ir.Module, function: str | None = None) -> "Program":
@@ -35,17 +40,22 @@ class Program:
             operators = operators_of(tensors)
         used = {name for operator in operators for name in operator.arrays}
         arrays = {name: array for name, array in tensors.arrays.items() if name in used}
-        return cls(arrays, operators, _function(module, tensors.name))
+        return cls(arrays, operators, _function(module, tensors.name), module)
+
+    def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` gave the first time it was asked for `key`: facts that follow from the
+        program alone, and which many candidates need."""
+        if key not in self._facts:
+            self._facts[key] = make()
+        return self._facts[key]
 
     @cached_property
-    def _maps(self) -> dict[str, OperatorMaps]:
+    def _facts(self) -> dict[Hashable, Any]:
         return {}
 
     def maps(self, operator: Operator) -> OperatorMaps:
         """Return what the accesses of an operator touch in boxes of its iterations."""
-        if operator.name not in self._maps:
-            self._maps[operator.name] = operator_maps(operator, self.arrays)
-        return self._maps[operator.name]
+        return self.remembered(operator.name, lambda: operator_maps(operator, self.arrays))
 
     @cached_property
     def _writers(self) -> Mapping[str, tuple[int, ...]]:
