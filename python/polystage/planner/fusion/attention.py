@@ -10,8 +10,11 @@ Source: Milakov and Gimelshein, "Online normalizer calculation for softmax" (201
 "FlashAttention" (2022).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from polystage.errors import PlanError
+from polystage.planner.fusion.decisions import Nest
 from polystage.planner.fusion.operators import Operator, Scratch
 from polystage.polyhedral import Statement
 
@@ -81,6 +84,34 @@ class Attention(Operator):
         """What each of `scratch` holds."""
         tiles = ("scores", "weights")[: len(self.scratch) - len(self.rows)]
         return tiles + self.rows
+
+
+def check_attention_nest(operator: Attention, nest: Nest, box: Sequence[int]) -> None:
+    """Refuse a nest that the one pass over the keys cannot have, for boxes of these extents.
+
+    Raises: PlanError.
+    """
+    dims = [loop.dim for loop in nest.chunks]
+    tiles = {loop.dim: loop.tile for loop in nest.chunks}
+    for dim in operator.heads:
+        if min(tiles.get(dim, box[dim]), box[dim]) > 1:
+            raise PlanError(
+                f"'{operator.name}' takes {tiles.get(dim, box[dim])} iterations of head dim {dim} "
+                f"at once, but a matmul has no batch",
+                help=f"give dim {dim} a chunk loop of tile 1",
+            )
+    for dim in (operator.depth, operator.values):
+        if min(tiles.get(dim, box[dim]), box[dim]) < operator.extents[dim]:
+            raise PlanError(
+                f"'{operator.name}' takes {min(tiles.get(dim, box[dim]), box[dim])} of "
+                f"{operator.extents[dim]} iterations of dim {dim}, but each score needs all",
+                help=f"leave the loop over dim {dim} out",
+            )
+    if operator.keys in dims and dims[-1] != operator.keys:
+        raise PlanError(
+            f"'{operator.name}' has a loop inside of the one over its keys, dim {operator.keys}",
+            help="move the loop over the keys inwards: maxima and sums are those of one chunk",
+        )
 
 
 def scratch_of(
