@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,9 @@ from polystage.dialects.npu.target import required_target
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.clusters import Cluster, clusters_of_groups
 from polystage.passes.lower.fills import initialising_fills
+from polystage.passes.lower.fused_kernel import lower_cluster
 from polystage.passes.lower.generic_op import GenericOp, static_array
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
@@ -20,19 +22,20 @@ from polystage.passes.lower.lane_engines.lowering import lower_copy, lower_gener
 from polystage.passes.lower.overlays import bind_arguments
 from polystage.passes.lower.physical_layout import lay_out_arrays, stationary_operand
 from polystage.passes.lower.provenance import (
-    arguments_of,
     captured_memrefs,
     causes_of,
+    cluster_key,
     kernel_key,
     kernel_kind,
     layer_name,
+    sources_of,
 )
 from polystage.passes.lower.resident.lowering import lower_resident_groups
 from polystage.passes.lower.rotating_buffers import rotate_buffers
 from polystage.passes.lower.tensor_engine.collapse import collapse_dims
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.lowering import lower_contraction
-from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
+from polystage.passes.lower.tensor_engine.plan import prefers_tensor_engine
 from polystage.passes.lower.tensor_engine.split import split_taps
 from polystage.passes.lower.unfold_groups import unfold_groups
 from polystage.passes.registry import Pass, register_pass
@@ -46,16 +49,16 @@ class ConvertLinalgToNpuPass(Pass):
     """Turn every linalg.generic and memref.copy into a kernel of npu instructions and a call.
 
     Every operation is tiled on its own: operands come from DRAM, results go back to DRAM.
-    Contractions run on the tensor
-    engine where that is faster, everything else on the vector, scalar and gpsimd engines. Equal
-    operations share one kernel.
+    Contractions run on the tensor engine where that is faster, everything else on the vector,
+    scalar and gpsimd engines. Equal operations share one kernel.
 
     An input that is an `npu.overlay` takes no storage: its kernel gets the arrays that show, brings
     each to its part of the tile, and writes the constant around them on chip. Tiles that reach over
     an edge stand by themselves, those between share a loop.
 
     A fill that only initialises the output of the operation that follows is folded into that
-    operation's kernel.
+    operation's kernel. A contraction and the reader of its result that are in one `npu.group` share
+    a kernel: the result in between is never stored.
     """
 
     name = "convert-linalg-to-npu"
@@ -133,10 +136,14 @@ class ProgramLowering:
         overlays = [op for op in _walk(self.function.entry_block) if op.name == "npu.overlay"]
         folded = initialising_fills(operations)
         self.initials = dict(folded.values())
+        clusters = {c.consumer: c for c in clusters_of_groups(operations, folded)}
+        producers = {cluster.producer for cluster in clusters.values()}
         for op in operations:
             if op in folded:
                 self.pass_.count("fills folded")
-            else:
+            elif op in clusters:
+                self._lower_cluster(clusters[op])
+            elif op not in producers:
                 self._lower(op)
         for op in operations:
             op.erase()
@@ -158,15 +165,34 @@ class ProgramLowering:
     def _lower(self, op: ir.Operation) -> None:
         initial = self.initials.get(op)
         captured = captured_memrefs(op)
-        arguments = arguments_of(op, captured)
+        arguments = sources_of([*op.operands, *captured])
         causes = causes_of(op, arguments)
         key = kernel_key(op, captured, causes, initial)
         if key not in self.kernels:
             self.kernels[key] = self._make_kernel(op, captured, causes, initial)
-            self.pass_.count("kernels")
-        with ir.InsertionPoint(op), op.location:
-            call = func.CallOp([], self.kernels[key], arguments)
-            call.operation.attributes["layer"] = ir.StringAttr.get(self._layer(op))
+        self._call(key, arguments, op, op)
+
+    def _lower_cluster(self, cluster: Cluster) -> None:
+        """Write one kernel for two operations, and call it where the second one stands."""
+        producer, consumer = cluster.producer, cluster.consumer
+        initial = self.initials.get(producer)
+        arguments = sources_of(cluster.operands)
+        causes = causes_of(producer, arguments)
+        key = cluster_key(cluster, arguments, causes, initial)
+        if key not in self.kernels:
+            builder, causes = self._builder("matmul", cluster.operands, causes)
+            lower_cluster(builder, cluster, causes, initial)
+            self.kernels[key] = self._finish(builder)
+        self._call(key, arguments, consumer, producer)
+        self.pass_.count("operations fused")
+
+    def _call(
+        self, key: str, arguments: Sequence[ir.Value], place: ir.Operation, named: ir.Operation
+    ) -> None:
+        """Call a kernel in front of `place`, with the layer of operation `named`."""
+        with ir.InsertionPoint(place), named.location:
+            call = func.CallOp([], self.kernels[key], list(arguments))
+            call.operation.attributes["layer"] = ir.StringAttr.get(self._layer(named))
         self.pass_.count("operations lowered")
 
     def _layer(self, op: ir.Operation) -> str:
@@ -185,10 +211,11 @@ class ProgramLowering:
         if op.name == "memref.copy":
             for value in op.operands:
                 static_array(op, value)
-            builder, causes = self._builder("copy", op, captured, causes)
+            builder, causes = self._builder("copy", op.operands, causes)
             lower_copy(builder, causes)
             return self._finish(builder)
         generic = GenericOp.from_op(op.opview).without_unit_dims()
+        operands = [*op.operands, *captured]
         try:
             stationary = stationary_operand(op)
             contraction = Contraction.match(generic, self.target, stationary)
@@ -201,7 +228,7 @@ class ProgramLowering:
             if contraction is not None and (
                 stationary is not None or self._prefers_tensor_engine(contraction)
             ):
-                builder, causes = self._builder("matmul", op, captured, causes)
+                builder, causes = self._builder("matmul", operands, causes)
                 collapsed, values = collapse_dims(builder, generic, builder.arguments)
                 contraction = Contraction.match(collapsed, self.target, stationary)
                 assert contraction is not None
@@ -210,7 +237,7 @@ class ProgramLowering:
                 assert contraction is not None
                 lower_contraction(builder, contraction, values, causes, initial)
             else:
-                builder, causes = self._builder(kernel_kind(op), op, captured, causes)
+                builder, causes = self._builder(kernel_kind(op), operands, causes)
                 lower_generic(builder, generic, causes, initial)
         except PassError as error:
             error.location = error.location or layer_name(op)
@@ -221,16 +248,16 @@ class ProgramLowering:
         """Let the buffers of a kernel rotate; return its name."""
         rotated = rotate_buffers(builder.function, self.pass_.buffers)
         self.pass_.count("buffers of several places", rotated)
+        self.pass_.count("kernels")
         return builder.name
 
     def _prefers_tensor_engine(self, contraction: Contraction) -> bool:
         if self.pass_.contractions != "auto":
             return self.pass_.contractions == "tensor"
-        planner = ContractionPlanner(contraction, self.target)
-        return planner.tensor_ns() <= contraction.vector_ns(self.target)
+        return prefers_tensor_engine(contraction, self.target)
 
     def _builder(
-        self, kind: str, op: ir.Operation, captured: list[ir.Value], causes: list[str]
+        self, kind: str, operands: Sequence[ir.Value], causes: list[str]
     ) -> tuple[KernelBuilder, list[str]]:
         """Return an empty kernel, and why the bytes of every operand move."""
         number = self.kinds.get(kind, 0)
@@ -238,10 +265,10 @@ class ProgramLowering:
         while f"{kind}_{number}" in symbols:  # a scalar function may have that name
             number += 1
         self.kinds[kind] = number + 1
-        types = [v.type for v in arguments_of(op, captured)]
+        types = [v.type for v in sources_of(operands)]
         name, depth = f"{kind}_{number}", self.pass_.buffers
         builder = KernelBuilder(self.module, name, types, self.target, depth)
-        return builder, bind_arguments(builder, [*op.operands, *captured], causes)
+        return builder, bind_arguments(builder, operands, causes)
 
 
 def _never_runs(op: ir.Operation) -> bool:

@@ -4,10 +4,12 @@ equal."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.mlir import ir
+from polystage.passes.lower.clusters import Cluster
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.physical_layout import DECISIONS
 
@@ -55,11 +57,10 @@ def captured_memrefs(op: ir.Operation) -> list[ir.Value]:
     return found
 
 
-def arguments_of(op: ir.Operation, captured: list[ir.Value]) -> list[ir.Value]:
-    """Return the memrefs that a kernel takes: operands, for overlays what they show, and captured
-    ones."""
-    values = [v for v in (*op.operands, *captured) if isinstance(v.type, ir.MemRefType)]
-    return [source for value in values for _, source in overlay.pieces(value)[0]]
+def sources_of(values: Sequence[ir.Value]) -> list[ir.Value]:
+    """Return the memrefs that a kernel on some values takes: for overlays, what they show."""
+    memrefs = (v for v in values if isinstance(v.type, ir.MemRefType))
+    return [source for value in memrefs for _, source in overlay.pieces(value)[0]]
 
 
 def causes_of(op: ir.Operation, arguments: list[ir.Value]) -> list[str]:
@@ -91,15 +92,29 @@ def kernel_key(
 ) -> str:
     """Return a text that is equal for two operations exactly when one kernel serves both."""
     operands = [*op.operands, *captured]
-    arguments = arguments_of(op, captured)
-    aliases = [arguments.index(v) for v in arguments]
-    parts = [op.name, *map(_operand_text, operands), *(str(v.type) for v in arguments)]
-    parts += [str(aliases), str(causes), str(initial)]
+    arguments = sources_of([*op.operands, *captured])
+    parts = [op.name, *map(_operand_text, operands), *_arguments_text(arguments)]
+    parts += [str(causes), str(initial)]
     if op.name == "linalg.generic":
         parts += [str(op.opview.indexing_maps), str(op.opview.iterator_types)]
         parts += [str(op.attributes[name]) for name in DECISIONS if name in op.attributes]
         parts += _body_text(op.regions[0].blocks[0], operands)
     return "\n".join(parts)
+
+
+def cluster_key(
+    cluster: Cluster, arguments: Sequence[ir.Value], causes: list[str], initial: Initial | None
+) -> str:
+    """Return a text that is equal for two clusters exactly when one kernel serves both."""
+    producer, consumer = cluster.producer, cluster.consumer
+    keys = kernel_key(producer, [], causes, initial), kernel_key(consumer, [], [], None)
+    return "\n".join([*keys, str(cluster.link), *_arguments_text(arguments)])
+
+
+def _arguments_text(arguments: Sequence[ir.Value]) -> list[str]:
+    """Return the types of arguments, and which of them are the same."""
+    first = [list(arguments).index(v) for v in arguments]
+    return [*(str(v.type) for v in arguments), str(first)]
 
 
 def _operand_text(value: ir.Value) -> str:

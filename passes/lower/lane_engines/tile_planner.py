@@ -44,7 +44,7 @@ def make_program(
 
     exp(x - m) / s becomes: load x, m, s; elementwise x - m; activate exp; elementwise t / s; store.
     """
-    planner = _Planner(builder, nest, _with_iotas(body, nest), initial)
+    planner = TilePlanner(builder, nest, _with_iotas(body, nest), initial)
     if nest.reductions:
         planner.reduce()
     else:
@@ -109,7 +109,9 @@ def _instructions(body: ScalarBody) -> list[list[Node]]:
     return [list(roots) for roots in dict.fromkeys(kept) if roots]
 
 
-class _Planner:
+class TilePlanner:
+    """Plans the steps of one tile: what a value needs first, each value once."""
+
     def __init__(
         self, builder: KernelBuilder, nest: LoopNest, body: ScalarBody, initial: Initial | None
     ) -> None:
@@ -126,6 +128,7 @@ class _Planner:
     # --- buffers ----------------------------------------------------------------------------------
 
     def loop(self, d: int) -> Linear:
+        """Return the expression that is loop `d`."""
         return Linear(0, tuple(int(i == d) for i in range(len(self.nest.extents))))
 
     def operand_slot(self, operand: Operand, type_: ir.Type) -> Slot:
@@ -135,6 +138,7 @@ class _Planner:
         return Slot(type_, tuple(operand.index[i] for i in order))
 
     def loop_slot(self, type_: ir.Type, dims: set[int]) -> Slot:
+        """Return a buffer with a dimension for every one of some loops, in their order."""
         return Slot(type_, tuple(self.loop(d) for d in sorted(dims - {0})))
 
     def dims(self, node: Node) -> set[int]:
@@ -168,6 +172,7 @@ class _Planner:
         return self.slots[node]
 
     def load(self, node: Node) -> Slot:
+        """Load an operand."""
         operand = self.nest.inputs[node.number]
         slot = self.operand_slot(operand, operand.element_type)
         self.program.steps.append(Load(operand, slot, self.staged(operand)))
@@ -203,17 +208,20 @@ class _Planner:
         return max(rows, key=lambda i: (min(operand.shape[i], limit), operand.strides[i]))
 
     def iota(self, node: Node) -> Slot:
+        """Write the values of a loop."""
         slot = self.loop_slot(node.type, self.dims(node))
         self.program.steps.append(Iota(slot, node.number))
         return slot
 
     def fill(self, node: Node) -> Slot:
+        """Set a buffer to a constant."""
         slot = self.loop_slot(node.type, set())
         assert node.constant is not None
         self.program.steps.append(Fill(slot, node.constant))
         return slot
 
     def activate(self, node: Node, target: Slot | None = None) -> Slot:
+        """Apply a function of the scalar engine, with the scale and the bias before it."""
         affine = peel_affine(node.operands[0])
         source = self.slot(affine.source)
         target = target or Slot(node.type, source.index)
@@ -221,11 +229,13 @@ class _Planner:
         return target
 
     def compute(self, node: Node) -> Slot:
+        """Compute a value into a buffer of its own."""
         target = self.loop_slot(node.type, self.dims(node))
         self.elementwise_step([node], [target])
         return target
 
     def gather(self, node: Node) -> Slot:
+        """Look rows of a table up."""
         columns = self.columns(node)
         rows = node.operands[: len(node.operands) - len(columns)]
         dims = {d for row in rows for d in self.dims(row)}
@@ -244,6 +254,7 @@ class _Planner:
 
     @property
     def first_table(self) -> int:
+        """The kernel's argument that is the first table."""
         return len(self.builder.arguments) - len(self.body.tables)
 
     def columns(self, node: Node) -> list[Linear]:
@@ -362,6 +373,7 @@ class _Planner:
         return True
 
     def is_last_use(self, node: Node) -> bool:
+        """Whether a value is one result and nothing else."""
         uses = sum(o is node for n in self.body.walk() for o in n.operands)
         return uses == 0 and sum(r is node for r in self.body.results) == 1
 
@@ -378,6 +390,7 @@ class _Planner:
         )
 
     def store(self, slot: Slot, output: Operand) -> None:
+        """Store an output's tile."""
         self.program.stores.append(Store(slot, output, self.staged(output)))
 
     def reduce(self) -> None:

@@ -141,18 +141,20 @@ class Iota(Step):
 
 @dataclass(frozen=True)
 class Activate(Step):
-    """target = function(scale * source + bias), element by element."""
+    """target = function(scale * source + bias + shift), element by element; `shift` has one element
+    per partition."""
 
     source: Slot
     target: Slot
     function: str
     scale: float = 1.0
     bias: float = 0.0
+    shift: Slot | None = None
 
     @property
     def reads(self) -> tuple[Slot, ...]:
-        """The source."""
-        return (self.source,)
+        """The source, and the shift if there is one."""
+        return (self.source,) if self.shift is None else (self.source, self.shift)
 
     @property
     def writes(self) -> tuple[Slot, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from polystage.mlir import ir
@@ -138,19 +138,13 @@ class TileWriter:
             case Store(slot, operand, staged):
                 for part, place in self._stack(buffers[slot], position):
                     data_movement.store(builder, slot, part, operand, place, staged)
-            case Fill(slot, value):
-                builder.memset(buffers[slot], value)
             case Iota(slot, loop):
                 builder.iota(buffers[slot], position[loop].start, int(loop != 0))
-            case Activate(source, target, function, scale, bias):
-                builder.activate(buffers[source], buffers[target], function, scale, bias)
             case Gather(_, indices, target, _):
                 table = self._table_window(step, position)
                 builder.gather(table, buffers[target], [buffers[i] for i in indices])
-            case Compute():
-                self._write_compute(step, buffers, tiles)
             case _:
-                raise TypeError(f"unknown step {step}")
+                write_instruction(builder, step, buffers, [self.partitions, *tiles[1:]])
 
     def _stack(
         self, buffer: ir.Value, position: dict[int, Tile]
@@ -169,32 +163,6 @@ class TileWriter:
             moved = Tile(tile.start + i * self.nest.extents[loop], tile.size)
             yield part, {**position, loop: moved}
 
-    def _write_compute(
-        self, step: Compute, buffers: dict[Slot, ir.Value], tiles: Sequence[int]
-    ) -> None:
-        box = [d for d in step.box if tiles[d] > 1]
-        slots = (*step.inputs, *step.outputs)
-        self.builder.compute(
-            step.kind,
-            [buffers[s] for s in step.inputs],
-            [buffers[s] for s in step.outputs],
-            step.function,
-            [self.partitions, *(tiles[d] for d in box)],
-            [self._map(slot, box, tiles) for slot in slots],
-            step.engine,
-        )
-
-    def _map(self, slot: Slot, box: Sequence[int], tiles: Sequence[int]) -> ir.AffineMap:
-        """Return where a buffer is accessed, as a map from (partition, box)."""
-        with self.builder.module.context:
-            results = [ir.AffineExpr.get_dim(0)]
-            for linear in slot.index:
-                total = ir.AffineExpr.get_constant(-tile_base(linear, tiles))
-                for i, d in enumerate(box):
-                    total = total + ir.AffineExpr.get_dim(i + 1) * linear.coefficients[d]
-                results.append(total)
-            return ir.AffineMap.get(len(box) + 1, 0, results)
-
     def _table_window(self, step: Gather, position: dict[int, Tile]) -> ir.Value:
         """Return the table cut to the columns of the tile."""
         shape = list(ir.MemRefType(step.table.type).shape)
@@ -207,3 +175,43 @@ class TileWriter:
             offsets.append(tile.start)
             sizes.append(tile.size)
         return self.builder.subview(step.table, offsets, sizes)
+
+
+def write_instruction(
+    builder: KernelBuilder, step: Step, buffers: Mapping[Slot, ir.Value], tiles: Sequence[int]
+) -> None:
+    """Write a step that computes from buffers alone; `tiles[0]` is the partitions."""
+    match step:
+        case Fill(slot, value):
+            builder.memset(buffers[slot], value)
+        case Activate(source, target, function, scale, bias, shift):
+            column = None if shift is None else buffers[shift]
+            builder.activate(buffers[source], buffers[target], function, scale, bias, column)
+        case Compute():
+            box = [d for d in step.box if tiles[d] > 1]
+            slots = (*step.inputs, *step.outputs)
+            builder.compute(
+                step.kind,
+                [buffers[s] for s in step.inputs],
+                [buffers[s] for s in step.outputs],
+                step.function,
+                [tiles[d] for d in (0, *box)],
+                [_map(builder, slot, box, tiles) for slot in slots],
+                step.engine,
+            )
+        case _:
+            raise TypeError(f"unknown step {step}")
+
+
+def _map(
+    builder: KernelBuilder, slot: Slot, box: Sequence[int], tiles: Sequence[int]
+) -> ir.AffineMap:
+    """Return where a buffer is accessed, as a map from (partition, box)."""
+    with builder.module.context:
+        results = [ir.AffineExpr.get_dim(0)]
+        for linear in slot.index:
+            total = ir.AffineExpr.get_constant(-tile_base(linear, tiles))
+            for i, d in enumerate(box):
+                total = total + ir.AffineExpr.get_dim(i + 1) * linear.coefficients[d]
+            results.append(total)
+        return ir.AffineMap.get(len(box) + 1, 0, results)

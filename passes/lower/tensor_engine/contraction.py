@@ -46,6 +46,13 @@ class Contraction:
         """The extent of the channel dimension, 1 where there is none."""
         return self.generic.extents[self.channel] if self.channel >= 0 else 1
 
+    @property
+    def stores_rows(self) -> bool:
+        """Whether the innermost dimension of the output is a column, so that results are stored in
+        long runs."""
+        inner = [x.dims[0] for x in self.output.index if x.dims]
+        return bool(inner) and inner[-1] in self.columns
+
     @classmethod
     def match(
         cls, generic: GenericOp, target: Target, stationary: int | None = None
@@ -68,7 +75,7 @@ class Contraction:
             found = [c for c in found if c.stationary.argument == stationary]
         if not found:
             return None
-        return min(found, key=lambda c: not _stores_rows(c))
+        return min(found, key=lambda c: not c.stores_rows)
 
     def tensor_ns(self, target: Target) -> float:
         """Estimate the time of the tensor engine, one tap at a time."""
@@ -141,13 +148,6 @@ def _is_window(access: Access, columns: set[int]) -> bool:
 
 def _is_single(access: Access, dim: int) -> bool:
     return any(x.single == dim for x in access.index)
-
-
-def _stores_rows(contraction: Contraction) -> bool:
-    """Whether the innermost dimension of the output is a column, so that results are stored in
-    long runs."""
-    inner = [x.dims[0] for x in contraction.output.index if x.dims]
-    return bool(inner) and inner[-1] in contraction.columns
 
 
 def element_bytes(access: Access) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from polystage.mlir import ir
@@ -11,13 +12,15 @@ from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.offset import Offset, Tile
 from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.epilogue import Epilogue, row_of
+from polystage.passes.lower.tensor_engine.epilogue_tiles import EpilogueTiles
 from polystage.passes.lower.tensor_engine.operand_window import (
     Box,
     OperandLoader,
     Resident,
     Segment,
 )
-from polystage.passes.lower.tensor_engine.output_tile import OutputTiles
+from polystage.passes.lower.tensor_engine.output_tile import OutputTile, OutputTiles
 from polystage.passes.lower.tensor_engine.plan import ContractionPlanner
 
 
@@ -27,6 +30,7 @@ def lower_contraction(
     values: Sequence[Any],
     causes: Sequence[str],
     initial: Initial | None,
+    epilogue: Epilogue | None = None,
 ) -> None:
     """Write a contraction into a kernel.
 
@@ -37,12 +41,13 @@ def lower_contraction(
                 store the output buffer
 
     `values[i]` and `causes[i]` belong to operand i; `initial` is what the output holds beforehand,
-    None where it has to be loaded and added.
+    None where it has to be loaded and added. With an `epilogue`, which needs initial zeros, that is
+    what the output buffer gets.
 
     Raises:
         PassError: not even one tile fits the scratchpad (found by npu-allocate-scratchpad).
     """
-    TensorEngineLowering(builder, contraction, values, causes, initial).emit()
+    TensorEngineLowering(builder, contraction, values, causes, initial, epilogue).emit()
     builder.function.attributes["npu.contraction"] = _described(contraction)
 
 
@@ -88,21 +93,26 @@ class TensorEngineLowering:
         values: Sequence[Any],
         causes: Sequence[str],
         initial: Initial | None,
+        epilogue: Epilogue | None,
     ) -> None:
         self.builder = builder
         self.contraction = contraction
         self.extents = contraction.generic.extents
+        self.row = row_of(contraction)
+        operands = builder, contraction, self.row, values, causes
+        self.epilogue = EpilogueTiles(*operands, epilogue) if epilogue else None
         early = causes[contraction.stationary.argument] == "weight"
         planner = ContractionPlanner(contraction, builder.target, builder.buffers, early)
-        self.row = planner.row
         self.plan = planner.plan()
         self.loader = OperandLoader(builder, contraction, self.plan, self.row, values, causes)
-        self.outputs = OutputTiles(builder, contraction, self.row, values, causes, initial)
+        self.outputs = OutputTiles(*operands, initial, self.epilogue)
         self.segments = self.loader.segments
         self.outer = planner.outer
 
     def emit(self) -> None:
         """Write the loop nest of the whole contraction."""
+        if self.epilogue is not None:
+            self.epilogue.prepare(self.plan.row_tile, prod(self.plan.column_tile))
         outer = self.outer
         cuts = [self._cut(d) for d in outer]
         extents = [self.extents[d] for d in outer]
@@ -238,7 +248,7 @@ class TensorEngineLowering:
 
     def _compute_rows(
         self,
-        outputs: Sequence[ir.Value],
+        outputs: Sequence[OutputTile],
         row_tiles: Sequence[Box],
         columns: Box,
         left: Sequence[Resident] | Callable[[int, Tile], Resident],

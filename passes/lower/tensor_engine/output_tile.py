@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from polystage.mlir import ir
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.offset import Offset
 from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.epilogue_tiles import EpilogueTiles, Riders
 from polystage.passes.lower.tensor_engine.operand_window import Box
+
+
+@dataclass(frozen=True)
+class OutputTile:
+    """The buffer of an output tile, and those of what its epilogue reads."""
+
+    buffer: ir.Value
+    riders: Riders
 
 
 class OutputTiles:
@@ -23,6 +33,7 @@ class OutputTiles:
         values: Sequence[ir.Value],
         causes: Sequence[str],
         initial: Initial | None,
+        epilogue: EpilogueTiles | None,
     ) -> None:
         self.builder = builder
         self.contraction = contraction
@@ -30,6 +41,7 @@ class OutputTiles:
         self.value = values[contraction.output.argument]
         self.cause = causes[contraction.output.argument]
         self.initial = initial
+        self.epilogue = epilogue
         with builder.module.context:
             is_integer = contraction.dtype == "i8"
             self.accumulator = ir.IntegerType.get_signless(32) if is_integer else ir.F32Type.get()
@@ -42,22 +54,29 @@ class OutputTiles:
         """Reserve the accumulator of one tile."""
         return self.builder.alloc(self._shape(box), self.accumulator, "psum")
 
-    def open(self, box: Box) -> ir.Value:
-        """Reserve an output buffer; load what the output holds where it counts."""
+    def open(self, box: Box) -> OutputTile:
+        """Reserve an output buffer; load what the output holds where it counts, and what the
+        epilogue reads."""
         element = self.contraction.output.element_type
         buffer = self.builder.alloc(self._shape(box), element)
+        if self.epilogue is not None:
+            return OutputTile(buffer, self.epilogue.load(box))
         if self.initial is None:
             self.builder.dma(self._window(box), buffer, self.cause)
         elif self.initial.value != 0:
             self.builder.memset(buffer, self.initial.value)
-        return buffer
+        return OutputTile(buffer, {})
 
-    def evict(self, psum: ir.Value, output: ir.Value, columns: Box) -> None:
-        """Move a finished tile to its place in the output buffer, converting it to the output's
-        type."""
+    def evict(self, psum: ir.Value, output: OutputTile, columns: Box) -> None:
+        """Move a finished tile through the epilogue, if there is one, to its place in the output
+        buffer, converting it to the output's type."""
         shape = list(ir.MemRefType(psum.type).shape)
         starts: list[Offset | int] = [columns[d].start for d in self.contraction.columns]
-        place = self.builder.subview(output, [0, *starts], shape)
+        place = self.builder.subview(output.buffer, [0, *starts], shape)
+        if self.epilogue is not None:
+            self.epilogue.add(psum, output.riders, columns)
+            self.epilogue.write(psum, place, output.riders, columns)
+            return
         adds = self.initial is None or self.initial.value != 0
         if not adds and isinstance(self.accumulator, ir.F32Type):
             self.builder.activate(psum, place)
@@ -78,9 +97,9 @@ class OutputTiles:
         text = f"func.func private {signature} {{\n {add} return {result} : {type_}\n}}"
         return self.builder.scalar_function(name, text)
 
-    def store(self, buffer: ir.Value, box: Box) -> None:
+    def store(self, output: OutputTile, box: Box) -> None:
         """Store an output buffer."""
-        self.builder.dma(buffer, self._window(box), self.cause)
+        self.builder.dma(output.buffer, self._window(box), self.cause)
 
     def _window(self, box: Box) -> ir.Value:
         """Return the output's window in DRAM as [rows, *columns]."""

@@ -249,6 +249,12 @@ class ContractionPlanner:
         return self.target.sbuf.bytes_per_partition - stage_bytes(self.target, self.element_bytes)
 
 
+def prefers_tensor_engine(contraction: Contraction, target: Target) -> bool:
+    """Whether the array computes a contraction sooner than the vector engine, by estimate."""
+    planner = ContractionPlanner(contraction, target)
+    return planner.tensor_ns() <= contraction.vector_ns(target)
+
+
 def stage_bytes(target: Target, element_bytes: int) -> int:
     """Return the bytes per partition for staging an operand that is transposed on its way in."""
     row = target.tensor.rows * element_bytes

@@ -1,0 +1,161 @@
+"""A contraction with the reader of its result in its kernel computes what both compute alone."""
+
+import re
+
+import numpy as np
+import pytest
+
+from polystage.dialects import npu
+from polystage.dialects.npu.target import target_attribute
+from polystage.evaluator.module_evaluator import evaluate
+from polystage.machine.target import Target
+from polystage.mlir import ir
+from polystage.passes.lower.convert_linalg_to_npu import ConvertLinalgToNpuPass
+from polystage.passes.placement.allocate_scratchpad import AllocateScratchpadPass
+from polystage.passes.polyhedral.fuse_partitioned import fuse_partitioned
+from polystage.simulator import simulate
+
+
+def memref(shape, dtype="f32"):
+    return "memref<" + "".join(f"{n}x" for n in shape) + f"{dtype}>"
+
+
+def generic(dims, maps, reductions=""):
+    names = re.findall(r"\w+", dims)
+    kinds = ", ".join('"reduction"' if n in reductions.split() else '"parallel"' for n in names)
+    texts = ", ".join(f"affine_map<({dims}) -> ({m})>" for m in maps)
+    return f"linalg.generic {{indexing_maps = [{texts}], iterator_types = [{kinds}]}}"
+
+
+def program(contraction, shapes, epilogue, reads, body, out, dtype="f32", expand=None):
+    """Return `t = a x b` by `contraction` (dims; maps of a, b, t; reduced dims), then `out = body`
+    by `epilogue` (dims; maps of t, reads.., out), `reads` being the shapes of %r0, %r1, ..
+
+    `expand` is the type in which the epilogue sees t, and how its dimensions are grouped.
+    """
+    a, b, t = (memref(s, dtype) for s in shapes)
+    seen, view = (t, "") if expand is None else expand
+    rs = [memref(s, dtype) for s in reads]
+    o = memref(out, dtype)
+    arguments = [f'%a: {a} {{npu.name = "a"}}', f'%b: {b} {{npu.name = "b"}}']
+    arguments += [f'%r{i}: {r} {{npu.name = "r{i}"}}' for i, r in enumerate(rs)]
+    dims, *maps, reduced = contraction
+    t_dims = ", ".join(f"i{i}" for i in range(len(shapes[2])))
+    names = ["%seen" if view else "%t", *(f"%r{i}" for i in range(len(rs)))]
+    values = ", ".join(["%x: f32", *(f"%y{i}: f32" for i in range(len(rs)))])
+    types = ", ".join([seen, *rs])
+    return f"""
+func.func @main({", ".join(arguments)}) -> ({o} {{npu.name = "out"}}) {{
+  %zero = arith.constant 0.0 : f32
+  %t = memref.alloc() : {t}
+  %out = memref.alloc() : {o}
+  {generic(t_dims, [t_dims])} outs(%t : {t}) {{
+  ^bb0(%old: f32):
+    linalg.yield %zero : f32
+  }}
+  {generic(dims, maps, reduced)} ins(%a, %b : {a}, {b}) outs(%t : {t}) {{
+  ^bb0(%x: f32, %y: f32, %old: f32):
+    %m = arith.mulf %x, %y : f32
+    %s = arith.addf %old, %m : f32
+    linalg.yield %s : f32
+  }}
+  {view}
+  {generic(epilogue[0], epilogue[1:])} ins({", ".join(names)} : {types}) outs(%out : {o}) {{
+  ^bb0({values}, %old: f32):
+    {body}
+    linalg.yield %v : f32
+  }}
+  return %out : {o}
+}}"""
+
+
+MATMUL = ("m, n, k", "m, k", "k, n", "m, n", "k")
+SHAPES = [(20, 35), (35, 41), (20, 41)]
+SUM_RELU = "%u = arith.addf %x, %y0 : f32\n%v = arith.maximumf %u, %zero : f32"
+TANH_BLEND = """%h = math.tanh %x : f32
+    %p = arith.mulf %h, %y0 : f32
+    %v = arith.addf %p, %x : f32"""
+CASES = {
+    "relu": (MATMUL, SHAPES, ("m, n", "m, n", "m, n"), [], "%v = arith.maximumf %x, %zero : f32"),
+    "bias_of_rows": (MATMUL, SHAPES, ("m, n", "m, n", "m", "m, n"), [(20,)], SUM_RELU),
+    "bias_of_columns": (MATMUL, SHAPES, ("m, n", "m, n", "n", "m, n"), [(41,)], SUM_RELU),
+    "residual": (MATMUL, SHAPES, ("m, n", "m, n", "m, n", "m, n"), [(20, 41)], SUM_RELU),
+    "bias_and_residual": (
+        MATMUL,
+        SHAPES,
+        ("m, n", "m, n", "m", "m, n", "m, n"),
+        [(20,), (20, 41)],
+        "%w = arith.addf %x, %y0 : f32\n%u = arith.addf %y1, %w : f32\n"
+        "%v = arith.maximumf %u, %zero : f32",
+    ),
+    "scaled_by_columns": (
+        MATMUL,
+        SHAPES,
+        ("m, n", "m, n", "n", "m, n"),
+        [(41,)],
+        "%v = arith.mulf %x, %y0 : f32",
+    ),
+    "read_twice": (MATMUL, SHAPES, ("m, n", "m, n", "m, n", "m, n"), [(20, 41)], TANH_BLEND),
+    "copy_to_another_order": (
+        ("b, m, n, k", "b, m, k", "b, k, n", "b, m, n", "k"),
+        [(3, 9, 10), (3, 10, 17), (3, 9, 17)],
+        ("m, b, n", "b, m, n", "b", "m, b, n"),
+        [(3,)],
+        "%v = arith.mulf %x, %y0 : f32",
+    ),
+    "heads": (
+        MATMUL,
+        [(20, 35), (35, 24), (20, 24)],
+        ("h, m, d", "m, h, d", "h, d", "h, m, d"),
+        [(4, 6)],
+        "%v = arith.addf %x, %y0 : f32",
+    ),
+    "convolution": (
+        ("m, h, w, c, i, j", "c, h + i, w + j", "m, c, i, j", "m, h, w", "c i j"),
+        [(5, 9, 10), (18, 5, 3, 3), (18, 7, 8)],
+        ("m, h, w", "m, h, w", "m", "m, h, w", "m, h, w"),
+        [(18,), (18, 7, 8)],
+        "%w = arith.addf %x, %y0 : f32\n%u = arith.addf %w, %y1 : f32\n"
+        "%v = arith.maximumf %u, %zero : f32",
+    ),
+}
+OUT = {"copy_to_another_order": (9, 3, 17), "heads": (4, 20, 6)}
+VIEW = "%seen = memref.expand_shape %t [[0], [1, 2]] output_shape [20, 4, 6] : {} into {}"
+EXPAND = {
+    "heads": (memref((20, 4, 6)), VIEW.format(memref((20, 24)), memref((20, 4, 6)))),
+}
+
+
+def outputs(text, inputs, target, overrides, fuse):
+    """Return what the simulated program computes, how many operations share a kernel, and the
+    evaluation of the module."""
+    context = ir.Context()
+    npu.load(context)
+    with context, ir.Location.unknown():
+        module = ir.Module.parse(text)
+        want = evaluate(module, {k: v.copy() for k, v in inputs.items()})["out"]
+        description = Target.load(target, overrides)
+        module.operation.attributes["npu.target"] = target_attribute(description)
+        fused = 0
+        if fuse:
+            statistics = fuse_partitioned(module, description, resident=False).statistics
+            fused = statistics.get("contractions with an epilogue", 0)
+        ConvertLinalgToNpuPass().run(module)
+        AllocateScratchpadPass().run(module)
+        module.operation.verify()
+        got = simulate(module, {k: v.copy() for k, v in inputs.items()}).outputs["out"]
+    return got, want, fused
+
+
+@pytest.mark.parametrize("target", ["tiny", "neuroncore_v2"])
+@pytest.mark.parametrize("name", CASES)
+def test_fused_computes_the_same(name, target):
+    contraction, shapes, epilogue, reads, body = CASES[name]
+    out = OUT.get(name, shapes[2])
+    text = program(contraction, shapes, epilogue, reads, body, out, expand=EXPAND.get(name))
+    rng = np.random.default_rng(0)
+    arrays = {"a": shapes[0], "b": shapes[1]} | {f"r{i}": s for i, s in enumerate(reads)}
+    inputs = {k: rng.standard_normal(s, dtype=np.float32) for k, s in arrays.items()}
+    got, want, fused = outputs(text, inputs, target, {}, fuse=True)
+    assert fused == 1
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
