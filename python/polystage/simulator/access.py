@@ -63,9 +63,12 @@ class DramRef:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """A memref value: a strided window on a buffer; offset and strides in elements."""
+    """A memref value: a strided window on a buffer; offset and strides in elements.
+
+    Views of one function that are made the same way are one object.
+    """
 
     root: Alloc | DramRef
     offset: Linear

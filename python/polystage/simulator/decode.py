@@ -101,6 +101,8 @@ class Decoder:
         self.allocs: list[Alloc] = []
         self.live: list[Alloc] = []
         self.peak_bytes: dict[str, int] = {}
+        self.static_views: dict[tuple[View, ir.Type], View] = {}
+        self.windows: dict[tuple[View, object], OperandWindow] = {}
         self.layer = ""
         self.work_of: dict[str, Work] = {}
         self.transfers: Counter[str] = Counter()
@@ -144,7 +146,8 @@ class Decoder:
     def operation(self, op: ir.Operation) -> None:
         """Decode one operation."""
         handler = HANDLERS.get(op.name)
-        self.layer = layer_of(op)
+        if op.name.startswith("npu."):
+            self.layer = layer_of(op)
         if handler is not None:
             handler(self, op)
         elif op.name in NONLINEAR or op.name == "arith.cmpi":
@@ -178,7 +181,10 @@ class Decoder:
     @property
     def work(self) -> Work:
         """What a call does for the layer of the present operation."""
-        return self.work_of.setdefault(self.layer, Work())
+        found = self.work_of.get(self.layer)
+        if found is None:
+            found = self.work_of[self.layer] = Work()
+        return found
 
     def count(self, *key: str, by: int = 1, times: int | None = None) -> None:
         """Add to what one execution of the function does, each time the operation is executed.

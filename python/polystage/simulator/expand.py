@@ -111,19 +111,24 @@ class _Uses:
         self.by_array: list[bool] = []
         self.windows: list[OperandWindow] = []
         self._known: dict[object, int] = {}
+        self._numbers: dict[OperandWindow, int] = {}
 
     def _add(self, instruction: Instruction, position: int) -> int:
         """Return the number of a new use; windows that are the same share a number."""
-        window = instruction.windows[position]
-        number = self._known.setdefault(window.key, len(self.windows))
-        if number == len(self.windows):
-            self.windows.append(window)
         written = position >= len(instruction.reads)
-        self.window.append(number)
-        self.written.append(written)
         tensor = instruction.kind == COMPUTE and instruction.queue == TENSOR
+        self.window.append(self._number(instruction.windows[position]))
+        self.written.append(written)
         self.by_array.append(written and tensor)
         return len(self.window) - 1
+
+    def _number(self, window: OperandWindow) -> int:
+        number = self._numbers.get(window)
+        if number is None:
+            number = self._numbers[window] = self._known.setdefault(window.key, len(self.windows))
+            if number == len(self.windows):
+                self.windows.append(window)
+        return number
 
     def scatter(
         self, instructions: Sequence[Instruction], access_start: Int64

@@ -42,8 +42,19 @@ def cost_dtype(dtype: np.dtype) -> str:
 def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = None) -> ChipWindow:
     """Return the access to an on-chip operand, whose bounds are checked.
 
+    A program of a flat scratchpad has thousands of instructions that share few windows; each is
+    made once.
+
     Raises: SimulationError where the operand lies in DRAM or leaves its partitions.
     """
+    known = decoder.windows.get((view, walk))
+    if known is None:
+        known = decoder.windows[view, walk] = _chip_window(decoder, op, view, walk)
+    assert isinstance(known, ChipWindow)
+    return known
+
+
+def _chip_window(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None) -> ChipWindow:
     if not isinstance(view.root, Alloc):
         raise SimulationError(f"'{op.name}' needs an operand on chip, not {where(view)}", op=op)
     access = ChipWindow(view, walk or plain_walk(view), decoder.space)
@@ -60,15 +71,22 @@ def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = Non
     return access
 
 
-def operand(decoder: Decoder, op: ir.Operation, view: View) -> OperandWindow:
-    """Return the access to all of a view, wherever it lies."""
-    if isinstance(view.root, Alloc):
-        return chip(decoder, op, view)
-    return DramWindow(view, plain_walk(view))
+def transferred(decoder: Decoder, op: ir.Operation, view: View) -> OperandWindow:
+    """Return the access to all of a view, wherever it lies, as plain bits, which numpy copies
+    fastest."""
+    known = decoder.windows.get((view, "bits"))
+    if known is None:
+        bits = _raw(view)
+        known = (
+            chip(decoder, op, bits)
+            if isinstance(view.root, Alloc)
+            else DramWindow(bits, plain_walk(bits))
+        )
+        decoder.windows[view, "bits"] = known
+    return known
 
 
-def raw(view: View) -> View:
-    """Return the same window as plain bits, which numpy copies fastest."""
+def _raw(view: View) -> View:
     if view.dtype.kind in "iufb":
         return view
     dtype = np.dtype(f"u{view.dtype.itemsize}")

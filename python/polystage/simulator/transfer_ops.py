@@ -13,7 +13,7 @@ from polystage.simulator.access import Alloc, DramRef, DramWindow, View, plain_w
 from polystage.simulator.decode import Decoder, Handler
 from polystage.simulator.instructions import Instruction, LookupFailure, Move, Numerics, Times
 from polystage.simulator.memory import Array
-from polystage.simulator.operands import chip, count_bytes, free_run, operand, raw
+from polystage.simulator.operands import chip, count_bytes, free_run, transferred
 from polystage.simulator.trace import DMA, GATHER
 
 
@@ -41,7 +41,7 @@ def add_transfer(
     sides = sum(isinstance(v.root, DramRef) for v in (source, destination))
     time = cost.dma(target, total, *runs, dram_sides=sides)
     _count_transfer(decoder, op, source, destination, total, cause)
-    read, written = (operand(decoder, op, raw(v)) for v in (source, destination))
+    read, written = (transferred(decoder, op, v) for v in (source, destination))
     decoder.add(
         Instruction(
             decoder.place(op),

@@ -103,6 +103,17 @@ def _overlap(a: ChipBuffer, b: ChipBuffer) -> bool:
 
 def _subview(decoder: Decoder, op: ir.Operation) -> None:
     source = decoder.view(op.operands[0])
+    if len(op.operands) > 1:
+        decoder.views[op.results[0]] = _slice(decoder, op, source)
+        return
+    key = source, op.results[0].type  # where nothing is dynamic, the type says which window it is
+    view = decoder.static_views.get(key)
+    if view is None:
+        view = decoder.static_views[key] = _slice(decoder, op, source)
+    decoder.views[op.results[0]] = view
+
+
+def _slice(decoder: Decoder, op: ir.Operation, source: View) -> View:
     operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
     offsets, sizes, steps = (
         [x if isinstance(x, Linear) else Linear(x) for x in group]
@@ -118,7 +129,7 @@ def _subview(decoder: Decoder, op: ir.Operation) -> None:
         shape.append(n)
         strides.append(source.strides[d] * s)
     kept = kept_dims(shape, list(ir.MemRefType(op.results[0].type).shape))
-    decoder.views[op.results[0]] = View(
+    return View(
         source.root,
         total,
         tuple(shape[d] for d in kept),
