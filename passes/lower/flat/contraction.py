@@ -50,6 +50,26 @@ def factors(operator: Operator, form: OperatorForm) -> tuple[Operand, Operand] |
     return a, b
 
 
+def suits_array(form: OperatorForm, operands: tuple[Operand, Operand], target: Target) -> bool:
+    """Whether the array computes more products in a cycle than the lanes, of which each takes two.
+
+    It does not where few dimensions lie along its rows or columns: in a depthwise convolution.
+    """
+    operator = form.operator
+    dims = [
+        frozenset[int]().union(*(form.dims(a.access) for a in operand.alternatives))
+        for operand in operands
+    ]
+    extents = operator.extents
+    array = target.tensor
+    rows = max((extents[d] for d in operator.reductions), default=1)
+    columns = max((extents[d] for d in (dims[0] ^ dims[1]) & {*operator.parallels}), default=1)
+    element = ir.MemRefType(operator.statements[0].op.operands[0].type).element_type
+    per_cycle = min(rows, array.rows) * min(columns, array.columns)
+    rate = per_cycle / getattr(array.cycles_per_row, str(element)) * array.clock_ghz
+    return rate > target.vector.lanes * target.vector.clock_ghz / 2
+
+
 @dataclass(frozen=True)
 class _Factor:
     """A factor in a piece: where it lies, and its address."""
@@ -230,7 +250,7 @@ def _roles(dims: Sequence[_Dim]) -> Iterator[_Roles]:
         moving = [d for d in kept if d.steps[other] and not d.steps[stationary]]
         column = max(columns, key=lambda d: d.size, default=_UNIT)
         repeated = [d for d in dims if d not in (contracted, column) and d not in moving]
-        yield _Roles(stationary, contracted, column, tuple(moving), tuple(repeated))
+        yield _Roles(stationary, contracted, column, tuple(moving or [_UNIT]), tuple(repeated))
 
 
 def _dims(found: _Product) -> list[_Dim]:

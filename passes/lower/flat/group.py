@@ -52,7 +52,7 @@ class GroupWriter:
             for number, nest in zip(group.operators, group.nests, strict=True)
         ]
         self.buffers = {b.array: b for b in schedule.buffers if b.purpose is Purpose.ARRAY}
-        self.sums: Location | None = None
+        self.kept: Location | None = None
 
     def write(self) -> None:
         """Write all steps."""
@@ -137,18 +137,28 @@ class GroupWriter:
             box.starts[d].constant + box.sizes[d] == operator.extents[d]
             for d in operator.reductions
         )
-        if not (first and last) and operator.accumulator is not None:
-            self._keep_sums(place)
-            self.nests[place].run(box, first, last, self.sums)
-            return
-        self.nests[place].run(box, first, last)
+        nest = self.nests[place]
+        kept = self._kept(place) if not (first and last) or self.kept is not None else None
+        nest.run(box, first, last, kept)
 
-    def _keep_sums(self, place: int) -> None:
-        """Reserve the running result that a loop of the group over a reduction dim carries."""
-        if self.sums is None:
-            operator, nest = self._operator(place), self.nests[place]
-            assert operator.accumulator is not None
-            buffer = next(b for b in self.schedule.buffers if b.purpose is Purpose.ACCUMULATOR)
-            storage = self.writer.alloc(buffer.shape, nest.sums_type(operator.accumulator))
+    def _kept(self, place: int) -> Location | None:
+        """Return where the running result is that a loop of the group over a reduction dim carries;
+        None where the output is on chip and serves."""
+        operator, form = self._operator(place), self.nests[place].form
+        array = form.array(form.output())
+        if self.kept is None and operator.accumulator is not None:
+            buffer = next(b for b in self._lasting if b.purpose is Purpose.ACCUMULATOR)
+            type_ = self.nests[place].sums_type(operator.accumulator)
+            storage = self.writer.alloc(buffer.shape, type_)
             extents = [operator.extents[d] for d in operator.parallels]
-            self.sums = Location.circular(storage, buffer.shape, extents)
+            self.kept = Location.circular(storage, buffer.shape, extents)
+        elif self.kept is None and self.group.places[array] is Place.STREAMED:
+            buffer = next(b for b in self._lasting if b.array == array and b.access is None)
+            self.kept = self._reserve(array, buffer.shape)
+        return self.kept
+
+    @property
+    def _lasting(self) -> list[Buffer]:
+        """The buffers of the sink that last over the steps."""
+        everyone = (0, len(self.group.operators) - 1)
+        return [b for b in self.schedule.buffers if b.operators == everyone]

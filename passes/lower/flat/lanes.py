@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polystage.linear import Linear
 from polystage.mlir import ir
 from polystage.passes.lower.flat.bodies import (
+    Coordinate,
     Leaf,
     ScalarFunction,
     ScalarFunctions,
@@ -16,7 +17,7 @@ from polystage.passes.lower.flat.bodies import (
 )
 from polystage.passes.lower.flat.chunk import Chunk, Location, window, windows
 from polystage.passes.lower.flat.forms import Indices, Operand, OperatorForm
-from polystage.passes.lower.flat.pieces import Piece, address, refine, shown
+from polystage.passes.lower.flat.pieces import ZERO, Piece, address, refine, shown
 from polystage.passes.lower.flat.writer import FlatWriter, Window
 
 
@@ -47,12 +48,13 @@ class LanesEngine:
         wide = chunk.sums.storage.element_type if chunk.sums is not None else None
         operands = [o for o in self.form.operands if not self.form.is_late(o)]
         kind = "reduce" if operator.reductions else "elementwise"
+        coordinates = _Coordinates(self.writer, chunk)
         for piece, placed in read_operands(self.writer, chunk, operands, self._outputs(chunk)):
             constants = {
                 o.source: o.fill for o in operands if o.source not in placed and o.fill is not None
             }
             function = self.functions.anchor(anchor, constants, wide)
-            emit(self.writer, kind, function, piece, placed)
+            emit(self.writer, kind, function, piece, coordinates.added_to(placed, function, piece))
 
     def _outputs(self, chunk: Chunk) -> dict[Leaf, tuple[Indices, Location]]:
         """Return where the outputs of the anchor are, by what names them in its function."""
@@ -68,6 +70,35 @@ class LanesEngine:
     def finish(self, chunk: Chunk) -> None:
         """Run the epilogue."""
         run_epilogue(self.writer, self.functions, chunk)
+
+
+@dataclass
+class _Coordinates:
+    """The values of dims in a chunk, where a body asks for them."""
+
+    writer: FlatWriter
+    chunk: Chunk
+    known: dict[int, Location] = field(default_factory=dict[int, Location])
+
+    def added_to(
+        self, placed: dict[Leaf, _Placed], function: ScalarFunction, piece: Piece
+    ) -> dict[Leaf, _Placed]:
+        """Return the arguments with the coordinates that a function takes."""
+        asked = {a.dim: a for a in function.arguments if isinstance(a, Coordinate)}
+        return placed | {
+            leaf: _Placed(self.location(dim), piece.dims[dim] - self.chunk.starts[dim])
+            for dim, leaf in asked.items()
+        }
+
+    def location(self, dim: int) -> Location:
+        """Return a buffer with the values of a dim."""
+        if dim not in self.known:
+            size = self.chunk.sizes[dim]
+            with self.writer.context:
+                storage = self.writer.alloc([size], ir.IntegerType.get_signless(64))
+            self.writer.iota(Window(storage, ZERO, (size,), (1,)), self.chunk.starts[dim], 0)
+            self.known[dim] = Location.box(storage, [self.chunk.starts[dim]], [size])
+        return self.known[dim]
 
 
 def initialise(writer: FlatWriter, chunk: Chunk) -> None:

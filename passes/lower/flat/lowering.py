@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.flat.attention import AttentionEngine
 from polystage.passes.lower.flat.bodies import ScalarFunctions
 from polystage.passes.lower.flat.chunk import Location
-from polystage.passes.lower.flat.contraction import ContractionEngine, factors
+from polystage.passes.lower.flat.contraction import ContractionEngine, factors, suits_array
 from polystage.passes.lower.flat.engine import Engine
 from polystage.passes.lower.flat.forms import OperatorForm
 from polystage.passes.lower.flat.group import Arrays, GroupWriter
@@ -71,9 +72,11 @@ def _engine(
             help="a partitioned target lowers it on its own",
         )
     form = OperatorForm.of(operator)
+    if operator.kind is OperatorKind.ATTENTION:
+        return form, AttentionEngine(writer, functions, form)
     if operator.kind is OperatorKind.CONTRACTION:
         operands = factors(operator, form)
-        if operands is not None:
+        if operands is not None and suits_array(form, operands, target):
             return form, ContractionEngine(writer, functions, form, operands, target)
     return form, LanesEngine(writer, functions, form)
 

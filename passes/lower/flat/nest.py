@@ -83,18 +83,23 @@ class NestWriter:
         box: Box,
         is_first: bool = True,
         is_last: bool = True,
-        sums: Location | None = None,
+        kept: Location | None = None,
     ) -> None:
         """Execute a box.
 
-        `is_first` and `is_last` say whether accumulation starts and ends with it; where it does
-        not, `sums` holds the running result.
+        `is_first` and `is_last` say whether accumulation starts and ends with it; `kept` holds the
+        running result from box to box, beside the output or in its place.
         """
         self.is_last = is_last
         on_chip = self.memory.on_chip
         count = len(self.form.operator.reads) + len(self.form.operator.writes)
         arrays = {n: self.form.array(n) for n in range(count)}
         places = {n: on_chip[name] for n, name in arrays.items() if name in on_chip}
+        sums = None
+        if kept is not None and self.form.operator.accumulator is not None:
+            sums = kept
+        elif kept is not None:
+            places[self.form.output()] = kept
         state = _State(box.starts, box.sizes, places, is_first, sums)
         self._outer(self._load_operands(state, 0), 0)
 
@@ -163,6 +168,8 @@ class NestWriter:
         output = self.memory.in_dram[self.form.array(self.form.output())].storage.element_type
         with output.context:
             if isinstance(output, ir.FloatType):
+                if output.width == 8 * element_bytes:
+                    return output
                 return {4: ir.F32Type, 8: ir.F64Type}[element_bytes].get()
             return ir.IntegerType.get_signless(8 * element_bytes)
 
@@ -198,7 +205,7 @@ class NestWriter:
             is_late = self.form.is_late(operand)
             loops = self.chunks[: self.inner] if is_late else self.chunks
             for access in (a.access for a in operand.alternatives):
-                if is_late and self._late_depth(access) is not None:
+                if is_late and not (self.is_last and self._late_depth(access) is None):
                     continue
                 dims = self.form.dims(access)
                 needed = max((i + 1 for i, x in enumerate(loops) if x.dim in dims), default=0)
