@@ -80,7 +80,7 @@ class _Text:
         shapes = p.shapes()
         for name, shape in shapes.items():
             self.types[name] = self._type(shape)
-        h, q, k, v = p.heads, p.queries, p.keys, p.values
+        h, q, k = p.heads, p.queries, p.keys
         key = "h, d, k" if p.transposed else "h, k, d"
         self._fill("scores", (h, q, k), "0.0")
         self._contract("h, q, k, d", ("q", "h, q, d"), ("k", key), ("scores", "h, q, k"))
@@ -177,9 +177,10 @@ return %{returned} : {type_}
             value = "0xFF80"
         dims = ", ".join(f"d{n}" for n in range(len(shape)))
         literal = value if own == "i1" else f"{value} : {own}"
+        kinds = ", ".join(['"parallel"'] * len(shape))
         self.lines.append(f"""%{name}_start = arith.constant {literal}
-linalg.generic {{indexing_maps = [affine_map<({dims}) -> ({dims})>],
-    iterator_types = [{", ".join(['"parallel"'] * len(shape))}]}} outs(%{name} : {self.types[name]}) {{
+linalg.generic {{indexing_maps = [affine_map<({dims}) -> ({dims})>], iterator_types = [{kinds}]}}
+    outs(%{name} : {self.types[name]}) {{
 ^bb0(%out: {own}):
   linalg.yield %{name}_start : {own}
 }}""")
@@ -209,7 +210,8 @@ linalg.generic {{indexing_maps = [affine_map<({dims}) -> ({dims})>],
             result = "%t"
         inputs = ", ".join(f"%{array}" for array, _ in reads)
         types = ", ".join(self.types[array] for array, _ in reads)
-        self.lines.append(f"""linalg.generic {{indexing_maps = [{maps}], iterator_types = [{kinds}]}}
+        self.lines.append(f"""linalg.generic
+    {{indexing_maps = [{maps}], iterator_types = [{kinds}]}}
     ins({inputs} : {types}) outs(%{output[0]} : {self.types[output[0]]}) {{
 ^bb0({", ".join(arguments)}):
   {" ".join(c + chr(10) for c in casts)}
