@@ -322,6 +322,10 @@ def linear_maps(op: ir.OpView) -> str | None:
 def expression_bounds(expression: ir.AffineExpr, sizes: list[int]) -> tuple[int, int] | None:
     """Return the least and greatest value of a linear expression over a box, or None where it is
     not linear."""
+    expression = expression.maybe_downcast()
+    if isinstance(expression, ir.AffineDimExpr):
+        last = sizes[expression.position] - 1
+        return min(0, last), max(0, last)
     linear = linear_form(expression, len(sizes))
     if linear is None:
         return None
@@ -340,11 +344,13 @@ def partition_comes_first(op: ir.OpView) -> str | None:
         alloc = root_alloc(value)
         if alloc is None:
             return f"operand {i} is not a view of an npu.alloc in this kernel"
-        if partition_start(value) is None:
+        if partition_start(value, alloc) is None:
             return f"operand {i} starts at a partition that is not constant"
+        if shape_of(value)[0] == 1:
+            continue
         row = product(shape_of(alloc.results[0])[1:])
         stride = strides_of(value.type)[0]
-        if shape_of(value)[0] > 1 and stride not in (row, DYNAMIC):
+        if stride not in (row, DYNAMIC):
             return (
                 f"operand {i} has stride {stride} in dimension 0, "
                 f"but its partitions are {row} elements apart"

@@ -6,6 +6,7 @@ As in `rules`, one hardware rule is one function whose docstring is the rule.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from polystage.dialects.npu.queue_rules import places_of
 from polystage.dialects.npu.views import (
@@ -111,6 +112,8 @@ def transpose_fits(op: ir.OpView, target: Target) -> str | None:
 def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
     """An engine starts at partition 0, or at a quarter or half of the partitions where the access
     fits there."""
+    if target.is_flat:
+        return None
     for i, value in enumerate(op.operands):
         if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
             continue
@@ -127,25 +130,45 @@ def partition_start_is_legal(op: ir.OpView, target: Target) -> str | None:
 def pattern_fits(op: ir.OpView, target: Target) -> str | None:
     """An engine's access has at most `access_pattern.max_free_dims` free dimensions, with sizes
     and strides of 16 bits."""
-    limit, longest = target.access_pattern.max_free_dims, target.access_pattern.max_size
+    limits = target.access_pattern
     for i, (sizes, strides) in enumerate(operand_walks(op)):
-        pattern = access_pattern(sizes, strides, longest)
-        if len(pattern) > limit:
+        broken = _broken_limit(
+            tuple(sizes),
+            tuple(strides),
+            limits.max_free_dims,
+            limits.max_size,
+            limits.max_stride,
+            target.name,
+        )
+        if broken:
+            return f"operand {i} {broken}"
+    return None
+
+
+@lru_cache(maxsize=1 << 16)
+def _broken_limit(
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    max_dims: int,
+    max_size: int,
+    max_stride: int,
+    target: str,
+) -> str | None:
+    """Return what is wrong with a walk; a program has many instructions and few walks."""
+    pattern = access_pattern(list(sizes), list(strides), max_size)
+    if len(pattern) > max_dims:
+        return f"needs {len(pattern)} free dimensions, but an access of '{target}' has {max_dims}"
+    for dim in pattern:
+        if dim.size > max_size:
             return (
-                f"operand {i} needs {len(pattern)} free dimensions, "
-                f"but an access of '{target.name}' has {limit}"
+                f"has a free dimension of {dim.size} elements, "
+                f"but an access of '{target}' takes {max_size}"
             )
-        for dim in pattern:
-            if dim.size > longest:
-                return (
-                    f"operand {i} has a free dimension of {dim.size} elements, "
-                    f"but an access of '{target.name}' takes {longest}"
-                )
-            if abs(dim.stride) > target.access_pattern.max_stride:
-                return (
-                    f"operand {i} has a stride of {dim.stride} elements, "
-                    f"but an access of '{target.name}' reaches {target.access_pattern.max_stride}"
-                )
+        if abs(dim.stride) > max_stride:
+            return (
+                f"has a stride of {dim.stride} elements, "
+                f"but an access of '{target}' reaches {max_stride}"
+            )
     return None
 
 

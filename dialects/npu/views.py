@@ -67,7 +67,8 @@ def access_pattern(
 
 def defining_op(value: ir.Value) -> ir.Operation | None:
     """Return the operation that defines `value`, or None for a block argument."""
-    return None if isinstance(value.owner, ir.Block) else value.owner.operation
+    owner = value.owner
+    return None if isinstance(owner, ir.Block) else owner.operation
 
 
 def root_alloc(value: ir.Value) -> ir.Operation | None:
@@ -78,12 +79,12 @@ def root_alloc(value: ir.Value) -> ir.Operation | None:
     return op if op is not None and op.name == "npu.alloc" else None
 
 
-def partition_start(value: ir.Value) -> int | None:
+def partition_start(value: ir.Value, alloc: ir.Operation | None = None) -> int | None:
     """Return the first partition of an on-chip view, or None where it is not a constant.
 
-    A buffer of one partition has no other.
+    A buffer of one partition, which `alloc` may name, has no other.
     """
-    alloc = root_alloc(value)
+    alloc = alloc or root_alloc(value)
     if alloc is not None and shape_of(alloc.results[0])[0] == 1:
         return 0
     start = 0
