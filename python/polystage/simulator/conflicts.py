@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from polystage.simulator.compiled import _core, uses_core
+from polystage.compiled import _core, uses_core
 from polystage.simulator.trace import (
     COMPUTE,
     DRAM,

@@ -16,11 +16,12 @@ from polystage.dialects.npu import space_of, strides_of
 from polystage.dtypes import numpy_dtype
 from polystage.errors import SimulationError
 from polystage.evaluator.scalar_body import ScalarBody, compile_function
+from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.simulator.access import Alloc, DramRef, OperandWindow, View
 from polystage.simulator.index import COMPARISONS, DIVISIONS, NONLINEAR, IndexSpace, Linear
-from polystage.simulator.instructions import Instruction, Loop, Place
+from polystage.simulator.instructions import Instruction, Loop, Place, Times
 from polystage.simulator.memory import ChipBuffer, ChipMemory, DramBuffer
 from polystage.simulator.queues import Queues
 from polystage.slices import DYNAMIC
@@ -44,6 +45,7 @@ class Program:
     numerics: bool
     concurrent: bool
     bodies: dict[str, ScalarBody] = field(default_factory=dict)
+    matmul_times: dict[tuple[int, int, int, str, int], Times] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     windows: list[OperandWindow] = field(default_factory=list)
     buffers: list[ChipBuffer | DramBuffer] = field(default_factory=list)
@@ -56,6 +58,16 @@ class Program:
                 raise SimulationError(f"scalar function @{name} does not exist", op=op)
             self.bodies[name] = compile_function(self.symbols[name])
         return self.bodies[name]
+
+    def times_of_matmul(self, k: int, m: int, n: int, dtype: str, stride_bytes: int) -> Times:
+        """Return how long a matmul takes, worked out once for every shape."""
+        key = k, m, n, dtype, stride_bytes
+        if key not in self.matmul_times:
+            changed, held = (
+                cost.matmul(self.target, k, m, n, dtype, c, stride_bytes) for c in (True, False)
+            )
+            self.matmul_times[key] = Times(changed, held)
+        return self.matmul_times[key]
 
 
 @dataclass

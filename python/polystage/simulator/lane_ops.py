@@ -62,7 +62,7 @@ def _box(
 ) -> tuple[list[ChipWindow], list[ChipWindow], tuple[int, ...], ScalarBody]:
     """Return inputs, outputs, extents and body of an elementwise operation or reduction."""
     sizes = tuple(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
-    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
+    maps = list(ir.ArrayAttr(op.attributes["indexing_maps"]))
     views = [decoder.view(v) for v in op.operands]
     name = ir.FlatSymbolRefAttr(op.attributes["function"]).value
     body = decoder.program.body(name, op)
@@ -75,10 +75,20 @@ def _box(
             op=op,
         )
     accesses = [
-        chip(decoder, op, view, _walk(op, view, map_, sizes))
-        for view, map_ in zip(views, maps, strict=True)
+        _window(decoder, op, view, map_, sizes) for view, map_ in zip(views, maps, strict=True)
     ]
     return accesses[:n_ins], accesses[n_ins:], sizes, body
+
+
+def _window(
+    decoder: Decoder, op: ir.Operation, view: View, map_: ir.Attribute, sizes: tuple[int, ...]
+) -> ChipWindow:
+    known = decoder.windows.get((view, (map_, sizes)))
+    if known is None:
+        walk = _walk(op, view, ir.AffineMapAttr(map_).value, sizes)
+        known = decoder.windows[view, (map_, sizes)] = chip(decoder, op, view, walk)
+    assert isinstance(known, ChipWindow)
+    return known
 
 
 def _walk(op: ir.Operation, view: View, map_: ir.AffineMap, sizes: tuple[int, ...]) -> Walk:

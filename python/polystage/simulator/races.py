@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polystage.simulator.compiled import _core, uses_core
+from polystage.compiled import _core, uses_core
 from polystage.simulator.conflicts import (
     NEVER,
     READ,

@@ -82,8 +82,9 @@ def _matmul(decoder: Decoder, op: ir.Operation) -> None:
             f"the tensor engine of '{target.name}' does not multiply {dtype}", op=op
         )
     stride = innermost_bytes([moving], first + 1)
-    changed, held = (cost.matmul(target, k, m, n, dtype, c, stride) for c in (True, False))
-    flag = decoder.space.apply(lambda x: x != 0, [decoder.index(op.operands[3])], decoder.depth)
+    flag = decoder.index(op.operands[3])
+    if not flag.is_constant:
+        flag = decoder.space.apply(lambda x: x != 0, [flag], decoder.depth)
     decoder.count("instructions", op.name)
     decoder.count("macs", dtype, by=k * m * n)
     decoder.work.matmuls[k, m, n, dtype] += decoder.trips
@@ -93,12 +94,14 @@ def _matmul(decoder: Decoder, op: ir.Operation) -> None:
     adds = (writes - 1) * decoder.trips + _true_share(decoder, flag)
     count_bytes(decoder, sums, times=writes * decoder.trips + adds)
     numerics = _Multiply(k, first, moving.dtype, sums.dtype)
-    times = Times(changed, held)
+    times = decoder.program.times_of_matmul(k, m, n, dtype, stride)
     add_compute(decoder, op, "tensor", times, [stationary, moving], [sums], numerics, flag)
 
 
 def _true_share(decoder: Decoder, flag: Linear) -> int:
     """Return in how many executions of the present operation a flag is set."""
+    if flag.is_constant:
+        return decoder.trips if flag.constant else 0
     values = decoder.space.values(flag, decoder.depth)
     return int((values != 0).sum()) * decoder.trips // values.size
 

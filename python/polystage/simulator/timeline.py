@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polystage.simulator.compiled import _core, uses_core
+from polystage.compiled import _core, uses_core
 from polystage.simulator.events import CoreTimes, run_events
 from polystage.simulator.trace import (
     DMA,
