@@ -18,6 +18,7 @@ from typing import Any
 
 from polystage.errors import PassError
 from polystage.linear import Linear
+from polystage.machine import cost
 from polystage.mlir import func, ir
 from polystage.passes.lower.flat.bodies import ScalarFunctions, Source
 from polystage.passes.lower.flat.chunk import Chunk, Location
@@ -204,8 +205,7 @@ class AttentionEngine:
         """S = Q Kt; then all that happens to scores one by one."""
         q, k, d = tile.q, tile.k, tile.d
         scores = tile.window("scores", q, k)
-        query, key = tile.window("query", d, q), tile.window("key", d, k)
-        self.writer.matmul(query, key, scores, accumulate=False)
+        self._multiply(tile, d, ("query", q), ("key", k), "scores", accumulate=False)
         destination = scores if self.operator.has_maximum else tile.window("weights", q, k)
         if self.operator.pointwise:
             names = [_mask(number) for number, _ in enumerate(self.operator.reads[3:])]
@@ -251,10 +251,39 @@ class AttentionEngine:
 
     def _mix(self, tile: _Tile) -> None:
         """O = O + P V."""
-        weights = tile.window("weights", tile.k, tile.q)
-        values = tile.window("value", tile.k, tile.v)
-        result = tile.window("result", tile.q, tile.v)
-        self.writer.matmul(weights, values, result, accumulate=not tile.opens)
+        weights, values = ("weights", tile.q), ("value", tile.v)
+        self._multiply(tile, tile.k, weights, values, "result", accumulate=not tile.opens)
+
+    def _multiply(
+        self,
+        tile: _Tile,
+        summed: int,
+        first: tuple[str, int],
+        second: tuple[str, int],
+        sums: str,
+        accumulate: bool,
+    ) -> None:
+        """Write `sums (+)= first second`, each given with its own variable; the operand stays in
+        the array for which the other one streams past in less time."""
+        ways = [(first, second), (second, first)]
+        (held, column), (streamed, row) = min(ways, key=lambda way: self._time(tile, summed, *way))
+        self.writer.matmul(
+            tile.window(held, summed, column),
+            tile.window(streamed, summed, row),
+            tile.window(sums, column, row),
+            accumulate,
+        )
+
+    def _time(
+        self, tile: _Tile, summed: int, held: tuple[str, int], streamed: tuple[str, int]
+    ) -> float:
+        """Return how long the array is busy."""
+        window = tile.window(streamed[0], summed, streamed[1])
+        element = window.storage.element_type
+        k, m, n = (tile.piece.size(variable) for variable in (summed, held[1], streamed[1]))
+        stride = window.strides[-1] * ir.FloatType(element).width // 8
+        target = self.writer.builder.target
+        return cost.matmul(target, k, m, n, str(element), moving_stride_bytes=stride).busy_ns
 
     # --- where things are -------------------------------------------------------------------------
 
