@@ -137,9 +137,8 @@ class GroupWriter:
             box.starts[d].constant + box.sizes[d] == operator.extents[d]
             for d in operator.reductions
         )
-        nest = self.nests[place]
-        kept = self._kept(place) if not (first and last) or self.kept is not None else None
-        nest.run(box, first, last, kept)
+        carries = any(box.sizes[d] < operator.extents[d] for d in operator.reductions)
+        self.nests[place].run(box, first, last, self._kept(place) if carries else None)
 
     def _kept(self, place: int) -> Location | None:
         """Return where the running result is that a loop of the group over a reduction dim carries;
