@@ -253,8 +253,11 @@ class KernelBuilder:
             type_ = ir.MemRefType.get(list(shape), element_type, memory_space=npu.space_attr(space))
             return npu.ops.AllocOp(type_).buffer
 
-    def dma(self, source: Array, destination: ir.Value, cause: str) -> None:
-        """Copy `source` to `destination`; source extents of 1 are repeated.
+    def dma(
+        self, source: Array, destination: ir.Value, cause: str, queue: str | None = None
+    ) -> None:
+        """Copy `source` to `destination`; source extents of 1 are repeated. `queue` is the one that
+        does it, where that is not left to npu-insert-sync.
 
         Of a mosaic, the pieces come, each with its own cause; see `fill_borders`.
         """
@@ -262,7 +265,9 @@ class KernelBuilder:
             mosaic_views.load(self, source, destination)
             return
         with self.insertion_point, self._location():
-            npu.ops.DmaOp(source, destination, ir.StringAttr.get(cause))
+            op = npu.ops.DmaOp(source, destination, ir.StringAttr.get(cause))
+            if queue is not None:
+                op.attributes["queue"] = ir.StringAttr.get(queue)
 
     def fill_borders(self, sources: Sequence[Array], buffer: ir.Value) -> None:
         """Write what is constant in `sources`, which go to different partitions of a buffer."""

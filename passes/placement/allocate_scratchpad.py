@@ -46,6 +46,8 @@ class AllocateScratchpadPass(Pass):
     A psum buffer takes a bank of its own. Buffers share a place only where they have to. Where the
     places do not fit, the largest buffer of several has one less, and so on.
 
+    Where every buffer of a memory has its address already, they stay.
+
     Kernels that follow each other lie at opposite ends of the memory, each within its half of it
     if it fits there: so the weights of one come in while the kernel before still computes.
     """
@@ -76,6 +78,9 @@ class AllocateScratchpadPass(Pass):
         }
         for space, memory in memories.items():
             mine = [a for a in found if a.space == space]
+            if mine and all("address" in a.op.attributes for a in mine):
+                self.count("buffers with an address already", len(mine))
+                continue
             try:
                 places = self._places(mine, memory)
             except DoesNotFitError as error:

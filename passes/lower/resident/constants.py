@@ -3,49 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
 
 from polystage.constants import constant_array, constant_attr
 from polystage.dtypes import numpy_dtype
+from polystage.machine.target import Target
 from polystage.mlir import ir, memref
+from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Product, Sum
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Weights of channels from `start`: a constant [channel, tile, tap, row] in memory."""
-
-    start: int
-    value: ir.Value
+from polystage.passes.lower.resident.packing import Packing, packing_of
 
 
 class Constants:
     """Makes the constants of groups: new globals, and values that stand in front of a call."""
 
-    def __init__(self, module: ir.Module, partitions: int) -> None:
+    def __init__(self, module: ir.Module, target: Target) -> None:
         self.module = module
         self.symbols = ir.SymbolTable(module.operation)
-        self.partitions = partitions
+        self.target = target
+        self.partitions = partitions_of(target)
         self.made: dict[tuple[object, ...], str] = {}
 
-    def weights(self, product: Product) -> list[Segment]:
-        """Return the weights of a product: all full tiles of channels, then the rest, each so that
-        the bytes of a partition lie in one run."""
+    def weights(self, product: Product) -> list[ir.Value]:
+        """Return the weights of a product, [channel, tile, tap, row]: all full tiles of channels,
+        then the rest, each so that the bytes of a partition lie in one run.
+
+        Those of a packed product are [partition, 1, 1, row], one for each matmul.
+        """
+        packing = packing_of(product, self.target) if product.packed else None
+        if packing is not None:
+            return [self._packed(product, packing, n) for n in range(packing.matmuls)]
         full = product.channels // self.partitions * self.partitions
         ranges = [(0, full, self.partitions), (full, product.channels, product.channels - full)]
         return [self._segment(product, *r) for r in ranges if r[0] < r[1]]
 
-    def _segment(self, product: Product, start: int, stop: int, size: int) -> Segment:
+    def _packed(self, product: Product, packing: Packing, matmul: int) -> ir.Value:
+        key = (product.global_name, product.weights, product.taps, "packed", matmul)
+        if key not in self.made:
+            data = packing.weights(self._data(product.global_name), matmul)
+            type_ = self._type(product.global_name).element_type
+            shaped = data.reshape(data.shape[0], 1, 1, data.shape[1])
+            self.made[key] = self._global(f"{product.global_name}_taps", shaped, type_)
+        return self._value(self.made[key])
+
+    def _segment(self, product: Product, start: int, stop: int, size: int) -> ir.Value:
         key = (product.global_name, product.weights, product.taps, start)
         if key not in self.made:
             data = _by_channel(product, self._data(product.global_name))[start:stop]
             tiled = data.reshape(-1, size, *data.shape[1:]).swapaxes(0, 1)
             type_ = self._type(product.global_name).element_type
             self.made[key] = self._global(f"{product.global_name}_tiled", tiled, type_)
-        return Segment(start, self._value(self.made[key]))
+        return self._value(self.made[key])
 
     def shifts(self, sums: Sequence[Sum]) -> tuple[ir.Value | None, dict[Sum, int]]:
         """Return the biases of all sums in one constant [partition, column], in f32, and the first

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import product as boxes_of
+from math import prod
 
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.layout import Range, ResidentArray
+from polystage.passes.lower.resident.layout import Range, ResidentArray, alloc_at
 from polystage.passes.lower.resident.operators import Fold
 
 PIECES = 8
@@ -23,9 +24,16 @@ class FoldWriter:
     Maxima are folded in place, exactly; sums in f32, and then rounded.
     """
 
-    def __init__(self, builder: KernelBuilder, arrays: Mapping[ir.Value, ResidentArray]) -> None:
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        arrays: Mapping[ir.Value, ResidentArray],
+        addresses: Mapping[Hashable, int],
+    ) -> None:
         self.builder = builder
         self.arrays = arrays
+        self.addresses = addresses
+        self.scratch: dict[Fold, ir.Value] = {}
 
     def write(self, operator: Fold) -> None:
         """Write a pooling."""
@@ -62,11 +70,22 @@ class FoldWriter:
         with builder.module.context:
             element = output.layout.element_type if in_place else ir.F32Type.get()
         shape = list(ir.MemRefType(place.type).shape)
-        target = place if in_place else builder.alloc(shape, element)
+        target = place if in_place else self._scratch(operator, shape, element)
         builder.memset(target, operator.initial)
         self._fold(operator, box, tile, target)
         if not in_place:
             builder.activate(target, place)
+
+    def _scratch(self, operator: Fold, shape: Sequence[int], element: ir.Type) -> ir.Value:
+        """Return room for sums; all parts of a pooling share it."""
+        if operator not in self.scratch:
+            free = self.arrays[operator.output.array].layout
+            extents = [free.partitions, prod(free.shape[d] for d in free.free)]
+            self.scratch[operator] = alloc_at(
+                self.builder, extents, element, self.addresses[operator]
+            )
+        flat = self.builder.subview(self.scratch[operator], [0, 0], [shape[0], prod(shape[1:])])
+        return self.builder.expand(flat, [[shape[0]], list(shape[1:])])
 
     def _fold(self, operator: Fold, box: Sequence[Range], tile: int, target: ir.Value) -> None:
         """Fold the windows of a box of the output into `target`: [partition, *box]."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from polystage.allocation import aligned
 from polystage.dialects.npu.views import defining_op
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.resident.layout import Layout, widen_layouts
+from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
 from polystage.passes.lower.resident.operators import (
     Fold,
     Other,
@@ -19,8 +18,9 @@ from polystage.passes.lower.resident.operators import (
     ResidentOperator,
     Sum,
 )
+from polystage.passes.lower.resident.packing import packing_of
 from polystage.passes.lower.resident.recognise import recognise
-from polystage.planner.residency import Operator, plan_groups
+from polystage.planner.residency import Operator, Piece, plan_groups
 
 GROUP = "npu.group"
 """Attribute of an operation: the number of the group that it runs in."""
@@ -28,12 +28,11 @@ GROUP = "npu.group"
 RESIDENT = "npu.resident"
 """Attribute of an allocation: the array is on chip while its group runs."""
 
-FEW_CHANNELS = 4
-"""A contraction with taps and this many times fewer channels than the array has rows runs better
-alone, with taps beside the channels on the partitions."""
+BIASES = "biases"
+"""Among the addresses of a group, that of all its biases."""
 
-SPARE = 16
-"""One part in so many of the scratchpad is left for what lies between buffers."""
+EFFICIENT_BYTES = 4096
+"""Bytes per partition from which a transfer runs at its peak rate."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,28 @@ class Marked:
 
 @dataclass(frozen=True)
 class ResidentGroup:
-    """Operators that run together: how their arrays lie, and before which operator the weights of
-    each start to load."""
+    """Operators that run together: how their arrays lie and where, and when and to where the pieces
+    of every one's weights come.
+
+    Beside arrays, `addresses` has those of `BIASES`, of identities by element type, of packed
+    operands by product and of the sums of poolings by operator.
+    """
 
     operators: tuple[ResidentOperator, ...]
     layouts: Mapping[ir.Value, Layout]
-    loads: tuple[int, ...]
+    addresses: Mapping[Hashable, int]
+    pieces: tuple[tuple[Piece, ...], ...]
+
+
+@dataclass(frozen=True)
+class WeightPiece:
+    """`count` channel tiles, from `first`, of one constant of a product: what one transfer
+    brings."""
+
+    constant: int
+    first: int
+    count: int
+    bytes: int
 
 
 def mark_resident(function: func.FuncOp, target: Target) -> Marked:
@@ -82,11 +97,6 @@ def computing_operations(function: func.FuncOp) -> list[ir.Operation]:
     """Return what a program computes outside of loops, in program order."""
     names = ("linalg.generic", "memref.copy")
     return [op.operation for op in function.entry_block.operations if op.operation.name in names]
-
-
-def partitions_of(target: Target) -> int:
-    """Return across how many partitions a tile of an array lies: what the array takes and gives."""
-    return min(target.sbuf.partitions, target.tensor.rows, target.tensor.columns)
 
 
 def possible_operators(
@@ -120,14 +130,36 @@ def resident_groups(
     for operator in possible:
         if not isinstance(operator, Other):
             layouts = widen_layouts(layouts, operator, partitions) or layouts
-    facts = [None if isinstance(o, Other) else _facts(o, partitions) for o in possible]
-    sizes = {array: aligned(layout.bytes) for array, layout in layouts.items()}
+    sums = [o for o in possible if isinstance(o, Sum)]
+    sizes: dict[Hashable, int] = {array: layout.bytes for array, layout in layouts.items()}
+    everywhere: dict[Hashable, int] = {BIASES: 4 * bias_columns(sums, partitions)}
+    for type_, width in added_types(sums).items():
+        everywhere[type_] = width * partitions
+    facts: list[Operator | None] = []
+    for operator in possible:
+        fact = None
+        if not isinstance(operator, Other):
+            fact, extra = _facts(operator, target)
+            sizes |= extra
+        facts.append(fact)
+    capacity = target.sbuf.bytes_per_partition
     groups: list[ResidentGroup] = []
-    for found in plan_groups(facts, sizes, _capacity(possible, target)):
+    for found in plan_groups(facts, sizes | everywhere, list(everywhere), capacity):
         mine = [o for o in possible[found.first : found.last + 1] if not isinstance(o, Other)]
-        loads = tuple(position - found.first for position in found.loads)
-        groups.append(ResidentGroup(tuple(mine), _layouts(mine, partitions), loads))
+        layouts = _layouts(mine, partitions)
+        groups.append(ResidentGroup(tuple(mine), layouts, found.addresses, found.pieces))
     return groups
+
+
+def bias_columns(sums: Sequence[Sum], partitions: int) -> int:
+    """Return the columns of the biases of sums, one value for each partition."""
+    return sum(ceil(o.output.shape[o.partition] / partitions) for o in sums if o.shifts)
+
+
+def added_types(sums: Sequence[Sum]) -> dict[str, int]:
+    """Return the bytes of an element of every type whose arrays the tensor engine adds."""
+    windows = [w for o in sums if o.products or len(o.addends) > 1 for w in o.addends]
+    return {str(w.element_type): byte_width(w.element_type) for w in windows}
 
 
 def _layouts(operators: Sequence[ResidentOperator], partitions: int) -> dict[ir.Value, Layout]:
@@ -146,36 +178,43 @@ def _obstacle(operator: ResidentOperator, target: Target) -> str | None:
     for type_ in sorted(types):
         if type_ not in ("f32", "bf16", "f16") or not target.tensor.supports(type_):
             return f"the array does not take {type_}"
-    if isinstance(operator, Fold):
-        return None
-    for product in operator.products:
-        if product.moving.array == operator.output.array:
-            return "a contraction writes over its operand"
-        if product.taps and product.channels * FEW_CHANNELS <= target.tensor.rows:
-            return f"{product.channels} channels leave most of the array idle"
+    if isinstance(operator, Sum) and any(
+        product.moving.array == operator.output.array for product in operator.products
+    ):
+        return "a contraction writes over its operand"
     return None
 
 
-def _facts(operator: ResidentOperator, partitions: int) -> Operator:
+def _facts(operator: ResidentOperator, target: Target) -> tuple[Operator, dict[Hashable, int]]:
+    """Return what a plan needs to know of an operator, and the bytes of what it alone has."""
     reads = tuple(window.array for window, _, _ in operator.reads)
+    writes = operator.output.array
     if isinstance(operator, Fold):
         free = prod(operator.output.shape) // operator.output.shape[operator.partition]
-        return Operator(reads, operator.output.array, 0, aligned(4 * free))
-    weights = sum(weight_bytes(product, partitions) for product in operator.products)
-    return Operator(reads, operator.output.array, weights)
+        return Operator(reads, (writes, operator)), {operator: 4 * free}
+    packings = [packing_of(p, target) for p in operator.products if p.packed]
+    extra: dict[Hashable, int] = {p.product: p.bytes for p in packings if p is not None}
+    weights = tuple(
+        piece.bytes for product in operator.products for piece in pieces_of(product, target)
+    )
+    return Operator(reads, (writes, *extra), weights), extra
 
 
-def weight_bytes(product: Product, partitions: int) -> int:
-    """Return the bytes of weights in each partition."""
-    each = product.weight_elements * byte_width(product.moving.element_type)
-    full, rest = divmod(product.channels, partitions)
-    return aligned(full * each) + aligned(each if rest else 0)
-
-
-def _capacity(possible: Sequence[ResidentOperator | Other], target: Target) -> int:
-    """Return the bytes per partition for arrays and weights, beside biases and identities."""
-    partitions = partitions_of(target)
-    sums = [o for o in possible if isinstance(o, Sum) and o.shifts]
-    biases = sum(4 * ceil(o.output.shape[o.partition] / partitions) for o in sums)
-    room = target.sbuf.bytes_per_partition * (SPARE - 1) // SPARE
-    return room - aligned(biases) - 2 * aligned(4 * partitions)
+def pieces_of(product: Product, target: Target) -> list[WeightPiece]:
+    """Return the pieces in which the weights of a product come: whole channel tiles, as many as a
+    transfer needs to be efficient."""
+    width = byte_width(product.moving.element_type)
+    packing = packing_of(product, target) if product.packed else None
+    if packing is not None:
+        each = product.extents[product.row] * width
+        return [WeightPiece(n, 0, 1, each) for n in range(packing.matmuls)]
+    each = product.weight_elements * width
+    together = max(1, EFFICIENT_BYTES // each)
+    full, rest = divmod(product.channels, partitions_of(target))
+    found = [
+        WeightPiece(0, first, min(together, full - first), min(together, full - first) * each)
+        for first in range(0, full, together)
+    ]
+    if rest:
+        found.append(WeightPiece(int(full > 0), 0, 1, each))
+    return found

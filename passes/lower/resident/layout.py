@@ -8,6 +8,7 @@ from math import ceil, prod
 from typing import Any
 
 from polystage.dtypes import byte_width
+from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.operators import ResidentOperator
@@ -15,6 +16,11 @@ from polystage.passes.lower.resident.windows import Window
 
 Range = tuple[int, int, int]
 """Start, size and step in one dimension."""
+
+
+def partitions_of(target: Target) -> int:
+    """Return across how many partitions a tile of an array lies: what the array takes and gives."""
+    return min(target.sbuf.partitions, target.tensor.rows, target.tensor.columns)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,16 @@ def _plain(window: Window, dim: int, partitions: int) -> Layout:
     shape = tuple(window.shape)
     none = (0,) * len(shape)
     return Layout(shape, window.element_type, dim, min(partitions, shape[dim]), none, none)
+
+
+def alloc_at(
+    builder: KernelBuilder, shape: Sequence[int], element_type: ir.Type, address: int
+) -> ir.Value:
+    """Reserve a buffer of sbuf at an address, which npu-allocate-scratchpad keeps."""
+    buffer = builder.alloc(shape, element_type)
+    i64 = ir.IntegerType.get_signless(64, element_type.context)
+    buffer.owner.attributes["address"] = ir.IntegerAttr.get(i64, address)
+    return buffer
 
 
 @dataclass(frozen=True)

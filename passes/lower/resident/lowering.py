@@ -15,8 +15,8 @@ from polystage.passes.lower.resident.groups import (
     GROUP,
     RESIDENT,
     ResidentGroup,
+    added_types,
     computing_operations,
-    partitions_of,
     possible_operators,
     resident_groups,
 )
@@ -42,7 +42,7 @@ def lower_resident_groups(
     numbers = _resident_numbers(operations)
     if not numbers:
         return 0
-    constants = Constants(module, partitions_of(target))
+    constants = Constants(module, target)
     operators = recognise(operations, target)
     for number in numbers:
         mine = [o for o in operators if any(_group(op) == number for op in o.ops)]
@@ -126,7 +126,8 @@ def _free_name(module: ir.Module) -> str:
 def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
     sums = [o for o in group.operators if isinstance(o, Sum)]
     biases, first_bias = constants.shifts(sums)
-    added = {str(w.element_type): w.element_type for o in sums if _adds(o) for w in o.addends}
+    windows = [w for o in sums for w in o.addends if str(w.element_type) in added_types(sums)]
+    added = {str(w.element_type): w.element_type for w in windows}
     inputs, outputs = _outside(group)
     return GroupOperands(
         inputs,
@@ -138,11 +139,6 @@ def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
     )
 
 
-def _adds(operator: Sum) -> bool:
-    """Whether arrays of a sum go through the array of processors."""
-    return bool(operator.products) or len(operator.addends) > 1
-
-
 def _outside(group: ResidentGroup) -> tuple[dict[ir.Value, str], dict[ir.Value, str]]:
     """Return the arrays that a group reads before it writes them, and those that others use
     afterwards, each with the cause of its transfer."""
@@ -151,9 +147,12 @@ def _outside(group: ResidentGroup) -> tuple[dict[ir.Value, str], dict[ir.Value, 
     outputs: dict[ir.Value, str] = {}
     written: set[ir.Value] = set()
     for operator in group.operators:
-        for window, _, _ in operator.reads:
-            if window.array not in written:
-                inputs[window.array] = _cause(operator.ops[-1], window.array)
+        read = [window.array for window, _, _ in operator.reads]
+        if isinstance(operator, Sum):
+            read += [product.moving.array for product in operator.products if product.packed]
+        for array in read:
+            if array not in written:
+                inputs[array] = _cause(operator.ops[-1], array)
         written.add(operator.output.array)
     for operator in group.operators:
         array = operator.output.array

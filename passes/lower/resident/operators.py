@@ -27,6 +27,8 @@ class Product:
     row: int
     taps: tuple[int, ...]
     columns: dict[int, int]
+    packed: bool = False
+    """Whether the operand comes from memory in an arrangement of its own (`packing`)."""
 
     @property
     def channels(self) -> int:
@@ -64,6 +66,8 @@ class Sum:
         """What is read: the window, the dimension across the partitions, the extents of the loops,
         none where the window is the array."""
         for product in self.products:
+            if product.packed:
+                continue
             dim = product.moving.dim_of(product.channel)
             assert dim is not None
             yield product.moving, dim, product.extents

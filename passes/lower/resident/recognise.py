@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
@@ -13,6 +13,7 @@ from polystage.mlir import ir
 from polystage.passes.lower.fills import initialising_fills
 from polystage.passes.lower.generic_op import Access, GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
+from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import (
     Fold,
     Other,
@@ -21,9 +22,14 @@ from polystage.passes.lower.resident.operators import (
     Sum,
     plain_dims,
 )
+from polystage.passes.lower.resident.packing import packing_of
 from polystage.passes.lower.resident.terms import Terms, read_terms
 from polystage.passes.lower.resident.windows import Window, window_of
 from polystage.passes.lower.tensor_engine.contraction import Contraction
+
+FEW_CHANNELS = 4
+"""A contraction with taps and this many times fewer channels than the array has rows is done with
+taps beside the channels on the partitions, or not in a group."""
 
 _FOLDS = {"arith.maximumf": "max", "arith.addf": "add"}
 
@@ -176,6 +182,11 @@ class _Reader:
             contraction.taps,
             {d: dims[d] for d in contraction.columns},
         )
+        rows = partitions_of(self.target)
+        if product.taps and product.channels * FEW_CHANNELS <= rows:
+            if packing_of(product, self.target) is None:
+                raise _Declined(f"{product.channels} channels leave most of the array idle")
+            product = replace(product, packed=True)
         return product, output
 
     def _joins_a_sum(self, op: ir.Operation, waiting: _Waiting) -> bool:
@@ -226,7 +237,7 @@ class _Reader:
             raise _Declined("nothing is summed")
         self.partitions[output.array] = partition
         return Sum(
-            tuple(o for p in parts for o in p.ops) + (op,),
+            (*(o for p in parts for o in p.ops), op),
             output,
             partition,
             tuple(p.product for p in parts),

@@ -12,6 +12,7 @@ from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import Range, ResidentArray
 from polystage.passes.lower.resident.operators import Product, Sum
+from polystage.passes.lower.resident.packing import PackedOperand
 from polystage.passes.lower.resident.windows import Window
 
 ROWS_TOGETHER = 4
@@ -69,11 +70,13 @@ class SumWriter:
         arrays: Mapping[ir.Value, ResidentArray],
         banks: PsumBanks,
         identities: Mapping[str, ir.Value],
+        packed: Mapping[Product, PackedOperand],
     ) -> None:
         self.builder = builder
         self.arrays = arrays
         self.banks = banks
         self.identities = identities
+        self.packed = packed
 
     def write(
         self, operator: Sum, weights: Sequence[Sequence[LoadedSegment]], shift: Shift | None
@@ -155,9 +158,14 @@ class SumWriter:
         box: Sequence[Range],
     ) -> Iterator[_Part]:
         """Yield the matmuls of a product: channel tiles, and in them taps."""
-        array = self.arrays[product.moving.array]
         free = self.arrays[operator.output.array].layout.free
         columns = {d: box[free.index(dim)] for d, dim in product.columns.items()}
+        if product in self.packed:
+            for number, segment in enumerate(segments):
+                moving = self.packed[product].view(self.builder, number, columns)
+                yield _Part(segment.buffer, 0, 0, ir.MemRefType(moving.type).shape[0], moving)
+            return
+        array = self.arrays[product.moving.array]
         for segment in segments:
             partitions, tiles = ir.MemRefType(segment.buffer.type).shape[:2]
             for tile in range(tiles):

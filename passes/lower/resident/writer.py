@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.constants import Segment
 from polystage.passes.lower.resident.folds import FoldWriter
-from polystage.passes.lower.resident.groups import ResidentGroup
-from polystage.passes.lower.resident.layout import Layout, ResidentArray
+from polystage.passes.lower.resident.groups import (
+    BIASES,
+    ResidentGroup,
+    WeightPiece,
+    pieces_of,
+)
+from polystage.passes.lower.resident.layout import Layout, ResidentArray, alloc_at, partitions_of
 from polystage.passes.lower.resident.operators import Fold, Product, ResidentOperator, Sum
+from polystage.passes.lower.resident.packing import PackedOperand, packing_of
 from polystage.passes.lower.resident.sums import LoadedSegment, PsumBanks, Shift, SumWriter
 
 
@@ -24,15 +31,15 @@ class GroupOperands:
     """Arrays that are loaded, each with the cause."""
     outputs: Mapping[ir.Value, str]
     """Arrays that are stored."""
-    weights: Mapping[Product, Sequence[Segment]]
+    weights: Mapping[Product, Sequence[ir.Value]]
     biases: ir.Value | None
     first_bias: Mapping[Sum, int]
     identities: Mapping[str, ir.Value]
 
     def values(self) -> list[ir.Value]:
         """Return the arguments of the call."""
-        segments = [s.value for found in self.weights.values() for s in found]
-        constants = [*segments, *([self.biases] if self.biases else []), *self.identities.values()]
+        weights = [value for found in self.weights.values() for value in found]
+        constants = [*weights, *([self.biases] if self.biases else []), *self.identities.values()]
         return list(dict.fromkeys([*self.inputs, *self.outputs, *constants]))
 
 
@@ -45,23 +52,31 @@ class GroupWriter:
         self.builder = builder
         self.group = group
         self.operands = operands
+        self.partitions = partitions_of(builder.target)
         self.argument = dict(zip(operands.values(), builder.arguments, strict=True))
         self.arrays: dict[ir.Value, ResidentArray] = {}
-        self.loaded: dict[Product, list[LoadedSegment]] = {}
+        self.packed: dict[Product, PackedOperand] = {}
+        self.loaded: dict[Product, list[LoadedSegment]] = defaultdict(list)
+        self.weights = {o: _pieces(o, builder.target) for o in group.operators}
+        self.next = self.done = 0
+        """Operators whose weights are on their way, and pieces of the next one's."""
         self.banks = PsumBanks(builder)
 
     def write(self, layers: Sequence[str]) -> None:
         """Write the kernel; `layers` are the names of the operators for reports."""
-        biases = self._load_whole(self.operands.biases) if self.operands.biases else None
-        identities = {t: self._load_whole(v) for t, v in self.operands.identities.items()}
-        sums = SumWriter(self.builder, self.arrays, self.banks, identities)
-        folds = FoldWriter(self.builder, self.arrays)
-        for position, operator in enumerate(self.group.operators):
+        group, operands = self.group, self.operands
+        biases = self._load_whole(operands.biases, BIASES) if operands.biases else None
+        identities = {t: self._load_whole(v, t) for t, v in operands.identities.items()}
+        sums = SumWriter(self.builder, self.arrays, self.banks, identities, self.packed)
+        folds = FoldWriter(self.builder, self.arrays, group.addresses)
+        for position, operator in enumerate(group.operators):
             start = _last(self.builder)
             for window, _, _ in operator.reads:
                 if window.array not in self.arrays:
                     self._load(window.array)
-            self._load_weights(position)
+            self._load_weights(position, position + 1)  # of what runs now, perhaps
+            self._load_packed(operator)
+            self._load_weights(position, len(group.operators))
             self._open(operator)
             if isinstance(operator, Fold):
                 folds.write(operator)
@@ -73,29 +88,56 @@ class GroupWriter:
 
     # --- transfers -------------------------------------------------------------------------------
 
-    def _load_whole(self, value: ir.Value) -> ir.Value:
+    def _load_whole(self, value: ir.Value, name: Hashable) -> ir.Value:
         """Load a constant as it is."""
         type_ = ir.MemRefType(value.type)
-        buffer = self.builder.alloc(list(type_.shape), type_.element_type)
+        address = self.group.addresses[name]
+        buffer = alloc_at(self.builder, list(type_.shape), type_.element_type, address)
         self.builder.dma(self.argument[value], buffer, "weight")
         return buffer
 
-    def _load_weights(self, position: int) -> None:
-        """Start to load the weights that come in while the operator at `position` runs."""
-        for operator, load in zip(self.group.operators, self.group.loads, strict=True):
-            if load == position and isinstance(operator, Sum):
-                for product in operator.products:
-                    self.loaded[product] = list(self._load_segments(product))
+    def _load_packed(self, operator: ResidentOperator) -> None:
+        products = operator.products if isinstance(operator, Sum) else ()
+        for product in products:
+            packing = packing_of(product, self.builder.target) if product.packed else None
+            if packing is None:
+                continue
+            value, type_ = product.moving.array, product.moving.element_type
+            address = self.group.addresses[product]
+            buffer = alloc_at(self.builder, packing.buffer_shape, type_, address)
+            self.packed[product] = PackedOperand(packing, buffer)
+            cause = self.operands.inputs[value]
+            self.packed[product].load(self.builder, self.argument[value], cause)
 
-    def _load_segments(self, product: Product) -> Iterable[LoadedSegment]:
-        tile = 0
-        for segment in self.operands.weights[product]:
-            yield LoadedSegment(self._load_whole(segment.value), tile)
-            tile += ir.MemRefType(segment.value.type).shape[1]
+    def _load_weights(self, position: int, stop: int) -> None:
+        """Start to load the weights of operators before `stop` that come in while the operator at
+        `position` runs."""
+        for number in range(self.next, stop):
+            operator = self.group.operators[number]
+            pieces = list(zip(self.weights[operator], self.group.pieces[number], strict=True))
+            for (product, piece), place in pieces[self.done :]:
+                if place.position > position:
+                    return
+                self._load_piece(product, piece, place.address)
+                self.done += 1
+            self.next, self.done = number + 1, 0
+
+    def _load_piece(self, product: Product, piece: WeightPiece, address: int) -> None:
+        value = self.operands.weights[product][piece.constant]
+        type_ = ir.MemRefType(value.type)
+        partitions, _, *rest = type_.shape
+        sizes = [partitions, piece.count, *rest]
+        buffer = alloc_at(self.builder, sizes, type_.element_type, address)
+        source = self.builder.subview(self.argument[value], [0, piece.first, 0, 0], sizes)
+        self.builder.dma(source, buffer, "weight")
+        before = product.channels // self.partitions if piece.constant else 0
+        self.loaded[product].append(LoadedSegment(buffer, before + piece.first))
 
     def _array(self, value: ir.Value) -> ResidentArray:
         layout = self.group.layouts[value]
-        array = ResidentArray(layout, self.builder.alloc(layout.buffer_shape, layout.element_type))
+        address = self.group.addresses[value]
+        buffer = alloc_at(self.builder, layout.buffer_shape, layout.element_type, address)
+        array = ResidentArray(layout, buffer)
         self.arrays[value] = array
         array.fill_border(self.builder)
         return array
@@ -133,6 +175,11 @@ class GroupWriter:
         if biases is None or operator not in self.operands.first_bias:
             return None
         return Shift(biases, self.operands.first_bias[operator])
+
+
+def _pieces(operator: ResidentOperator, target: Target) -> list[tuple[Product, WeightPiece]]:
+    products = operator.products if isinstance(operator, Sum) else ()
+    return [(product, piece) for product in products for piece in pieces_of(product, target)]
 
 
 def _last(builder: KernelBuilder) -> int:

@@ -21,6 +21,11 @@ def transfer_class(op: ir.Operation) -> str:
     return "weight" if ir.StringAttr(op.attributes["cause"]).value == "weight" else "load"
 
 
+def class_queue(kind: str, queues: int) -> str:
+    """Return the first of the queues that transfers of a class take."""
+    return f"dma{CLASSES.index(kind) * queues // len(CLASSES)}"
+
+
 def assign_queues(transfers: Iterable[ir.Operation], queues: int) -> int:
     """Give the transfers of a kernel queues in turn, and return how many had none.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from polystage.planner.residency.prefetch import Life, load_positions
+from polystage.planner.residency.placement import Life, Piece, Placement, place
 
 MIN_OPERATORS = 2
 """Fewer than these have no array between them."""
@@ -13,56 +13,94 @@ MIN_OPERATORS = 2
 
 @dataclass(frozen=True)
 class Operator:
-    """What an operator touches: arrays by name, the bytes per partition of its weights, and those
-    that it needs beside both while it runs."""
+    """What an operator touches: arrays by name, and the bytes per partition of the pieces in which
+    its weights come."""
 
     reads: tuple[Hashable, ...]
-    writes: Hashable
-    weight_bytes: int
-    scratch_bytes: int = 0
+    writes: tuple[Hashable, ...]
+    weights: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Group:
-    """Operators `first` to `last`, and before which of them the weights of each start to load."""
+    """Operators `first` to `last`: the address of every array that they touch, and the pieces of
+    every one's weights, whose positions count from the group's first operator."""
 
     first: int
     last: int
-    loads: tuple[int, ...]
+    addresses: Mapping[Hashable, int]
+    pieces: tuple[tuple[Piece, ...], ...]
 
 
 def plan_groups(
-    operators: Sequence[Operator | None], array_bytes: Mapping[Hashable, int], capacity: int
+    operators: Sequence[Operator | None],
+    sizes: Mapping[Hashable, int],
+    everywhere: Sequence[Hashable],
+    capacity: int,
 ) -> list[Group]:
     """Return the groups of a program; an operator that cannot run in one is None.
 
-    A group goes on until an operator cannot run in it, or does not fit with what is live.
+    A group goes on until an operator cannot run in it, or does not fit with what is live. `sizes`
+    are the bytes of arrays; those of `everywhere` are live all the time.
 
     Units: bytes per partition.
     """
     groups: list[Group] = []
     first = 0
     while first < len(operators):
-        last, loads = first - 1, None
-        while last + 1 < len(operators) and operators[last + 1] is not None:
-            longer = _loads(operators[first : last + 2], array_bytes, capacity)
-            if longer is None:
-                break
-            last, loads = last + 1, longer
-        if loads is not None and last - first + 1 >= MIN_OPERATORS:
-            groups.append(Group(first, last, tuple(first + n for n in loads)))
-        first = max(last, first) + 1
+        last = first
+        while last < len(operators) and operators[last] is not None:
+            last += 1
+        found = _longest(operators[first:last], sizes, everywhere, capacity)
+        if found is not None:
+            count = len(found[1].pieces)
+            addresses = dict(zip(found[0], found[1].arrays, strict=True))
+            groups.append(Group(first, first + count - 1, addresses, found[1].pieces))
+            first += count
+        else:
+            first += 1
     return groups
 
 
-def _loads(
-    operators: Sequence[Operator | None], array_bytes: Mapping[Hashable, int], capacity: int
-) -> list[int] | None:
+def _longest(
+    operators: Sequence[Operator | None],
+    sizes: Mapping[Hashable, int],
+    everywhere: Sequence[Hashable],
+    capacity: int,
+) -> tuple[list[Hashable], Placement] | None:
+    """Return arrays and places of the longest run from the first operator that fits."""
     run = [operator for operator in operators if operator is not None]
-    lives: dict[Hashable, Life] = {}
+    while len(run) >= MIN_OPERATORS:
+        lives = _lives(run, everywhere)
+        peak = _first_overflow(run, lives, sizes, capacity)
+        if peak is not None:
+            run = run[:peak]
+            continue
+        arrays = [(life, sizes[array]) for array, life in lives.items()]
+        placement = place(arrays, [operator.weights for operator in run], capacity)
+        if placement is not None:
+            return list(lives), placement
+        run = run[:-1]
+    return None
+
+
+def _lives(run: Sequence[Operator], everywhere: Sequence[Hashable]) -> dict[Hashable, Life]:
+    lives: dict[Hashable, Life] = {array: (0, len(run) - 1) for array in everywhere}
     for number, operator in enumerate(run):
-        for array in (*operator.reads, operator.writes):
+        for array in (*operator.reads, *operator.writes):
             lives[array] = lives.get(array, (number, number))[0], number
-    arrays = [(life, array_bytes[array]) for array, life in lives.items()]
-    arrays += [((n, n), o.scratch_bytes) for n, o in enumerate(run) if o.scratch_bytes]
-    return load_positions([operator.weight_bytes for operator in run], arrays, capacity)
+    return lives
+
+
+def _first_overflow(
+    run: Sequence[Operator],
+    lives: Mapping[Hashable, Life],
+    sizes: Mapping[Hashable, int],
+    capacity: int,
+) -> int | None:
+    """Return the first operator whose arrays and weights are more than the capacity."""
+    used = [sum(operator.weights) for operator in run]
+    for array, (first, last) in lives.items():
+        for position in range(first, last + 1):
+            used[position] += sizes[array]
+    return next((n for n, size in enumerate(used) if size > capacity), None)
