@@ -25,13 +25,22 @@ def fused_contraction(
     happens to its results."""
     if generic is None:
         return Declined("the loops of both do not correspond one to one")
-    contraction = Contraction.match(generic, target, stationary_operand(cluster.producer))
+    contraction = _match(cluster, generic, target)
     if contraction is None:
         return Declined(f"the array of '{target.name}' does not compute it")
     if not contraction.stores_rows:
         return Declined("its reader stores columns of what it computes in rows")
     epilogue = read_epilogue(cluster, contraction, target)
     return epilogue if isinstance(epilogue, Declined) else (contraction, epilogue)
+
+
+def _match(cluster: Cluster, generic: GenericOp, target: Target) -> Contraction | None:
+    """Return the contraction with the operand held that the producer names, or with the other one
+    where only then the reader stores rows."""
+    named = Contraction.match(generic, target, stationary_operand(cluster.producer))
+    if named is None or named.stores_rows:
+        return named
+    return Contraction.match(generic, target)
 
 
 def lower_cluster(
@@ -47,8 +56,7 @@ def lower_cluster(
     joined = cluster.joined()
     assert joined is not None, "a cluster has corresponding loops"
     generic, values = collapse_dims(builder, joined.without_unit_dims(), builder.arguments)
-    stationary = stationary_operand(cluster.producer)
-    contraction = Contraction.match(generic, builder.target, stationary)
+    contraction = _match(cluster, generic, builder.target)
     if contraction is not None:
         generic, values = split_taps(builder, contraction, values)
     found = fused_contraction(cluster, generic, builder.target)

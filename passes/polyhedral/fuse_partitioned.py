@@ -54,6 +54,8 @@ def fuse_partitioned(module: ir.Module, target: Target, resident: bool = True) -
                 marked = mark_resident(function, target)
                 fusion.remarks += marked.remarks
                 fusion.count("resident groups", marked.groups)
+            for producer, fills in _contractions(function, target):
+                expand_result(producer, fills)
             lay_out_arrays(function)
             _fuse(function, target, fusion)
     return fusion
@@ -98,7 +100,6 @@ def _contractions(
 def _cluster(
     producer: ir.Operation, fills: list[ir.Operation], target: Target
 ) -> Cluster | Declined:
-    expand_result(producer, fills)
     found = cluster_of(producer, Order(producer.block), fills)
     if isinstance(found, Declined):
         return found

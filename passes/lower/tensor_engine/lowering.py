@@ -107,6 +107,9 @@ class TensorEngineLowering:
         self.loader = OperandLoader(builder, contraction, self.plan, self.row, values, causes)
         self.outputs = OutputTiles(*operands, initial, self.epilogue)
         self.segments = self.loader.segments
+        self.columns = contraction.columns
+        self.shared_stationary: list[Resident] | None = None
+        self.shared_moving: list[Resident] | None = None
         self.outer = planner.outer
 
     def emit(self) -> None:
@@ -118,6 +121,7 @@ class TensorEngineLowering:
         extents = [self.extents[d] for d in outer]
         together = self.plan.together if outer and cuts[-1] is None else 1
         steps = [1] * (len(outer) - 1) + [together] * bool(outer)
+        self._load_shared()
         for tiles in self.builder.tiles_nd(extents, steps, cuts):
             for number in range(tiles[-1].size if outer else 1):
                 box = dict(zip(outer, tiles, strict=True))
@@ -150,7 +154,7 @@ class TensorEngineLowering:
         self, extents: Sequence[int], tiles: Sequence[int], cuts: Sequence[Cut | None] = ()
     ) -> Iterator[Box]:
         for pieces in self.builder.tiles_nd(extents, tiles, cuts):
-            yield dict(zip(self.contraction.columns, pieces, strict=True))
+            yield dict(zip(self.columns, pieces, strict=True))
 
     def _contraction_loops(
         self, load: Callable[[int, Tile], Resident] | None = None
@@ -179,21 +183,45 @@ class TensorEngineLowering:
 
     # --- resident operands -----------------------------------------------------------------------
 
+    def _load_shared(self) -> None:
+        """Load once, in front of the loops around everything, what is resident as a whole and does
+        not depend on them."""
+        if self.plan.streamed or not self.outer:
+            return
+        contraction, walked = self.contraction, set(self.outer)
+        if self._holds_all_rows and not contraction.stationary.dims & walked:
+            self.shared_stationary = self._load_stationary({}, self._whole_rows)
+        if self._holds_all_columns and not contraction.moving.dims & walked:
+            self.shared_moving = self._load_moving({}, self._whole_columns)
+
+    @property
+    def _holds_all_rows(self) -> bool:
+        return not self.plan.channel_tiles and self.plan.row_block >= self._row_extent
+
+    @property
+    def _holds_all_columns(self) -> bool:
+        return self.plan.column_block == tuple(self._whole_columns[d].size for d in self.columns)
+
+    @property
+    def _whole_rows(self) -> Box:
+        return {self.row: Tile(Offset(), self._row_extent)} if self.row >= 0 else {}
+
+    @property
+    def _whole_columns(self) -> Box:
+        return {d: Tile(Offset(), self.extents[d]) for d in self.columns}
+
     def _emit_blocks(self, box: Box) -> None:
         """Load blocks of both operands, each as far out as the order of blocks allows."""
-        columns = self.contraction.columns
-        all_columns = tuple(self.extents[d] for d in columns)
-        whole_rows = {self.row: Tile(Offset(), self._row_extent)} if self.row >= 0 else {}
-        whole_columns = {d: Tile(Offset(), self.extents[d]) for d in columns}
-        stationary = moving = None
+        all_columns = tuple(self.extents[d] for d in self.columns)
+        stationary, moving = self.shared_stationary, self.shared_moving
         if self.plan.channel_tiles:
-            stationary = ()
-        elif self.plan.row_block >= self._row_extent:
-            stationary = self._load_stationary(box, whole_rows)
-        if self.plan.column_block == all_columns:
-            moving = self._load_moving(box, whole_columns)
+            stationary = []
+        elif stationary is None and self._holds_all_rows:
+            stationary = self._load_stationary(box, self._whole_rows)
+        if moving is None and self._holds_all_columns:
+            moving = self._load_moving(box, self._whole_columns)
         row_cut = None if stationary is not None else self._cut(self.row)
-        cuts = [] if moving else [self._cut(d) for d in columns]
+        cuts = [] if moving else [self._cut(d) for d in self.columns]
         if self.plan.rows_outermost:
             for rows in self._row_tiles(self._row_extent, self.plan.row_block, row_cut):
                 left = self._load_stationary(box, rows) if stationary is None else stationary
@@ -256,7 +284,7 @@ class TensorEngineLowering:
     ) -> None:
         """Compute all column tiles of a few row tiles, channel by channel for all of these, into
         their output buffers. The stationary block is there, or `left` loads it chunk by chunk."""
-        sizes = [columns[d].size for d in self.contraction.columns]
+        sizes = [columns[d].size for d in self.columns]
         for column_tile in self._column_tiles(sizes, self.plan.column_tile):
             boxes = [row_tile | column_tile for row_tile in row_tiles]
             sums = [self.outputs.psum(box) for box in boxes]
@@ -275,8 +303,8 @@ class TensorEngineLowering:
 
     def _emit_streamed(self, box: Box) -> None:
         """Compute tile by tile, loading the operands of every single matmul."""
-        extents = [self.extents[d] for d in self.contraction.columns]
-        cuts = [self._cut(d) for d in self.contraction.columns]
+        extents = [self.extents[d] for d in self.columns]
+        cuts = [self._cut(d) for d in self.columns]
         for rows in self._row_tiles(self._row_extent, self.plan.row_tile, self._cut(self.row)):
             for columns in self._column_tiles(extents, self.plan.column_tile, cuts):
                 window = box | rows | columns
