@@ -14,6 +14,7 @@ from polystage.mlir import func, ir
 from polystage.passes.lower.clusters import Cluster, clusters_of_groups
 from polystage.passes.lower.fills import initialising_fills
 from polystage.passes.lower.fused_kernel import lower_cluster
+from polystage.passes.lower.flat.lowering import lower_flat
 from polystage.passes.lower.generic_op import GenericOp, static_array
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
@@ -82,9 +83,18 @@ class ConvertLinalgToNpuPass(Pass):
         npu.load(module.context)
         target = required_target(module)
         with module.context, ir.Location.unknown():
+            if target.is_flat:
+                self._carry_out(module, target)
+                return
             for function in _programs(module):
                 lay_out_arrays(function)
                 ProgramLowering(self, module, function, target).run()
+
+    def _carry_out(self, module: ir.Module, target: Target) -> None:
+        """Carry out the plan of a program on a flat target, as one kernel."""
+        kernel = lower_flat(module, target)
+        self.count("kernels")
+        self.count("buffers of several places", rotate_buffers(kernel, self.buffers))
 
 
 def _programs(module: ir.Module) -> list[func.FuncOp]:
