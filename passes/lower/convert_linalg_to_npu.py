@@ -13,8 +13,8 @@ from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.lower.clusters import Cluster, clusters_of_groups
 from polystage.passes.lower.fills import initialising_fills
-from polystage.passes.lower.fused_kernel import lower_cluster
 from polystage.passes.lower.flat.lowering import lower_flat
+from polystage.passes.lower.fused_kernel import lower_cluster
 from polystage.passes.lower.generic_op import GenericOp, static_array
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
