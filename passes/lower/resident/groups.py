@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from polystage.dialects.npu.views import defining_op
 from polystage.dtypes import byte_width
+from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
 from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
 from polystage.passes.lower.resident.operators import (
     Fold,
@@ -26,7 +28,10 @@ GROUP = "npu.group"
 """Attribute of an operation: the number of the group that it runs in."""
 
 RESIDENT = "npu.resident"
-"""Attribute of an allocation: the array is on chip while its group runs."""
+"""Attribute of an allocation: the numbers of the groups that make the array on chip."""
+
+PART = "npu.part"
+"""Attribute of an operation: how much of a batch its group does at a time."""
 
 BIASES = "biases"
 """Among the addresses of a group, that of all its biases."""
@@ -45,6 +50,15 @@ class Marked:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A batch in `count` parts of `size`; `dims` are its dimensions of arrays."""
+
+    dims: BatchDims
+    size: int
+    count: int
+
+
+@dataclass(frozen=True)
 class ResidentGroup:
     """Operators that run together: how their arrays lie and where, and when and to where the pieces
     of every one's weights come.
@@ -57,6 +71,7 @@ class ResidentGroup:
     layouts: Mapping[ir.Value, Layout]
     addresses: Mapping[Hashable, int]
     pieces: tuple[tuple[Piece, ...], ...]
+    parts: Parts | None = None
 
 
 @dataclass(frozen=True)
@@ -74,23 +89,33 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
     """Mark the operations of a program that run in resident groups, and the arrays between them.
 
     linalg.generic                    ->  linalg.generic {npu.group = 0 : i64}
-    %a = memref.alloc() : memref<..>  ->  %a = memref.alloc() {npu.resident} : memref<..>
+    %a = memref.alloc() : memref<..>  ->  %a = memref.alloc() {npu.resident = [0]} : memref<..>
+
+    Where a group does its batch part by part, its operations have `npu.part`, the size of one.
     """
     operators = recognise(computing_operations(function), target)
     possible = possible_operators(operators, target)
     groups = resident_groups(possible, target)
-    i64 = ir.IntegerType.get_signless(64)
     operations = 0
     for number, group in enumerate(groups):
         for operator in group.operators:
-            for op in operator.ops:
-                op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
-                operations += 1
-            owner = defining_op(operator.output.array)
-            if owner is not None:
-                owner.attributes[RESIDENT] = ir.UnitAttr.get()
+            operations += len(operator.ops)
+            _mark(operator, group, number)
     remarks = tuple((o.ops[-1], o.reason) for o in possible if isinstance(o, Other))
     return Marked(len(groups), operations, remarks)
+
+
+def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None:
+    i64 = ir.IntegerType.get_signless(64)
+    for op in operator.ops:
+        op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
+        if group.parts is not None:
+            op.attributes[PART] = ir.IntegerAttr.get(i64, group.parts.size)
+    owner = defining_op(operator.output.array)
+    if owner is not None:
+        earlier = list(owner.attributes[RESIDENT]) if RESIDENT in owner.attributes else []
+        numbers = [*earlier, ir.IntegerAttr.get(i64, number)]
+        owner.attributes[RESIDENT] = ir.ArrayAttr.get(list(dict.fromkeys(numbers)))
 
 
 def computing_operations(function: func.FuncOp) -> list[ir.Operation]:
@@ -124,30 +149,92 @@ def possible_operators(
 def resident_groups(
     possible: Sequence[ResidentOperator | Other], target: Target
 ) -> list[ResidentGroup]:
-    """Return the groups of a program."""
-    partitions = partitions_of(target)
-    layouts: dict[ir.Value, Layout] = {}
+    """Return the groups of a program: runs of operators, as long as they fit.
+
+    A run of which not all fits is one group all the same where that does a batch part by part.
+    """
+    found: list[ResidentGroup] = []
+    for run in _runs(possible):
+        groups = plan_run(run, target)
+        whole = len(groups) == 1 and len(groups[0].operators) == len(run)
+        in_parts = None if whole else _in_parts(run, target)
+        found += groups if in_parts is None else [in_parts]
+    return found
+
+
+def _runs(possible: Sequence[ResidentOperator | Other]) -> Iterator[list[ResidentOperator]]:
+    """Yield the runs of operators between others."""
+    run: list[ResidentOperator] = []
     for operator in possible:
         if not isinstance(operator, Other):
-            layouts = widen_layouts(layouts, operator, partitions) or layouts
-    sums = [o for o in possible if isinstance(o, Sum)]
+            run.append(operator)
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _in_parts(run: Sequence[ResidentOperator], target: Target) -> ResidentGroup | None:
+    """Return the group that does a batch part by part, in the largest parts that fit, or None where
+    there are none, or where to load the weights again for each takes longer than to compute."""
+    dims = batch_dims(run)
+    if dims is None:
+        return None
+    extent = run[0].output.shape[dims[run[0].output.array]]
+    for size in (n for n in range(extent - 1, 0, -1) if extent % n == 0):
+        if extent // size * _weights_ns(run, target) > _array_ns(run, target):
+            return None
+        group = plan_parts(run, target, dims, size)
+        if group is not None:
+            return group
+    return None
+
+
+def plan_parts(
+    run: Sequence[ResidentOperator], target: Target, dims: BatchDims, size: int
+) -> ResidentGroup | None:
+    """Return the group of a run on parts of `size` of the batch, or None where it does not fit."""
+    count = run[0].output.shape[dims[run[0].output.array]] // size
+    groups = plan_run(cut_operators(run, dims, size), target)
+    if len(groups) != 1 or len(groups[0].operators) != len(run):
+        return None
+    return replace(groups[0], parts=Parts(dims, size, count))
+
+
+def _weights_ns(run: Sequence[ResidentOperator], target: Target) -> float:
+    products = [p for o in run if isinstance(o, Sum) for p in o.products]
+    total = sum(p.channels * p.weight_bytes for p in products)
+    return cost.dram_bound_ns(target, total)
+
+
+def _array_ns(run: Sequence[ResidentOperator], target: Target) -> float:
+    products = [p for o in run if isinstance(o, Sum) for p in o.products]
+    return sum(
+        cost.compute_bound_ns(target, prod(p.extents), str(p.moving.element_type)) for p in products
+    )
+
+
+def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGroup]:
+    """Return the groups that a run of operators goes into, beginning with as many as fit."""
+    partitions = partitions_of(target)
+    sums = [o for o in run if isinstance(o, Sum)]
+    layouts = _layouts(run, partitions)
     sizes: dict[Hashable, int] = {array: layout.bytes for array, layout in layouts.items()}
     everywhere: dict[Hashable, int] = {BIASES: 4 * bias_columns(sums, partitions)}
     for type_, width in added_types(sums).items():
         everywhere[type_] = width * partitions
-    facts: list[Operator | None] = []
-    for operator in possible:
-        fact = None
-        if not isinstance(operator, Other):
-            fact, extra = _facts(operator, target)
-            sizes |= extra
+    facts: list[Operator] = []
+    for operator in run:
+        fact, extra = _facts(operator, target)
         facts.append(fact)
+        sizes |= extra
     capacity = target.sbuf.bytes_per_partition
     groups: list[ResidentGroup] = []
     for found in plan_groups(facts, sizes | everywhere, list(everywhere), capacity):
-        mine = [o for o in possible[found.first : found.last + 1] if not isinstance(o, Other)]
+        mine = tuple(run[found.first : found.last + 1])
         layouts = _layouts(mine, partitions)
-        groups.append(ResidentGroup(tuple(mine), layouts, found.addresses, found.pieces))
+        groups.append(ResidentGroup(mine, layouts, found.addresses, found.pieces))
     return groups
 
 
@@ -203,12 +290,11 @@ def _facts(operator: ResidentOperator, target: Target) -> tuple[Operator, dict[H
 def pieces_of(product: Product, target: Target) -> list[WeightPiece]:
     """Return the pieces in which the weights of a product come: whole channel tiles, as many as a
     transfer needs to be efficient."""
-    width = byte_width(product.moving.element_type)
     packing = packing_of(product, target) if product.packed else None
     if packing is not None:
-        each = product.extents[product.row] * width
+        each = product.extents[product.row] * byte_width(product.moving.element_type)
         return [WeightPiece(n, 0, 1, each) for n in range(packing.matmuls)]
-    each = product.weight_elements * width
+    each = product.weight_bytes
     together = max(1, EFFICIENT_BYTES // each)
     full, rest = divmod(product.channels, partitions_of(target))
     found = [

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from polystage.dialects.npu.views import defining_op
+from polystage.dialects.npu.views import DYNAMIC, defining_op
 from polystage.errors import PassError
+from polystage.forms import walk
 from polystage.machine.target import Target
-from polystage.mlir import func, ir
+from polystage.mlir import func, ir, memref
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.provenance import causes_of
+from polystage.passes.lower.resident.batches import batch_dims
 from polystage.passes.lower.resident.constants import Constants
 from polystage.passes.lower.resident.groups import (
     GROUP,
+    PART,
     RESIDENT,
+    Parts,
     ResidentGroup,
     added_types,
     computing_operations,
+    plan_parts,
+    plan_run,
     possible_operators,
-    resident_groups,
 )
 from polystage.passes.lower.resident.operators import Other, ResidentOperator, Sum
 from polystage.passes.lower.resident.recognise import recognise, users_of
 from polystage.passes.lower.resident.writer import GroupOperands, GroupWriter
+from polystage.passes.memref_types import window_type
 
 
 def lower_resident_groups(
@@ -33,13 +39,13 @@ def lower_resident_groups(
 ) -> int:
     """Write the kernel of every resident group and a call of it; return how many there were.
 
-    A group is resident where an array that it writes has `npu.resident`.
+    A group is resident where an array has its number in `npu.resident`.
 
     Raises:
         PassError: an operation of a group cannot run there, or the group does not fit.
     """
     operations = computing_operations(function)
-    numbers = _resident_numbers(operations)
+    numbers = _resident_numbers(function)
     if not numbers:
         return 0
     constants = Constants(module, target)
@@ -55,17 +61,12 @@ def _group(op: ir.Operation) -> int | None:
     return ir.IntegerAttr(op.attributes[GROUP]).value if GROUP in op.attributes else None
 
 
-def _resident_numbers(operations: Sequence[ir.Operation]) -> list[int]:
-    """Return the numbers of the groups that write an array which stays on chip."""
+def _resident_numbers(function: func.FuncOp) -> list[int]:
+    """Return the numbers of the groups in which an array stays on chip."""
     found: dict[int, None] = {}
-    for op in operations:
-        number = _group(op)
-        if number is None or op.name != "linalg.generic":
-            continue
-        for value in op.opview.outputs:
-            owner = defining_op(value)
-            if owner is not None and RESIDENT in owner.attributes:
-                found[number] = None
+    for op in walk(function.operation):
+        if op.name == "memref.alloc" and RESIDENT in op.attributes:
+            found |= {ir.IntegerAttr(n).value: None for n in op.attributes[RESIDENT]}
     return list(found)
 
 
@@ -76,6 +77,7 @@ def _planned(
 
     Raises: PassError where they cannot run in one group.
     """
+    run: list[ResidentOperator] = []
     for operator in possible_operators(operators, target):
         if isinstance(operator, Other):
             raise PassError(
@@ -83,15 +85,33 @@ def _planned(
                 op=operator.ops[-1],
                 help=f"remove its '{GROUP}', and that of the operations behind it",
             )
-    groups = resident_groups(operators, target)
-    if len(groups) != 1 or len(groups[0].operators) != len(operators):
+        run.append(operator)
+    group = _planned_in_parts(run, target, number) if PART in run[0].ops[-1].attributes else None
+    groups = [group] if group is not None else plan_run(run, target)
+    if len(groups) != 1 or len(groups[0].operators) != len(run):
         raise PassError(
-            f"the {len(operators)} operators of resident group {number} do not fit in sbuf of "
+            f"the {len(run)} operators of resident group {number} do not fit in sbuf of "
             f"'{target.name}', {target.sbuf.bytes_per_partition} bytes per partition, together",
-            op=operators[0].ops[-1],
-            help=f"give the later ones a '{GROUP}' of their own",
+            op=run[0].ops[-1],
+            help=f"give the later ones a '{GROUP}' of their own, or a smaller '{PART}'",
         )
     return groups[0]
+
+
+def _planned_in_parts(
+    run: Sequence[ResidentOperator], target: Target, number: int
+) -> ResidentGroup | None:
+    """Return the group that does its batch part by part, or None where it does not fit."""
+    size = ir.IntegerAttr(run[0].ops[-1].attributes[PART]).value
+    dims = batch_dims(run)
+    extent = run[0].output.shape[dims[run[0].output.array]] if dims is not None else 0
+    if dims is None or size < 1 or extent % size:
+        raise PassError(
+            f"'{PART}' is {size}, but the batch of resident group {number} is {extent or 'none'}",
+            op=run[0].ops[-1],
+            help="choose a divisor of the batch, or remove the attribute",
+        )
+    return plan_parts(run, target, dims, size)
 
 
 def _lower(
@@ -106,13 +126,40 @@ def _lower(
     with ir.InsertionPoint(last), last.location:
         operands = _operands(group, constants)
         values = operands.values()
-        builder = KernelBuilder(module, _free_name(module), [v.type for v in values], target)
+        calls = [
+            [_part(value, group.parts, number) for value in values] for number in _parts(group)
+        ]
+        builder = KernelBuilder(module, _free_name(module), [v.type for v in calls[0]], target)
         GroupWriter(builder, group, operands).write(layers)
-        call = func.CallOp([], builder.name, values)
-        call.operation.attributes["layer"] = ir.StringAttr.get(layers[0])
+        for arguments in calls:
+            call = func.CallOp([], builder.name, arguments)
+            call.operation.attributes["layer"] = ir.StringAttr.get(layers[0])
     for operator in group.operators:
         for op in operator.ops:
             op.erase()
+
+
+def _parts(group: ResidentGroup) -> range:
+    return range(group.parts.count if group.parts is not None else 1)
+
+
+def _part(value: ir.Value, parts: Parts | None, number: int) -> ir.Value:
+    """Return a part of an array of a batch, in a type that all parts have; constants as they
+    are."""
+    if parts is None or value not in parts.dims:
+        return value
+    type_, dim = ir.MemRefType(value.type), parts.dims[value]
+    starts = [number * parts.size if d == dim else 0 for d in range(type_.rank)]
+    sizes = [parts.size if d == dim else n for d, n in enumerate(type_.shape)]
+    steps = [1] * type_.rank
+    kept = list(range(type_.rank))
+    part = memref.SubViewOp(
+        window_type(type_, starts, sizes, steps, kept), value, [], [], [], starts, sizes, steps
+    ).result
+    strides, _ = type_.get_strides_and_offset()
+    layout = ir.StridedLayoutAttr.get(DYNAMIC, strides)
+    anywhere = ir.MemRefType.get(sizes, type_.element_type, layout)
+    return memref.CastOp(anywhere, part).result
 
 
 def _free_name(module: ir.Module) -> str:

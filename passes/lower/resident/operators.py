@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
+from polystage.dtypes import byte_width
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.resident.windows import Window
@@ -36,12 +38,10 @@ class Product:
         return self.extents[self.channel]
 
     @property
-    def weight_elements(self) -> int:
-        """How many weights there are for each channel."""
-        total = self.extents[self.row]
-        for tap in self.taps:
-            total *= self.extents[tap]
-        return total
+    def weight_bytes(self) -> int:
+        """The bytes of the weights of each channel."""
+        taps = prod(self.extents[d] for d in self.taps)
+        return taps * self.extents[self.row] * byte_width(self.moving.element_type)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from polystage.passes.lower.resident.packing import PackedOperand
 from polystage.passes.lower.resident.windows import Window
 
 ROWS_TOGETHER = 4
-"""Row tiles that take every channel in turn, so that the last of the operand's channels is needed
-late; half of the psum banks, the others being taken out meanwhile."""
+"""Most row tiles that take every channel in turn, so that the last of the operand's channels is
+needed late."""
 
 
 class PsumBanks:
@@ -85,9 +85,11 @@ class SumWriter:
         layout = self.arrays[operator.output.array].layout
         extents = [layout.shape[d] for d in layout.free]
         tile = [] if self._copies(operator) else column_tile(extents, self.banks.columns)
+        # half of the banks fill while the others are taken out
+        together = max(1, min(ROWS_TOGETHER, len(self.banks.banks) // 2))
         for box in _pieces(extents, tile or extents):
-            for first in range(0, layout.tiles, ROWS_TOGETHER):
-                rows = range(first, min(first + ROWS_TOGETHER, layout.tiles))
+            for first in range(0, layout.tiles, together):
+                rows = range(first, min(first + together, layout.tiles))
                 self._write_tile(operator, box, rows, weights, shift)
 
     def _copies(self, operator: Sum) -> bool:

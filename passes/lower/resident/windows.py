@@ -13,16 +13,23 @@ from polystage.passes.lower.generic_op import Linear
 
 @dataclass(frozen=True)
 class Window:
-    """Element `index` of `array`, linear in the loops of an operation; `fill` outside of it."""
+    """Element `index` of `array`, linear in the loops of an operation; `fill` outside of it.
+
+    With `cut`, of one dimension only a part of that size is there.
+    """
 
     array: ir.Value
     index: tuple[Linear, ...]
     fill: float | int | None = None
+    cut: tuple[int, int] | None = None
 
     @property
     def shape(self) -> list[int]:
-        """The extents of the array."""
-        return list(ir.MemRefType(self.array.type).shape)
+        """The extents of the array, or of the part."""
+        shape = list(ir.MemRefType(self.array.type).shape)
+        if self.cut is not None:
+            shape[self.cut[0]] = self.cut[1]
+        return shape
 
     @property
     def element_type(self) -> ir.Type:
