@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from polystage.dialects.npu.queues import SEMAPHORES, queue_names
 from polystage.dialects.npu.target import required_target
@@ -13,6 +14,7 @@ from polystage.forms import walk
 from polystage.mlir import func, ir
 from polystage.passes.registry import Pass, register_pass
 from polystage.synchronisation import (
+    INSTRUCTIONS,
     Calls,
     Extraction,
     Kernel,
@@ -128,10 +130,20 @@ def _insert(semaphore: Semaphore[ir.Operation], number: int, names: tuple[str, .
         _create("npu.wait", names[semaphore.target_queue], number, anchor)
 
 
+def _layer(anchor: ir.Operation) -> dict[str, ir.Attribute]:
+    """Return the layer that an instruction names, or the first instruction of a loop."""
+    instructions = (o for o in chain([anchor], walk(anchor)) if o.name in INSTRUCTIONS)
+    first = next(instructions, None)
+    if first is None or "layer" not in first.attributes:
+        return {}  # what stands between calls belongs to the call before
+    return {"layer": first.attributes["layer"]}
+
+
 def _create(name: str, queue: str, number: int, before: ir.Operation) -> ir.Operation:
     i64 = ir.IntegerType.get_signless(64)
     attributes = {
         "queue": ir.StringAttr.get(queue),
         "semaphore": ir.IntegerAttr.get(i64, number),
+        **_layer(before),
     }
     return ir.Operation.create(name, attributes=attributes, ip=ir.InsertionPoint(before))

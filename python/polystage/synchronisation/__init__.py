@@ -2,7 +2,7 @@
 
 from polystage.synchronisation.accesses import View
 from polystage.synchronisation.calls import Calls, aliases, extract_calls, main_body
-from polystage.synchronisation.extraction import Extraction
+from polystage.synchronisation.extraction import INSTRUCTIONS, Extraction
 from polystage.synchronisation.kernel import Ordered, order_kernel
 from polystage.synchronisation.order import Edge
 from polystage.synchronisation.program import Kernel, order_program
@@ -10,6 +10,7 @@ from polystage.synchronisation.queues import assign_queues
 from polystage.synchronisation.semaphores import Semaphore, semaphores
 
 __all__ = [
+    "INSTRUCTIONS",
     "Calls",
     "Edge",
     "Extraction",

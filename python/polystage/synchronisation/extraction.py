@@ -48,6 +48,16 @@ class Extraction:
     loops: tuple[int, ...] = ()
     indices: dict[ir.Value, Linear] = field(default_factory=dict[ir.Value, Linear])
     views: dict[ir.Value, View] = field(default_factory=dict[ir.Value, View])
+    slices: dict[tuple[int, ir.Type], View] = field(default_factory=dict[tuple[int, ir.Type], View])
+    """By source view and type, slices at constant offsets. Here and below, views stand for
+    themselves by `id`: `views` keeps them."""
+    accesses: dict[tuple[object, ...], Access] = field(
+        default_factory=dict[tuple[object, ...], Access]
+    )
+    """By view and walk: many instructions of a long kernel share few accesses."""
+    functions_used: dict[str, tuple[int, tuple[bool, ...]]] = field(
+        default_factory=dict[str, tuple[int, tuple[bool, ...]]]
+    )
 
     def kernel(self, function: func.FuncOp, same: Sequence[int]) -> Body:
         """Return the body of a kernel. Argument `i` is the same array as argument `same[i]`.
@@ -75,8 +85,8 @@ class Extraction:
                 inner = self.loop(op, self.body)
                 if inner is not None and inner.children:
                     body.children.append(Loop(op, inner))
-            elif op.name in _INSTRUCTIONS:
-                accesses = [self.access(*operand) for operand in _INSTRUCTIONS[op.name](self, op)]
+            elif op.name in INSTRUCTIONS:
+                accesses = [self.access(*operand) for operand in INSTRUCTIONS[op.name](self, op)]
                 touched = tuple(a for a in accesses if a.length > 0)
                 body.children.append(Instruction(op, self.queue(op), touched))
             else:
@@ -146,10 +156,43 @@ class Extraction:
             raise PassError(f"memref {str(value)[:80]} is no view of an array or of an npu.alloc")
         return self.views[value]
 
-    def access(self, value: ir.Value, writes: bool, walk: Walk | None = None) -> Access:
-        """Return what an operand of an instruction touches."""
+    def access(self, value: ir.Value, writes: bool, box: BoxWalk | None = None) -> Access:
+        """Return what an operand of an instruction touches: all of its view, or what a map does."""
         view = self.view(value)
-        return access_of(view, walk or Walk(view.shape, view.strides), writes, self.variables)
+        key = id(view), writes, box
+        found = self.accesses.get(key)
+        if found is None:
+            walk = box.walk(view) if box else Walk(view.shape, view.strides)
+            found = self.accesses[key] = access_of(view, walk, writes, self.variables)
+        return found
+
+    def used_arguments(self, function: str) -> tuple[int, tuple[bool, ...]]:
+        """Return how many results a scalar function has, and which arguments it reads."""
+        if function not in self.functions_used:
+            op = self.functions[function]
+            used = tuple(any(True for _ in a.uses) for a in op.entry_block.arguments)
+            self.functions_used[function] = len(op.type.results), used
+        return self.functions_used[function]
+
+
+@dataclass(frozen=True)
+class BoxWalk:
+    """How a function over a box visits an operand."""
+
+    map: ir.Attribute
+    sizes: tuple[int, ...]
+
+    def walk(self, view: View) -> Walk:
+        """Return the strides in the buffer."""
+        strides, offset = [0] * len(self.sizes), 0
+        for expression, stride in zip(
+            ir.AffineMapAttr(self.map).value.results, view.strides, strict=True
+        ):
+            form = linear_form(expression, len(self.sizes))
+            assert form is not None, "the verifier admits linear maps only"
+            offset += form[0] * stride
+            strides = [s + c * stride for s, c in zip(strides, form[1], strict=True)]
+        return Walk(self.sizes, tuple(strides), offset)
 
 
 def dram_buffer(type_: ir.Type, argument: int = -1) -> Buffer:
@@ -164,7 +207,7 @@ def whole(buffer: Buffer) -> View:
     return View(buffer, Linear(), buffer.shape, buffer.strides)
 
 
-# --- instructions: (operand, writes, walk) ---
+# --- instructions: (operand, writes, walk of a box) ---
 
 Operand = tuple[Any, ...]
 
@@ -180,27 +223,17 @@ def _plain(writes: Sequence[bool]) -> Callable[[Extraction, ir.Operation], Itera
 
 def _box(extraction: Extraction, op: ir.Operation) -> Iterator[Operand]:
     """Yield the operands of a function over a box; an argument that is not used is not read."""
-    function = extraction.functions[ir.FlatSymbolRefAttr(op.attributes["function"]).value]
-    inputs = len(op.operands) - len(function.type.results)
+    name = ir.FlatSymbolRefAttr(op.attributes["function"]).value
+    results, used = extraction.used_arguments(name)
+    inputs = len(op.operands) - results
     sizes = tuple(ir.DenseI64ArrayAttr(op.attributes["sizes"]))
-    maps = [ir.AffineMapAttr(a).value for a in ir.ArrayAttr(op.attributes["indexing_maps"])]
-    used = [any(True for _ in a.uses) for a in function.entry_block.arguments]
+    maps = ir.ArrayAttr(op.attributes["indexing_maps"])
     for i, (value, map_) in enumerate(zip(op.operands, maps, strict=True)):
         if i >= inputs or used[i] or op.name == "npu.reduce":
-            yield value, i >= inputs, _map_walk(extraction.view(value), map_, sizes)
+            yield value, i >= inputs, BoxWalk(map_, sizes)
 
 
-def _map_walk(view: View, map_: ir.AffineMap, sizes: tuple[int, ...]) -> Walk:
-    strides, offset = [0] * len(sizes), 0
-    for expression, stride in zip(map_.results, view.strides, strict=True):
-        form = linear_form(expression, len(sizes))
-        assert form is not None, "the verifier admits linear maps only"
-        offset += form[0] * stride
-        strides = [s + c * stride for s, c in zip(strides, form[1], strict=True)]
-    return Walk(sizes, tuple(strides), offset)
-
-
-_INSTRUCTIONS: dict[str, Callable[[Extraction, ir.Operation], Iterator[Operand]]] = {
+INSTRUCTIONS: dict[str, Callable[[Extraction, ir.Operation], Iterator[Operand]]] = {
     "npu.dma": _plain((False, True)),
     "npu.memset": _plain((True,)),
     "npu.matmul": _plain((False, False, True)),
@@ -211,6 +244,7 @@ _INSTRUCTIONS: dict[str, Callable[[Extraction, ir.Operation], Iterator[Operand]]
     "npu.elementwise": _box,
     "npu.reduce": _box,
 }
+"""What takes time and touches memory, by name: how its operands are found."""
 
 
 # --- index values ---
@@ -271,13 +305,24 @@ def _alloc(extraction: Extraction, op: ir.Operation) -> None:
 
 def _subview(extraction: Extraction, op: ir.Operation) -> None:
     source = extraction.view(op.operands[0])
+    if len(op.operands) > 1:
+        extraction.views[op.results[0]] = _sliced(extraction, op, source)
+        return
+    key = id(source), op.results[0].type  # where nothing is dynamic, the type says which slice
+    found = extraction.slices.get(key)
+    if found is None:
+        found = extraction.slices[key] = _sliced(extraction, op, source)
+    extraction.views[op.results[0]] = found
+
+
+def _sliced(extraction: Extraction, op: ir.Operation, source: View) -> View:
     offsets, sizes, steps = _slice(extraction, op)
     offset = source.offset
     for d, start in enumerate(offsets):
         offset = offset + start * source.strides[d]
     kept = kept_dims(sizes, list(ir.MemRefType(op.results[0].type).shape))
     strides = [s * step for s, step in zip(source.strides, steps, strict=True)]
-    extraction.views[op.results[0]] = View(
+    return View(
         source.buffer, offset, tuple(sizes[d] for d in kept), tuple(strides[d] for d in kept)
     )
 

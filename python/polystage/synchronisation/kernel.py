@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from polystage.mlir import ir
 from polystage.synchronisation.accesses import Access
+from polystage.synchronisation.conflicts import Conflicts
 from polystage.synchronisation.distance import least_distance
-from polystage.synchronisation.order import UNKNOWN, Child, Edge, Known, Orders
+from polystage.synchronisation.order import Child, Edge, Orders
 
 FARTHEST = 128
 """An order over more executions than these is kept as if it were over these: no queue runs ahead
@@ -85,12 +86,12 @@ def _order(
         else _order(c.body, queues, together, reduce, found)
         for c in body.children
     ]
-    conflicts = _Conflicts(body, together)
+    conflicts = _Accesses(body, together)
     orders = Orders(children, queues, conflicts.wanted)
     kept = orders.execute()
     while body.loops and orders.executions <= max(1, conflicts.farthest):
         kept = orders.execute()
-    edges = kept if reduce else list(conflicts.all_edges())
+    edges = kept if reduce else conflicts.all_edges(FARTHEST)
     if edges:
         anchors = tuple(c.op for c in body.children)
         trips = {e: conflicts.anchors(e) for e in edges if e.trips}
@@ -108,23 +109,18 @@ Group = object
 SHARED: Group = "arrays that a call may pass together"
 
 
-class _Conflicts:
-    """Finds, for a queue of a child, the latest conflicting child of every other queue.
-
-    Only the latest matters, since the other queue executes in order. `farthest` is the largest
-    distance found so far.
-    """
+class _Accesses(Conflicts):
+    """Finds conflicts between accesses; `farthest` is the largest distance found so far."""
 
     def __init__(self, body: Body, together: frozenset[frozenset[int]]) -> None:
         self.body = body
         self.together = together
         self.farthest = 0
         self.parts = [_parts(child, together) for child in body.children]
-        self.places: dict[int, list[int]] = defaultdict(list)
+        super().__init__(self.parts)
         self.hulls: dict[tuple[int, Group], tuple[int, int]] = {}
-        for x, parts in enumerate(self.parts):
+        for parts in self.parts:
             for queue, groups in parts.items():
-                self.places[queue].append(x)
                 for group, accesses in groups.items():
                     self._widen((queue, group), accesses)
         self._distances: dict[tuple[int, int, int], int | None] = {}
@@ -136,23 +132,8 @@ class _Conflicts:
             low, high = min(low, access.hull[0]), max(high, access.hull[1])
         self.hulls[key] = (low, high)
 
-    def all_edges(self) -> Iterator[Edge]:
-        """Yield the latest conflict of every queue of every child with every other queue."""
-        for y, parts in enumerate(self.parts):
-            for queue in parts:
-                yield from self.wanted(FARTHEST, y, queue, lambda _: UNKNOWN)
-
-    def wanted(self, execution: int, y: int, queue: int, known: Known) -> list[Edge]:
-        """Return an edge from the latest conflict with every other queue that is not known."""
-        edges: list[Edge] = []
-        for other in self.places:
-            if other != queue:
-                edge = self._latest(execution, y, queue, other, known(other))
-                if edge is not None:
-                    edges.append(edge)
-        return edges
-
-    def _latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
+    def latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
+        """Return the edge from the latest conflict; between equal loops, trip by trip if it may."""
         targets = {
             group: found
             for group, accesses in self.parts[y].get(queue, {}).items()
@@ -227,9 +208,11 @@ class _Conflicts:
     def _candidates(self, y: int, other: int) -> Iterator[tuple[int, int]]:
         """Yield (child, least distance) of another queue, those first that may be latest."""
         places = self.places[other]
-        yield from ((x, 0) for x in reversed(places) if x < y)
+        for i in range(bisect_left(places, y) - 1, -1, -1):
+            yield places[i], 0
         if self.body.loops:
-            yield from ((x, 1) for x in reversed(places) if x > y)
+            for i in range(len(places) - 1, bisect_right(places, y) - 1, -1):
+                yield places[i], 1
 
     def _distance(
         self, x: int, other: int, targets: dict[Group, list[Access]], least: int
@@ -251,8 +234,6 @@ class _Conflicts:
         if source.buffer is not target.buffer and source.buffer.memory == "dram":
             pair = frozenset((source.buffer.argument, target.buffer.argument))
             return least if pair in self.together else None
-        if not source.may_meet(target):
-            return None
         key = (id(source), id(target), least)
         if key not in self._distances:
             self._distances[key] = least_distance(source, target, self.body.loops, least)

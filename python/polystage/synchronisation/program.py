@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from polystage.mlir import ir
 from polystage.synchronisation.accesses import Access, Range, Variables, View
+from polystage.synchronisation.conflicts import Conflicts
 from polystage.synchronisation.kernel import Body, Ordered, accesses_in
-from polystage.synchronisation.order import UNKNOWN, Child, Edge, Known, Orders
+from polystage.synchronisation.order import Child, Edge, Orders
 
 Rectangle = tuple[tuple[int, int], ...]
 
@@ -120,17 +121,14 @@ def dram_parts(
     kernel: Kernel, views: Sequence[View], variables: Variables, arrays: dict[object, int]
 ) -> Parts:
     """Return what a call touches of the arrays whose views it is given."""
-    parts: Parts = {}
+    parts: dict[int, dict[int, dict[DramPart, None]]] = {}
     for queue, accesses in kernel.arguments.items():
         found = parts.setdefault(queue, {})
         for argument, access in accesses:
             view = views[argument]
             array = arrays.setdefault(view.buffer, len(arrays))
-            part = _moved(access, view, variables)
-            group = found.setdefault(array, [])
-            if part not in group:
-                group.append(part)
-    return parts
+            found.setdefault(array, {})[_moved(access, view, variables)] = None
+    return {q: {array: list(group) for array, group in p.items()} for q, p in parts.items()}
 
 
 def _moved(access: Access, view: View, variables: Variables) -> DramPart:
@@ -168,7 +166,7 @@ class _Program:
         conflicts = _Calls(self, body.children)
         orders = self.orders(conflicts)
         orders.execute()
-        kept = orders.execute() if self.reduce else conflicts.all_edges()
+        kept = orders.execute() if self.reduce else conflicts.all_edges(1)
         if kept:
             anchors = tuple(node.op for node in body.children)
             self.found.append(Ordered(anchors, tuple(sorted(kept))))
@@ -193,37 +191,16 @@ class _Program:
         return self.chips[key]
 
 
-class _Calls:
-    """Finds, for a queue of a call, the latest call that another queue must have completed."""
+class _Calls(Conflicts):
+    """Finds conflicts between calls."""
 
     def __init__(self, program: _Program, nodes: Sequence[Node]) -> None:
         self.program = program
         self.nodes = nodes
-        self.places: dict[int, list[int]] = defaultdict(list)
-        for x, node in enumerate(nodes):
-            for queue in node.child.queues:
-                self.places[queue].append(x)
+        super().__init__([node.child.queues for node in nodes])
 
-    def all_edges(self) -> list[Edge]:
-        """Return the latest conflict of every queue of every call with every other queue."""
-        return [
-            edge
-            for y, node in enumerate(self.nodes)
-            for q in node.child.queues
-            for edge in self.wanted(1, y, q, lambda _: UNKNOWN)
-        ]
-
-    def wanted(self, execution: int, y: int, queue: int, known: Known) -> list[Edge]:
-        """Return an edge from the latest conflict with every other queue that is not known."""
-        edges: list[Edge] = []
-        for other in self.places:
-            if other != queue:
-                edge = self._latest(execution, y, queue, other, known(other))
-                if edge is not None:
-                    edges.append(edge)
-        return edges
-
-    def _latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
+    def latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
+        """Return the edge from the latest call that conflicts, in this execution or the last."""
         total, places = len(self.nodes), self.places[other]
         for ago in (0, 1):
             for x in reversed(places):
