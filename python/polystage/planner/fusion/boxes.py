@@ -29,12 +29,12 @@ def whole(extents: Sequence[int]) -> np.ndarray:
 
 def lengths(boxes: np.ndarray) -> np.ndarray:
     """Return how many points boxes have along each axis, 0 or less where empty."""
-    return -boxes.sum(axis=-1)
+    return -(boxes[..., 0] + boxes[..., 1])
 
 
 def is_empty(boxes: np.ndarray) -> np.ndarray:
     """Return which boxes have no points."""
-    return (boxes.sum(axis=-1) >= 0).any(axis=-1)
+    return (boxes[..., 0] + boxes[..., 1] >= 0).any(axis=-1)
 
 
 def settled(boxes: np.ndarray) -> np.ndarray:
@@ -73,12 +73,12 @@ def without(boxes: np.ndarray, gone: np.ndarray) -> np.ndarray | None:
     if not meets.any():
         return boxes
     is_covered = gone <= boxes  # per end: `gone` reaches as far, or farther
-    is_open = ~is_covered.all(axis=-1)
+    is_open = ~(is_covered[..., 0] & is_covered[..., 1])
     open_axes = is_open.sum(axis=-1)
     if (meets & (open_axes > 1)).any():
         return None
     cut = meets[..., None] & is_open & (open_axes == 1)[..., None]
-    if (cut & ~is_covered.any(axis=-1)).any():
+    if (cut & ~(is_covered[..., 0] | is_covered[..., 1])).any():
         return None  # a hole in the middle
     rest = boxes.copy()
     rest[..., 0] = np.where(cut & is_covered[..., 0], -gone[..., 1], boxes[..., 0])

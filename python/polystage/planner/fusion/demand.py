@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 
 from polystage.errors import PlanError
+from polystage.planner.fusion.attention import Attention
 from polystage.planner.fusion.boxes import EMPTY, BoxMap, is_empty, volumes, without
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind
@@ -187,7 +188,13 @@ class Demand:
             form.preimage(self._needed(access, form))
             for access, form in zip(operator.writes, maps.writes, strict=True)
         ]
-        return np.minimum.reduce(parts)
+        found = np.minimum.reduce(parts)
+        if isinstance(operator, Attention):  # scores are made once for all that they weigh
+            found[..., operator.values, 1] = np.where(
+                is_empty(found), EMPTY, -operator.extents[operator.values]
+            )
+            found[..., operator.values, 0] = np.where(is_empty(found), EMPTY, 0)
+        return found
 
     def _needed(self, access: Access, form: BoxMap) -> np.ndarray:
         readers = [boxes for _, boxes in self.reads.get(access.array, [])]

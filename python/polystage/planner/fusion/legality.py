@@ -3,6 +3,7 @@
 import numpy as np
 
 from polystage.errors import PlanError
+from polystage.planner.fusion.attention import Attention
 from polystage.planner.fusion.boxes import is_empty, whole
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind
@@ -16,10 +17,11 @@ def check_group(program: Program, group: Group) -> None:
     """
     operators = [program.operators[index] for index in group.operators]
     _check_loops(operators[-1], group)
+    _check_attention(operators[-1], group)
     _check_opaque(operators, group)
     for name in dict.fromkeys(name for operator in operators for name in operator.arrays):
-        _check_place(operators, name, group.places.get(name))
-        _check_order(program, operators, name)
+        _check_place(program, group, name)
+    _check_order(program, group)
 
 
 def _check_loops(sink: Operator, group: Group) -> None:
@@ -43,6 +45,18 @@ def _check_loops(sink: Operator, group: Group) -> None:
         )
 
 
+def _check_attention(sink: Operator, group: Group) -> None:
+    if not isinstance(sink, Attention):
+        return
+    allowed = (*sink.heads, sink.queries)
+    if any(loop.dim not in allowed for loop in group.loops):
+        raise PlanError(
+            f"a group loops over dim {group.loops[-1].dim} of the attention '{sink.name}', but its "
+            "rows of scores must be complete in each step",
+            help=f"loop over the dims {', '.join(map(str, allowed))} only: heads and queries",
+        )
+
+
 def _check_opaque(operators: list[Operator], group: Group) -> None:
     for operator in operators:
         if operator.kind is OperatorKind.OPAQUE and (len(operators) > 1 or group.loops):
@@ -52,40 +66,57 @@ def _check_opaque(operators: list[Operator], group: Group) -> None:
             )
 
 
-def _check_place(operators: list[Operator], name: str, place: Place | None) -> None:
+def _check_place(program: Program, group: Group, name: str) -> None:
+    place = group.places.get(name)
     if place is None:
         raise PlanError(
-            f"the group of '{operators[-1].name}' touches '{name}', but has no place for it",
+            f"the group of '{_sink(program, group)}' touches '{name}', but has no place for it",
             help="add it to the group's places",
         )
-    writes = [i for i, o in enumerate(operators) if any(a.array == name for a in o.writes)]
-    reads = [i for i, o in enumerate(operators) if any(a.array == name for a in o.reads)]
-    if place is Place.STREAMED and writes and reads and max(reads) > min(writes):
+    if place is not Place.STREAMED:
+        return
+    writes = [index for index in program.writers(name) if index in group.operators]
+    reads = [index for index in program.readers(name) if index in group.operators]
+    if writes and reads and reads[-1] > writes[0]:
         raise PlanError(
-            f"'{name}' is streamed, but '{operators[max(reads)].name}' reads it in the group in "
-            f"which '{operators[min(writes)].name}' makes it",
+            f"'{name}' is streamed, but '{program.operators[reads[-1]].name}' reads it in the "
+            f"group in which '{program.operators[writes[0]].name}' makes it",
             help="make it a window, or separate the two groups",
         )
 
 
-def _check_order(program: Program, operators: list[Operator], name: str) -> None:
+def _check_order(program: Program, group: Group) -> None:
     """Refuse an element that is written after another operator has read or written it: steps would
     mix the two values."""
-    touching = [
-        (place, is_write, box)
-        for place, operator in enumerate(operators)
-        for is_write, box in _regions(program, operator, name)
-    ]
-    for place, is_write, box in touching:
-        for other, _, other_box in touching:
-            if not is_write or other >= place:
-                continue
-            if not is_empty(np.maximum(box, other_box)):
-                raise PlanError(
-                    f"'{operators[place].name}' writes elements of '{name}' that "
-                    f"'{operators[other].name}' touches before it in the same group",
-                    help="separate the two by a group boundary",
-                )
+    for first, second, name in program.remembered("conflicts", lambda: _conflicts(program)):
+        if first in group.operators and second in group.operators:
+            raise PlanError(
+                f"'{program.operators[second].name}' writes elements of '{name}' that "
+                f"'{program.operators[first].name}' touches before it in the same group",
+                help="separate the two by a group boundary",
+            )
+
+
+def _conflicts(program: Program) -> list[tuple[int, int, str]]:
+    """Return all pairs of operators, the second of which writes what the first has touched."""
+    found: list[tuple[int, int, str]] = []
+    for name in program.arrays:
+        writers = program.writers(name)
+        touching = sorted({*writers, *program.readers(name)})
+        if not writers or touching[0] == writers[-1]:
+            continue
+        regions = {index: _regions(program, program.operators[index], name) for index in touching}
+        for second in writers:
+            written = [box for is_write, box in regions[second] if is_write]
+            for first in touching[: touching.index(second)]:
+                boxes = [box for _, box in regions[first]]
+                if any(not is_empty(np.maximum(a, b)) for a in written for b in boxes):
+                    found.append((first, second, name))
+    return found
+
+
+def _sink(program: Program, group: Group) -> str:
+    return program.operators[group.operators[-1]].name
 
 
 def _regions(program: Program, operator: Operator, name: str) -> list[tuple[bool, np.ndarray]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polystage.errors import PlanError
+from polystage.planner.fusion.attention import Attention, check_attention_nest
 from polystage.planner.fusion.boxes import BoxMap, OperatorMaps, from_ranges, lengths, volumes
 from polystage.planner.fusion.buffers import Buffer, Purpose
 from polystage.planner.fusion.decisions import Loop, Nest, Place
@@ -38,6 +39,8 @@ def nest_pieces(operator: Operator, nest: Nest, boxes: np.ndarray) -> NestPieces
     """
     check_nest(operator, nest)
     sizes = boxes[..., 1] - boxes[..., 0]
+    if isinstance(operator, Attention) and len(boxes):
+        check_attention_nest(operator, nest, sizes.max(axis=0).tolist())
     chunk, region = sizes.copy(), sizes.copy()
     trips = np.ones((*sizes.shape[:-1], len(nest.chunks)), dtype=np.int64)
     outer = region_loops(operator, nest)

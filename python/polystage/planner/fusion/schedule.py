@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polystage.allocation import aligned
+from polystage.errors import PlanError
 from polystage.planner.fusion.boxes import (
     EMPTY,
     is_empty,
@@ -132,10 +133,18 @@ class _Scheduling:
                 continue
             total = needed.reshape(-1, *needed.shape[-2:]).min(axis=0)
             if place is Place.RESIDENT:
+                self._check_becomes_resident(name)
                 total = whole(self.program.arrays[name].shape)
             found[name] = np.full_like(needed, EMPTY)
             found[name][(0,) * (needed.ndim - 2)] = total
         return found
+
+    def _check_becomes_resident(self, name: str) -> None:
+        if self.demand.writes.get(name):
+            raise PlanError(
+                f"'{name}' becomes resident in a group that makes only a part of it",
+                help="make it resident from the first group on that writes it",
+            )
 
     def _stores(self) -> dict[str, np.ndarray]:
         """Return what every step stores, [steps, pieces, rank, 2]."""

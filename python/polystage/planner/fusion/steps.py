@@ -91,31 +91,37 @@ def spread(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Widen boxes so that all steps together need every element of an array of `shape`.
 
     An axis that does not move is taken whole; one that moves begins with the first element, leaves
-    no gaps, and ends with the last. Where nothing is needed, or not in such an order, the last step
-    needs everything.
+    no gaps, and ends with the last. Where nothing is needed, or axes do not move forwards each in a
+    loop of its own, the last step needs everything.
     """
-    levels = needed.ndim - 2
     swept = _without_repeated(needed)
-    empty = is_empty(swept)
-    total = whole(shape)
-    if empty.all() or not _is_swept(swept):
+    moving = None if is_empty(swept).all() or not _is_swept(swept) else _moving(swept)
+    if moving is None:
         found = needed.copy()
-        found[(-1,) * levels] = total
+        found[(-1,) * (needed.ndim - 2)] = whole(shape)
         return found
     found = swept.copy()
-    high = np.where(empty[..., None, None], -EMPTY, swept)
-    for axis in range(swept.shape[-2]):
-        moving = [
-            level
-            for level in range(levels)
-            if (high[..., axis, :].max(axis=level) > swept[..., axis, :].min(axis=level)).any()
-        ]
-        if moving:
-            _close_gaps(found, swept, axis, moving[0], shape[axis])
+    for axis, level in enumerate(moving):
+        if level is None:
+            found[..., axis, :] = 0, -shape[axis]
         else:
-            found[..., axis, :] = total[axis]
-    found[empty] = EMPTY
+            _close_gaps(found, swept, axis, level, shape[axis])
+    found[is_empty(swept)] = EMPTY
     return np.minimum(found, needed)
+
+
+def _moving(swept: np.ndarray) -> list[int | None] | None:
+    """Return in which loop each axis moves, if in any, or None where two move in one."""
+    found: list[int | None] = [None] * swept.shape[-2]
+    high = np.where(is_empty(swept)[..., None, None], -EMPTY, swept)
+    for level in range(swept.ndim - 2):
+        moves = (high.max(axis=level) > swept.min(axis=level)).any(axis=-1)
+        axes = np.flatnonzero(moves.reshape(-1, moves.shape[-1]).any(axis=0)).tolist()
+        if len(axes) > 1:
+            return None
+        for axis in axes:
+            found[axis] = level
+    return found
 
 
 def _close_gaps(found: np.ndarray, needed: np.ndarray, axis: int, level: int, extent: int) -> None:
@@ -139,6 +145,10 @@ def carried(needed: np.ndarray) -> np.ndarray:
     step or after it, with all that the loops inside of it do.
     """
     found = np.full_like(needed, EMPTY)
+    if _is_constant(needed):
+        if np.count_nonzero(~is_empty(needed)) > 1:
+            found[...] = needed.min(axis=tuple(range(needed.ndim - 2)))
+        return found
     for level in range(needed.ndim - 2):
         count = needed.shape[level]
         if count == 1:
@@ -169,7 +179,7 @@ def window_extents(needed: np.ndarray, kept: np.ndarray) -> tuple[int, ...]:
 
 def first_needed(needed: np.ndarray) -> np.ndarray:
     """Return what is new in each step, or all of it in the first that needs any."""
-    new = fresh(needed)
+    new = None if _is_constant(needed) else fresh(needed)
     if new is not None:
         return new
     flat = needed.reshape(-1, *needed.shape[-2:])
@@ -177,3 +187,9 @@ def first_needed(needed: np.ndarray) -> np.ndarray:
     found = np.full_like(flat, EMPTY)
     found[first] = flat.min(axis=0)
     return found.reshape(needed.shape)
+
+
+def _is_constant(needed: np.ndarray) -> bool:
+    """Tell whether the steps that need anything need the same."""
+    flat = needed.reshape(-1, *needed.shape[-2:])
+    return bool(((flat == flat.min(axis=0)) | (flat == EMPTY)).all())
