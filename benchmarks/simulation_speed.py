@@ -28,8 +28,9 @@ from rich.console import Console
 from tables import model_parser, new_table, selected
 
 import polystage as ps
+from polystage import compiled
 from polystage.mlir import ir
-from polystage.simulator import compiled, program
+from polystage.simulator import program
 
 TARGET = "neuroncore_v2"
 INSTRUCTIONS = 500_000

@@ -1,17 +1,19 @@
-// The Python module polystage._core: twins of the simulator's longest loops.
+// The Python module polystage._core: twins of the longest loops of the simulator and the allocator.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "allocation_first_fit.h"
+#include "allocation_search.h"
 #include "conflicts.h"
 #include "races.h"
 #include "timeline.h"
 
 NB_MODULE(_core, m) {
     using namespace polystage;
-    m.doc() = "Compiled twins of the simulator's longest loops.";
+    m.doc() = "Compiled twins of the longest loops of the simulator and the allocator.";
     nb::class_<Regions>(m, "Regions")
         .def(nb::init<Input<std::uint8_t>, Input<std::int32_t>, Input<std::int64_t>,
                       Input<std::int64_t>, Input<std::int32_t>, Input<std::int32_t>,
@@ -25,4 +27,6 @@ NB_MODULE(_core, m) {
     m.def("stuck", &stuck);
     m.def("find_races", &find_races);
     m.def("run_timeline", &run_timeline);
+    m.def("place_in_order", &place_in_order);
+    m.def("search_addresses", &search_addresses);
 }

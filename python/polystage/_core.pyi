@@ -1,4 +1,4 @@
-"""Compiled twins of the simulator's longest loops: core/ at the top of the project."""
+"""Compiled twins of the longest loops of the simulator and the allocator: core/ at the top of the project."""
 
 from collections.abc import Sequence
 
@@ -86,3 +86,27 @@ def run_timeline(
     dram_limits: bool,
     /,
 ) -> list[tuple[_Float64, _Float64, _Float64, _Int64, _UInt8, _UInt8, _Float64, _Int64]]: ...
+def place_in_order(
+    row: _Int64,
+    starts: _Int64,
+    ends: _Int64,
+    size: _Int64,
+    alignment: _Int64,
+    address: _Int64,
+    order: _Int64,
+    best: bool,
+    /,
+) -> _Int64: ...
+def search_addresses(
+    start: _Int64,
+    sections: _Int32,
+    size: _Int64,
+    alignment: _Int64,
+    fixed: _Int64,
+    kind: _Int32,
+    keys: _Float64,
+    section_count: int,
+    capacity: int,
+    effort: int,
+    /,
+) -> tuple[int, _Int64, int]: ...

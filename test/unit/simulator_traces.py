@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from polystage.simulator.compiled import BUILT, CHOICE
+from polystage.compiled import BUILT, CHOICE
 from polystage.simulator.trace import (
     COMPUTE,
     COMPUTE_QUEUES,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator_traces import QUEUES, Builder, each_core, patient, regions_of, traces, with_after
 
-from polystage.simulator.compiled import CHOICE
+from polystage.compiled import CHOICE
 from polystage.simulator.conflicts import Meetings, with_order
 from polystage.simulator.races import find_races, stuck_waits, unneeded_semaphores
 from polystage.simulator.timeline import run_timeline

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulator_traces import Builder, patient, random_trace, traces
 
-from polystage.errors import SimulationError
-from polystage.simulator import compiled
+from polystage import compiled
+from polystage.errors import PolystageError
 from polystage.simulator.conflicts import with_order
 from polystage.simulator.races import find_races, stuck_waits, unneeded_semaphores
 from polystage.simulator.timeline import run_timeline
@@ -103,7 +103,7 @@ def test_python_is_used_where_there_is_no_core(monkeypatch):
 def test_a_core_that_was_not_built_cannot_be_asked_for(monkeypatch):
     monkeypatch.setattr(compiled, "BUILT", False)
     monkeypatch.setenv(compiled.CHOICE, "compiled")
-    with pytest.raises(SimulationError) as error:
+    with pytest.raises(PolystageError) as error:
         compiled.uses_core()
     assert str(error.value).startswith(
         "POLYSTAGE_CORE=compiled, but the compiled core of Polystage was not built"

@@ -1,53 +1,72 @@
-"""Static allocation: buffers with live ranges to addresses of one memory."""
+"""Addresses one after another: the lowest gap, or the smallest, among what lives at the same
+time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-BUFFER_ALIGNMENT_BYTES = 16
-"""Where on-chip buffers may start: any element type is aligned there."""
+import numpy as np
+
+from polystage.allocation.problem import Buffer, DoesNotFitError, Memory
+from polystage.allocation.table import FREE, Int64, Table
+from polystage.compiled import _core, uses_core
 
 
-def aligned(size: int, alignment: int = BUFFER_ALIGNMENT_BYTES) -> int:
-    """Return `size` rounded up to the next place where a buffer may start.
+def place_in_order(table: Table, order: Int64, best: bool = False) -> Int64:
+    """Return an address for every place: those of `order`, one after another, get the lowest that
+    is free during all of their life (or the lowest of the smallest gap, for `best`).
 
-    >>> aligned(17)
-    32
+    Places with an address keep it.
+
+    Cost: a pass over what is placed, for every place; in the compiled core, or as array operations.
     """
-    return -(-size // alignment) * alignment
+    order = np.ascontiguousarray(order[table.address[order] == FREE])
+    if uses_core():
+        t = table
+        return _core.place_in_order(
+            t.row, t.starts, t.ends, t.size, t.alignment, t.address, order, best
+        )
+    placement = _Placement(table)
+    for p in np.flatnonzero(table.address != FREE).tolist():
+        placement.put(p, int(table.address[p]))
+    for p in order.tolist():
+        placement.put(p, placement.find(p, best))
+    return placement.addresses
 
 
-@dataclass(frozen=True)
-class Buffer:
-    """`size` bytes that are live during the half-open interval [start, end) of program
-    positions.
+class _Placement:
+    """Live ranges of what is placed, by address."""
 
-    Buffers of lower `rank` are placed first, at the lowest addresses.
-    """
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.addresses = table.address.copy()
+        self.placed = np.zeros((0, 4), np.int64)  # address, top, start, end
 
-    name: str
-    start: int
-    end: int
-    size: int
-    rank: int = 0
+    def put(self, p: int, address: int) -> None:
+        t = self.table
+        rows = slice(t.row[p], t.row[p + 1])
+        ranges = [
+            (address, address + t.size[p], start, end)
+            for start, end in zip(t.starts[rows], t.ends[rows], strict=True)
+        ]
+        at = int(np.searchsorted(self.placed[:, 0], address, side="right"))
+        self.placed = np.insert(self.placed, at, np.array(ranges).reshape(-1, 4), axis=0)
+        self.addresses[p] = address
 
-    def overlaps(self, other: Buffer) -> bool:
-        """Whether both are live at some position."""
-        return self.start < other.end and other.start < self.end
-
-
-class DoesNotFitError(Exception):
-    """No placement within the capacity was found.
-
-    `live` are the buffers live at the position of greatest demand, `demand` their bytes.
-    """
-
-    def __init__(self, live: list[Buffer], demand: int, capacity: int) -> None:
-        super().__init__(f"{demand} bytes are live at once, {capacity} are there")
-        self.live = live
-        self.demand = demand
-        self.capacity = capacity
+    def find(self, p: int, best: bool) -> int:
+        t = self.table
+        meets = np.zeros(len(self.placed), bool)
+        for k in range(t.row[p], t.row[p + 1]):
+            meets |= (self.placed[:, 2] < t.ends[k]) & (t.starts[k] < self.placed[:, 3])
+        met = self.placed[meets]
+        tops = -(-met[:, 1] // t.alignment[p]) * t.alignment[p]
+        free = np.concatenate([[0], np.maximum.accumulate(tops)])
+        gaps = met[:, 0] - free[:-1]
+        enough = np.flatnonzero(gaps >= t.size[p])
+        if not enough.size:
+            return int(free[-1])
+        return int(free[enough[gaps[enough].argmin() if best else 0]])
 
 
 def first_fit_decreasing(buffers: Sequence[Buffer], capacity: int, alignment: int = 1) -> list[int]:
@@ -61,40 +80,31 @@ def first_fit_decreasing(buffers: Sequence[Buffer], capacity: int, alignment: in
     Raises:
         DoesNotFitError: a buffer ends beyond `capacity`.
     """
-    order = sorted(
-        range(len(buffers)),
-        key=lambda i: (buffers[i].rank, -buffers[i].size, buffers[i].start, i),
-    )
-    placed: list[tuple[int, Buffer]] = []
-    addresses = [0] * len(buffers)
-    for i in order:
-        address = _lowest_gap(buffers[i], placed, alignment)
-        if address + buffers[i].size > capacity:
-            raise DoesNotFitError(*peak(buffers), capacity)
-        addresses[i] = address
-        placed.append((address, buffers[i]))
-    return addresses
+    table = Table.of(buffers, [[i] for i in range(len(buffers))], Memory())
+    table = replace(table, alignment=np.lcm(table.alignment, alignment))
+    addresses = place_in_order(table, decreasing(table))
+    if table.peak(addresses) > capacity:
+        raise DoesNotFitError(*table.worst(), capacity, proven=table.bound > capacity)
+    return addresses.tolist()
 
 
-def _lowest_gap(buffer: Buffer, placed: list[tuple[int, Buffer]], alignment: int) -> int:
-    address = 0
-    for start, other in sorted(
-        ((a, b) for a, b in placed if b.overlaps(buffer)), key=lambda pair: pair[0]
-    ):
-        if start >= address + buffer.size:
-            break
-        end = start + other.size
-        address = max(address, aligned(end, alignment))
-    return address
+def decreasing(table: Table) -> Int64:
+    """Return the places by rank, then the largest first."""
+    return np.lexsort((table.starts[table.row[:-1]], -table.size, table.rank))
 
 
-def peak(buffers: Sequence[Buffer]) -> tuple[list[Buffer], int]:
-    """Return the buffers live at the position of greatest demand, largest first, and that demand
-    in bytes."""
-    best: tuple[list[Buffer], int] = ([], 0)
-    for position in sorted({b.start for b in buffers}):
-        live = [b for b in buffers if b.start <= position < b.end]
-        demand = sum(b.size for b in live)
-        if demand > best[1]:
-            best = (sorted(live, key=lambda b: -b.size), demand)
-    return best
+def orders(table: Table) -> Iterator[Int64]:
+    """Yield orders of placement that have proved good: by size, by area, by length, by demand, and
+    by the addresses of an earlier answer."""
+    start = table.starts[table.row[:-1]]
+    yield decreasing(table)
+    if (table.hint != FREE).any():
+        yield np.argsort(table.hint, kind="stable")
+    sections = table.sections
+    demand = np.maximum.reduceat(sections.demand[sections.section], sections.start[:-1])
+    area = table.size * table.length
+    yield np.lexsort((start, -area))
+    yield np.lexsort((start, -table.size, -table.length))
+    yield np.lexsort((start, -area, -demand))
+    yield np.lexsort((start, -table.length, -table.size))
+    yield np.lexsort((-table.size, start))

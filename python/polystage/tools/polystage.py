@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from polystage.compiled import uses_core
 from polystage.errors import PolystageError
-from polystage.simulator.compiled import uses_core
 from polystage.tools import run as runs
 from polystage.tools.explore import explore
 from polystage.tools.output import check_writable, write_atomically
