@@ -20,6 +20,7 @@ from polystage.passes.polyhedral import eliminate_copies
 from polystage.passes.lower import attach_target
 from polystage.passes.polyhedral import map_banks
 from polystage.passes.lower import pack_weights
+from polystage.passes.polyhedral import fuse_operators
 from polystage.passes.lower import convert_linalg_to_npu
 from polystage.passes.placement import allocate_scratchpad
 from polystage.passes.placement import insert_sync
@@ -38,6 +39,7 @@ __all__ = [
     "expand_scans",
     "fold_batch_norm",
     "fold_constants",
+    "fuse_operators",
     "insert_sync",
     "keep_arguments",
     "map_banks",

@@ -24,7 +24,8 @@ from polystage.pipeline_syntax import (
 
 @dataclass(frozen=True)
 class Stage:
-    """Passes that take the IR from one form to the next; `@dtype` and `@target` are filled in."""
+    """Passes that take the IR from one form to the next; `@dtype`, `@target` and `@objective` are
+    filled in."""
 
     passes: str
     gives: str
@@ -51,6 +52,11 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
         "weights in the order the array reads them, at no run-time cost",
     ),
     Stage(
+        "npu-fuse-operators{objective=@objective}",
+        "buffers",
+        "operators that run together, tile by tile, so that arrays between them stay on chip",
+    ),
+    Stage(
         "convert-linalg-to-npu,canonicalize,cse", "npu", "loops over tiles: load, compute, store"
     ),
     Stage(
@@ -60,11 +66,15 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
 )
 
 
-def default_pipeline(target: str, dtype: str, settings: Sequence[str] = ()) -> str:
+def default_pipeline(
+    target: str, dtype: str, settings: Sequence[str] = (), objective: str = "traffic"
+) -> str:
     """Return the textual form of `DEFAULT_PIPELINE` for a target, as `polystage-opt` takes it."""
     described = target + (f" set={','.join(settings)}" if settings else "")
     text = ",".join(stage.passes for stage in DEFAULT_PIPELINE)
-    return f"{MODULE}({text.replace('@dtype', dtype).replace('@target', described)})"
+    for name, value in (("@dtype", dtype), ("@target", described), ("@objective", objective)):
+        text = text.replace(name, value)
+    return f"{MODULE}({text})"
 
 
 def compile_module(
@@ -73,6 +83,7 @@ def compile_module(
     target: str = "neuroncore_v2",
     settings: Sequence[str] = (),
     dtype: str = "",
+    objective: str = "",
     pipeline: str = "",
     before_pass: "Observer | None" = None,
     after_pass: "Observer | None" = None,
@@ -81,11 +92,14 @@ def compile_module(
 
     `target` is a preset or the path of a TOML file, `settings` change single values of it
     (`key=value`), `dtype` is the arithmetic (`f32`, `bf16`, `f16`; by default what the target does
-    best). `pipeline` replaces the default one as a whole.
+    best), `objective` is what fusion minimises (`traffic`, `latency`, `energy`; by default that of
+    `npu-fuse-operators`). `pipeline` replaces the default one as a whole.
 
     Raises: PolystageError; see `run_pipeline`.
     """
-    text = pipeline or default_pipeline(target, dtype or default_dtype(target, settings), settings)
+    text = pipeline or default_pipeline(
+        target, dtype or default_dtype(target, settings), settings, objective or "traffic"
+    )
     with module.context, ir.Location.unknown():
         program = module.operation.clone()  # a ModuleOp, which does all that we ask
     run_pipeline(program, text, before_pass=before_pass, after_pass=after_pass)

@@ -118,6 +118,12 @@ class OperatorExtents:
             uncut,
         )
 
+    def slides_along(self, dim: int) -> bool:
+        """Tell whether neighbouring iterations along a dim read the same elements."""
+        return any(
+            dim in axis.dims and len(axis.terms) > 1 for use in self.uses for axis in use.axes
+        )
+
 
 def _taps(operator: Operator, uses: Sequence[Use]) -> frozenset[int]:
     """Return the reduction dims that share an index with another dim: the taps of a filter."""

@@ -63,8 +63,8 @@ def contraction_bytes(program: Program, operator: Operator, capacity: int) -> in
 
 
 def _reuse(program: Program, operator: Operator) -> float:
-    """Return the products per element beyond a matmul's: the square of the multiply-accumulates over
-    the sizes of both operands and the result, 1 for a matmul and T / s^2 for a filter."""
+    """Return the products per element beyond a matmul's: the square of the multiply-accumulates
+    over the sizes of both operands and the result, 1 for a matmul and T / s^2 for a filter."""
     elements = 1.0
     for name in operator.arrays[:2]:
         elements *= program.arrays[name].elements

@@ -1,6 +1,6 @@
 """The planner's front door: a program and a target in, a plan and what it moves out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from polystage.errors import PlanError
@@ -19,6 +19,9 @@ class Planned:
     plan: Plan
     schedules: tuple[GroupSchedule, ...]
     """One per group."""
+    search: PlanSearch = field(repr=False)
+    path: tuple[Step, ...] = field(repr=False)
+    """How the search came to each group."""
 
     @cached_property
     def traffic(self) -> int:
@@ -48,11 +51,12 @@ def plan_program(
     search = PlanSearch(program, target.sbuf.bytes, budget, max_group)
     groups: list[Group] = []
     schedules: list[GroupSchedule] = []
-    for step in search.run().path():
+    path = search.run().path()
+    for step in path:
         group, steps = _exact(search, step)
         groups.append(group)
         schedules.append(steps)
-    return Planned(program, Plan(tuple(groups)), tuple(schedules))
+    return Planned(program, Plan(tuple(groups)), tuple(schedules), search, tuple(path))
 
 
 def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:

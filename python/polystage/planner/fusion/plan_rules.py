@@ -9,6 +9,7 @@ from polystage.errors import PlanError
 from polystage.planner.fusion.decisions import Group, Loop, Place, Plan
 from polystage.planner.fusion.operators import Operator
 from polystage.planner.fusion.program import Program
+from polystage.planner.fusion.schedule import GroupSchedule, resident_before, schedule
 
 
 def check_plan(program: Program, plan: Plan) -> None:
@@ -24,6 +25,43 @@ def check_plan(program: Program, plan: Plan) -> None:
         every_operator_has_a_nest(program, group, what)
         touched_arrays_have_places(program, group, what)
     resident_arrays_stay(plan)
+
+
+def check_capacity(program: Program, plan: Plan, capacity: int) -> tuple[GroupSchedule, ...]:
+    """Return the schedules of a plan's groups, which all fit in `capacity` bytes.
+
+    Raises: PlanError for the first that does not, or that cannot be carried out.
+    """
+    found: list[GroupSchedule] = []
+    starts = resident_before(program, plan)
+    for number, (group, resident) in enumerate(zip(plan.groups, starts, strict=True)):
+        steps = schedule(program, group, resident)
+        if steps.bytes > capacity:
+            raise _too_large(program, number, steps, resident, capacity)
+        found.append(steps)
+    return tuple(found)
+
+
+def _too_large(
+    program: Program, number: int, steps: GroupSchedule, resident: frozenset[str], capacity: int
+) -> PlanError:
+    """Return what a group needs, what of it is largest, and what to change."""
+    sizes = {f"'{name}', resident": program.arrays[name].size_bytes for name in resident}
+    for buffer in steps.buffers:
+        what = f"{buffer.purpose} '{buffer.array}'" if buffer.array else str(buffer.purpose)
+        sizes[what] = max(sizes.get(what, 0), buffer.bytes)
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:LARGEST]
+    account = ", ".join(f"{size} for {what}" for what, size in largest)
+    return PlanError(
+        f"group {number}: needs {steps.bytes} bytes on chip, but the scratchpad has {capacity}; "
+        f"most of it: {account}",
+        help="choose smaller tiles in its loops or nests, stream an array or keep it in DRAM "
+        'between groups ("streamed" in all groups that touch it), or split the group',
+    )
+
+
+LARGEST = 3
+"""Buffers that the message names."""
 
 
 def operators_run_in_order(program: Program, plan: Plan) -> None:

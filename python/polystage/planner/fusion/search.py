@@ -66,7 +66,7 @@ class PlanSearch:
         self.max_group = max_group
         self.shares = max_group > 1
         """Whether operators share what is on chip; otherwise each finds and leaves all in DRAM."""
-        self.groups = GroupSearch(program, budget)
+        self.groups = GroupSearch(program, capacity, budget)
         self.sizes = {name: aligned(array.size_bytes) for name, array in program.arrays.items()}
         uses = {n: (*program.readers(n), *program.writers(n)) for n in program.arrays}
         self.first_use = {name: min(users) for name, users in uses.items()}
@@ -108,14 +108,14 @@ class PlanSearch:
         steps = sorted(states.values(), key=lambda step: step.promise)
         if len(steps) <= self.beam:
             return steps
-        least = min(steps, key=lambda step: self._bytes(step.resident))
+        least = min(steps, key=lambda step: self.bytes_of(step.resident))
         return [*steps[: self.beam - 1], least]
 
     def _after(self, state: Step, start: int, stop: int) -> Iterator[Step]:
         """Yield the states that a group of `start` to `stop` leads to."""
         span = self.groups.span(start, stop)
         held = state.resident & span.touched
-        capacity = self.capacity - self._bytes(state.resident - held)
+        capacity = self.capacity - self.bytes_of(state.resident - held)
         for kept in subsets(self._fresh(span)):
             segment = Segment(span, held, kept)
             option = self.groups.within(segment, capacity)
@@ -147,7 +147,8 @@ class PlanSearch:
             )
         return self._lives[place]
 
-    def _bytes(self, names: Iterable[str]) -> int:
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Return what arrays take on chip when they are there as a whole."""
         return sum(self.sizes[name] for name in names)
 
     # --- what is worth trying ---------------------------------------------------------------------

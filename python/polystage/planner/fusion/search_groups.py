@@ -6,7 +6,6 @@ Equal sequences, as layers of a model repeat them, are examined once.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from polystage.allocation import aligned
 from polystage.errors import PlanError
@@ -14,8 +13,9 @@ from polystage.planner.fusion.access_extents import OperatorExtents
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.schedule import GroupSchedule, Purpose, schedule
+from polystage.planner.fusion.schedule import schedule
 from polystage.planner.fusion.search_nests import (
+    TILINGS,
     Front,
     NestOption,
     balanced_tiles,
@@ -23,15 +23,22 @@ from polystage.planner.fusion.search_nests import (
     nest_front,
     spread,
 )
+from polystage.planner.fusion.search_steps import Steps
 from polystage.planner.fusion.signatures import segment_signature
 from polystage.polyhedral import Role
 
 MAX_STEPS = 256
 """Steps of the finest tiling that is tried; they are written out one after another."""
-TILES_PER_LOOP = 6
+TILES_PER_LOOP = 2
 """Tiles that are compared where operands are streamed again in every step."""
-MAX_STREAMING_OPERATORS = 8
-"""Operators of a group that may stream operands in every step."""
+STEP_TILINGS = 8
+"""How many times fewer tilings are compared for an operator of a group with steps."""
+MAX_STREAMING_OPERATORS = 16
+"""Operators of a group that may stream constants in every step."""
+
+
+MAX_STREAMING_INPUTS = 4
+"""Operators of a group that may stream more than constants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class GroupOption:
 class Span:
     """The operators `start` to `stop` of a program."""
 
-    def __init__(self, program: Program, start: int, stop: int) -> None:
+    def __init__(self, program: Program, start: int, stop: int, number: int) -> None:
         self.program = program
         self.start = start
         self.stop = stop
@@ -61,15 +68,12 @@ class Span:
         """In order of appearance."""
         self.touched = frozenset(self.arrays)
         self.written = frozenset(a.array for o in self.operators for a in o.writes)
+        self.number = number
+        """The same for spans that are equal up to names."""
 
     def __len__(self) -> int:
         """Return the number of operators."""
         return self.stop - self.start
-
-    @cached_property
-    def signature(self) -> object:
-        """What is equal for spans that are equal up to names."""
-        return segment_signature(self.program, self.start, self.stop)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Segment:
     def key(self) -> object:
         """Return what makes two segments have the same options."""
         places = tuple((n in self.held) + 2 * (n in self.kept) for n in self.span.arrays)
-        return self.span.signature, places
+        return self.span.number, places
 
     def group(self, option: GroupOption) -> Group:
         """Return an option with the names of this segment."""
@@ -102,19 +106,25 @@ class Segment:
 class GroupSearch:
     """The options of all segments of a program."""
 
-    def __init__(self, program: Program, effort: int = 1) -> None:
+    def __init__(self, program: Program, capacity: int, effort: int = 1) -> None:
         self.program = program
+        self.capacity = capacity
         self.effort = effort
+        self.tilings = effort * TILINGS
         self._extents = [
             OperatorExtents.of(program.arrays, operator) for operator in program.operators
         ]
         self._known: dict[object, tuple[GroupOption, ...]] = {}
         self._spans: dict[tuple[int, int], Span] = {}
+        self._numbers: dict[object, int] = {}
+        self._known_steps: dict[object, Steps | None] = {}
 
     def span(self, start: int, stop: int) -> Span:
         """Return the operators `start` to `stop`."""
         if (start, stop) not in self._spans:
-            self._spans[start, stop] = Span(self.program, start, stop)
+            signature = segment_signature(self.program, start, stop)
+            number = self._numbers.setdefault(signature, len(self._numbers))
+            self._spans[start, stop] = Span(self.program, start, stop, number)
         return self._spans[start, stop]
 
     def options(self, segment: Segment) -> tuple[GroupOption, ...]:
@@ -135,20 +145,64 @@ class GroupSearch:
         return self._extents[operator]
 
     def _candidates(self, segment: Segment) -> Iterator[GroupOption]:
-        single = len(segment.span) == 1
-        if single:
-            yield from self._unlooped(segment)
-        if single and not self._slides(segment.span.start):
-            return
-        for loops in loop_candidates(
-            segment.span.operators[-1], self._extents[segment.span.stop - 1]
-        ):
-            for streams in self._stream_choices(segment):
-                yield from self._looped(segment, loops, streams)
+        if len(segment.span) == 1:
+            alone = list(self._unlooped(segment))
+            yield from alone
+            if self._moves_least(segment, alone):
+                return
+        for dim in self._stepped_dims(segment.span):
+            tiles = self._tiles(segment, dim)
+            finest = list(self._looped(segment, (Loop(dim, tiles[0]),), frozenset()))
+            yield from finest
+            if finest and finest[0].bytes <= self.capacity // 2:
+                continue  # all its inputs come once
+            for streams, extra in self._stream_choices(segment):
+                for tile in self._coarse_tiles(segment, dim, tiles, extra):
+                    yield from self._looped(segment, (Loop(dim, tile),), streams)
 
-    def _slides(self, index: int) -> bool:
-        """Tell whether neighbouring iterations of an operator read the same elements."""
-        return bool(self._extents[index].uncut)
+    def _moves_least(self, segment: Segment, options: list[GroupOption]) -> bool:
+        """Tell whether some option moves every operand once, in half of the scratchpad."""
+        arrays = self.program.arrays
+        once = self._resident_traffic(segment) + sum(
+            arrays[use.array].size_bytes
+            for use in self._extents[segment.span.start].uses
+            if use.array not in segment.resident
+        )
+        return any(o.traffic <= once and o.bytes <= self.capacity // 2 for o in options)
+
+    def _stepped_dims(self, span: Span) -> Iterator[int]:
+        """Yield the dims of the sink whose tiles need only a part of what the group makes, or where
+        the sink runs alone, overlap in what they read; of dims that do so alike the first."""
+        extents = self._extents[span.stop - 1]
+        seen: set[object] = set()
+        for dim, extent in enumerate(extents.extents):
+            alone = len(span) == 1
+            if extent == 1 or dim in extents.uncut or (alone and not extents.slides_along(dim)):
+                continue
+            if extents.scratch and dim in extents.reductions:
+                continue  # what one pass over a reduction accumulates does not outlive it
+            uses = [u for u in extents.uses if u.array in span.written or alone]
+            role = tuple(dim in use.dims for use in extents.uses)
+            if role not in seen and any(dim in use.dims for use in uses if not use.is_write):
+                seen.add(role)
+                yield dim
+
+    def _tiles(self, segment: Segment, dim: int) -> list[int]:
+        """Return the tiles of a dim of the sink that make no more than the most steps."""
+        extent = segment.span.operators[-1].extents[dim]
+        return [tile for tile in balanced_tiles(extent) if -(-extent // tile) <= MAX_STEPS]
+
+    def _coarse_tiles(
+        self, segment: Segment, dim: int, tiles: Sequence[int], extra: int
+    ) -> Iterator[int]:
+        """Yield the tiles with which `extra` bytes more per step may pay off."""
+        arrays = self.program.arrays
+        inner = [n for n in segment.span.written if n not in segment.resident]
+        gain = 2 * sum(arrays[name].size_bytes for name in inner)
+        steps = 1 + gain // max(extra, 1)
+        extent = segment.span.operators[-1].extents[dim]
+        useful = [tile for tile in tiles[:-1] if -(-extent // tile) <= steps]
+        yield from spread(useful, TILES_PER_LOOP * self.effort)
 
     # --- one operator, chunk by chunk -------------------------------------------------------------
 
@@ -174,10 +228,26 @@ class GroupSearch:
             )
             return
         streamed = streamed_uses(extents, places)
-        for nest in nest_front(extents, operator.extents, streamed, self.effort).options:
+        for nest in nest_front(extents, operator.extents, streamed, self.tilings).options:
             yield GroupOption(
                 wide + nest.bytes, moved + nest.traffic, (), (nest.nest,), tuple(places.values())
             )
+
+    def _best_alone(self, segment: Segment, capacity: int) -> GroupOption | None:
+        """Return the best nest of a single operator in `capacity` bytes, without steps."""
+        operator, extents = segment.span.operators[0], self._extents[segment.span.start]
+        if operator.kind is OperatorKind.OPAQUE:
+            return None
+        places = dict.fromkeys(segment.span.arrays, Place.STREAMED)
+        places |= dict.fromkeys(segment.resident, Place.RESIDENT)
+        sizes = [self.program.arrays[name].size_bytes for name in segment.resident]
+        wide = sum(map(aligned, sizes))
+        streamed = streamed_uses(extents, places)
+        nest = best_nest(extents, operator.extents, streamed, capacity - wide, self.tilings)
+        if nest is None:
+            return None
+        traffic = self._resident_traffic(segment) + nest.traffic
+        return GroupOption(wide + nest.bytes, traffic, (), (nest.nest,), tuple(places.values()))
 
     def _resident_traffic(self, segment: Segment) -> int:
         """Return the bytes of arrays that become resident: those that are loaded, those that the
@@ -191,18 +261,20 @@ class GroupSearch:
 
     # --- operators step by step -------------------------------------------------------------------
 
-    def _stream_choices(self, segment: Segment) -> Iterator[frozenset[str]]:
-        """Yield the sets of inputs that are brought again for every chunk."""
-        yield frozenset()
+    def _stream_choices(self, segment: Segment) -> Iterator[tuple[frozenset[str], int]]:
+        """Yield the sets of inputs that come again in every step, and the bytes of constants among
+        them, which every step brings whole."""
         if len(segment.span) > MAX_STREAMING_OPERATORS:
             return
-        inputs = [
-            n for n in segment.span.arrays if n not in segment.span.written | segment.resident
-        ]
-        weights = [n for n in inputs if self.program.arrays[n].role is Role.WEIGHT]
-        for names in (weights, inputs):
-            if names:
-                yield frozenset(names)
+        arrays = self.program.arrays
+        made = segment.span.written | segment.resident
+        inputs = [name for name in segment.span.arrays if name not in made]
+        weights = [name for name in inputs if arrays[name].role is Role.WEIGHT]
+        extra = sum(arrays[name].size_bytes for name in weights)
+        if weights:
+            yield frozenset(weights), extra
+        if len(weights) < len(inputs) and len(segment.span) <= MAX_STREAMING_INPUTS:
+            yield frozenset(inputs), extra
 
     def _looped(
         self, segment: Segment, loops: tuple[Loop, ...], streams: frozenset[str]
@@ -212,7 +284,7 @@ class GroupSearch:
         if stepped is None:
             return
         fronts = [
-            nest_front(extents, box, streamed, self.effort)
+            nest_front(extents, box, streamed, self.tilings // STEP_TILINGS)
             for extents, box, streamed in stepped.nests
         ]
         for need, chosen in combinations(fronts, stepped.wide):
@@ -221,29 +293,48 @@ class GroupSearch:
     def _stepped(
         self, segment: Segment, loops: tuple[Loop, ...], places: dict[str, Place]
     ) -> "_Stepped | None":
-        span = segment.span
-        operators = tuple(range(span.start, span.stop))
-        group = Group(operators, loops, (Nest(),) * len(span), places)
-        try:
-            steps = schedule(self.program, group, segment.held)
-        except PlanError:
+        steps = self._steps(segment.span, loops)
+        if steps is None:
             return None
-        nests: list[tuple[OperatorExtents, tuple[int, ...], frozenset[int]]] = []
-        times: list[int] = []
-        for index, computes in zip(operators, steps.computes, strict=True):
-            extents = self._extents[index]
-            sizes = computes[:, :, 1] - computes[:, :, 0]
-            box = tuple(int(size) for size in sizes.max(axis=0))
-            nests.append((extents, box, streamed_uses(extents, places)))
-            times.append(int((sizes.prod(axis=1) > 0).sum()))
-        wide = array_bytes(steps, len(span))
-        return _Stepped(loops, places, wide, still_traffic(steps, places), nests, times)
+        sizes = {n: aligned(self.program.arrays[n].size_bytes) for n in segment.resident}
+        wide = [sum(sizes.values())] * len(segment.span)
+        still = self._resident_traffic(segment)
+        for place, window in zip(places.values(), steps.windows, strict=True):
+            if place is Place.WINDOW:
+                still += window.traffic
+                for operator in window.operators:
+                    wide[operator] += window.bytes
+        nests = [
+            (extents, box, streamed_uses(extents, places))
+            for extents, box in zip(
+                self._extents[segment.span.start : segment.span.stop], steps.boxes, strict=True
+            )
+        ]
+        return _Stepped(loops, places, wide, still, nests, steps.times)
+
+    def _steps(self, span: Span, loops: tuple[Loop, ...]) -> Steps | None:
+        """Return the steps of a span, or None where they cannot be carried out."""
+        key = span.number, loops
+        if key not in self._known_steps:
+            operators = tuple(range(span.start, span.stop))
+            places = dict.fromkeys(span.arrays, Place.WINDOW)
+            group = Group(operators, loops, (Nest(),) * len(span), places)
+            try:
+                steps = Steps.of(schedule(self.program, group), span.arrays)
+            except PlanError:
+                steps = None
+            self._known_steps[key] = steps
+        return self._known_steps[key]
 
     # --- fewer and larger steps and chunks --------------------------------------------------------
 
     def widened(self, segment: Segment, option: GroupOption, capacity: int) -> GroupOption:
         """Return an option that moves no more in fewer steps and chunks, within `capacity`."""
         places = dict(zip(segment.span.arrays, option.places, strict=True))
+        if len(segment.span) == 1:
+            alone = self._best_alone(segment, capacity)
+            if alone and alone.traffic <= option.traffic:
+                return alone
         for loops in wider_loops(segment.span.operators[-1], option.loops):
             stepped = self._stepped(segment, loops, places)
             found = stepped and self._chunked(stepped, capacity)
@@ -255,7 +346,7 @@ class GroupSearch:
         """Return the nests that move least in `capacity`, and of these those of fewest chunks."""
         chosen: list[NestOption] = []
         for (extents, box, streamed), wide in zip(stepped.nests, stepped.wide, strict=True):
-            nest = best_nest(extents, box, streamed, capacity - wide, self.effort)
+            nest = best_nest(extents, box, streamed, capacity - wide, self.tilings)
             if nest is None:
                 return None
             chosen.append(nest)
@@ -275,7 +366,7 @@ class _Stepped:
     """Traffic of what is not streamed."""
     nests: list[tuple[OperatorExtents, tuple[int, ...], frozenset[int]]]
     """Per operator what `nest_front` takes: the largest box of a step, and what is streamed."""
-    times: list[int]
+    times: tuple[int, ...]
     """In how many steps each operator runs."""
 
     def option(self, need: int, chosen: Sequence[NestOption]) -> GroupOption:
@@ -304,26 +395,6 @@ def streamed_uses(extents: OperatorExtents, places: dict[str, Place]) -> frozens
     )
 
 
-def array_bytes(steps: GroupSchedule, operators: int) -> list[int]:
-    """Return the bytes of whole arrays and windows that are live during each operator."""
-    wide = [0] * operators
-    for buffer in steps.buffers:
-        if buffer.purpose is Purpose.ARRAY:
-            for operator in range(buffer.operators[0], buffer.operators[1] + 1):
-                wide[operator] += buffer.bytes
-    return wide
-
-
-def still_traffic(steps: GroupSchedule, places: dict[str, Place]) -> int:
-    """Return the DRAM bytes of all arrays that are not streamed."""
-    return sum(
-        count
-        for moved in (steps.read_bytes, steps.write_bytes)
-        for name, count in moved.items()
-        if places[name] is not Place.STREAMED
-    )
-
-
 def combinations(
     fronts: Sequence[Front], wide: Sequence[int]
 ) -> Iterator[tuple[int, list[NestOption]]]:
@@ -333,16 +404,6 @@ def combinations(
     for demand in sorted(d for d in demands if d >= least):
         chosen = [front.within(demand - w) for w, front in zip(wide, fronts, strict=True)]
         yield demand, [option for option in chosen if option is not None]
-
-
-def loop_candidates(sink: Operator, extents: OperatorExtents) -> Iterator[tuple[Loop, ...]]:
-    """Yield the loops over steps that are tried: one dimension of the sink each."""
-    for dim, extent in enumerate(sink.extents):
-        if extent == 1 or dim in extents.uncut:
-            continue
-        tiles = [tile for tile in balanced_tiles(extent) if -(-extent // tile) <= MAX_STEPS]
-        for tile in spread(tiles[:-1], TILES_PER_LOOP):
-            yield (Loop(dim, tile),)
 
 
 def wider_loops(sink: Operator, loops: tuple[Loop, ...]) -> Iterator[tuple[Loop, ...]]:

@@ -45,22 +45,45 @@ class Front:
 
 @cache
 def nest_front(
-    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int], effort: int = 1
+    operator: OperatorExtents,
+    box: tuple[int, ...],
+    streamed: frozenset[int],
+    tilings: int = TILINGS,
 ) -> Front:
     """Return the best nests for boxes of iterations of this size, by what they need.
 
     `streamed` are the operands (numbers of `operator.uses`) that are in DRAM; the others are on
     chip and cost nothing here.
     """
+    if not any(not operator.uses[number].is_write for number in streamed):
+        return Front((_least_nest(operator, box, streamed),))
+    return Front(tuple(pareto(_sampled(operator, box, streamed, tilings))))
+
+
+def _least_nest(
+    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int]
+) -> NestOption:
+    """Return what needs least where all that is read is on chip: any nest moves the same."""
+    cut = set(range(len(box))) - operator.uncut
+    if not operator.scratch:
+        cut -= set(operator.reductions)
+    dims = tuple(sorted(cut, key=lambda dim: (dim in operator.reductions, dim)))
+    return _Table.of(operator, box, streamed, dims, np.ones((1, len(dims)), np.int64)).option(0)
+
+
+def _sampled(
+    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int], tilings: int
+) -> list[NestOption]:
+    """Return the best of every order of loops, from tiles that are spread over all there are."""
     dims = chunked_dims(operator, box, streamed)
     orders = useful_orders(operator, dims, streamed)
-    count = max(2, int((effort * TILINGS / len(orders)) ** (1 / max(len(dims), 1))))
+    count = max(2, int((tilings / len(orders)) ** (1 / max(len(dims), 1))))
     grid = _grid([spread(tiles_of(operator, dim, box), count) for dim in dims])
     found: list[NestOption] = []
     for order in orders:
         columns = [dims.index(dim) for dim in order]
         found += _Table.of(operator, box, streamed, order, grid[:, columns]).front()
-    return Front(tuple(pareto(found)))
+    return found
 
 
 def best_nest(
@@ -68,16 +91,18 @@ def best_nest(
     box: tuple[int, ...],
     streamed: frozenset[int],
     capacity: int,
-    effort: int = 1,
+    tilings: int = TILINGS,
 ) -> NestOption | None:
     """Return the nest that moves least in `capacity` bytes, of these the one with fewest chunks.
 
     Searches around the best of `nest_front` with every tile in reach.
     """
-    coarse = nest_front(operator, box, streamed, effort).within(capacity)
-    if coarse is None:
+    options = pareto(_sampled(operator, box, streamed, tilings))
+    options += nest_front(operator, box, streamed, tilings).options
+    fitting = [option for option in options if option.bytes <= capacity]
+    if not fitting:
         return None
-    best = coarse
+    best = min(fitting, key=lambda option: (option.traffic, option.chunks))
     dims = tuple(loop.dim for loop in best.nest.chunks)
     for order in useful_orders(operator, dims, streamed):
         best = _refined(operator, box, streamed, capacity, order, best)
