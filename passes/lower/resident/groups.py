@@ -6,11 +6,13 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from polystage.dialects.npu.views import defining_op
+from polystage.dialects.npu import overlay
+from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.dtypes import byte_width
 from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.physical_layout import PARTITION
 from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
 from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
 from polystage.passes.lower.resident.operators import (
@@ -101,6 +103,10 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
         for operator in group.operators:
             operations += len(operator.ops)
             _mark(operator, group, number)
+            for op in operator.ops:
+                for value in op.operands:
+                    if isinstance(value.type, ir.MemRefType):
+                        _store_as_it_is(value)
     remarks = tuple((o.ops[-1], o.reason) for o in possible if isinstance(o, Other))
     return Marked(len(groups), operations, remarks)
 
@@ -116,6 +122,16 @@ def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None
         earlier = list(owner.attributes[RESIDENT]) if RESIDENT in owner.attributes else []
         numbers = [*earlier, ir.IntegerAttr.get(i64, number)]
         owner.attributes[RESIDENT] = ir.ArrayAttr.get(list(dict.fromkeys(numbers)))
+
+
+def _store_as_it_is(value: ir.Value) -> None:
+    """Let an array that a group touches keep its order of dimensions in memory: on chip it lies as
+    the group wants it."""
+    owner = defining_op(value)
+    while owner is not None and (owner.name in VIEW_OPS or owner.name == overlay.NAME):
+        owner = defining_op(owner.operands[0])
+    if owner is not None and PARTITION in owner.attributes:
+        del owner.attributes[PARTITION]
 
 
 def computing_operations(function: func.FuncOp) -> list[ir.Operation]:
