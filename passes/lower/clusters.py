@@ -9,7 +9,7 @@ The result in between is never stored, so that nothing else may look at it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from polystage.dialects.npu import overlay
@@ -17,7 +17,6 @@ from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.errors import PassError
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, GenericOp, Linear
-from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.program_order import Order, accessed, touches
 
 GROUP = "npu.group"
@@ -38,6 +37,11 @@ class Cluster:
     producer: ir.Operation
     consumer: ir.Operation
     link: int
+
+    @property
+    def operations(self) -> tuple[ir.Operation, ir.Operation]:
+        """Both operations, in program order."""
+        return self.producer, self.consumer
 
     @property
     def operands(self) -> list[ir.Value]:
@@ -160,7 +164,7 @@ def _obstacle(
     ]
     if any(touches(value, output) for value in reads):
         return "its reader overwrites what it reads"
-    if (reason := _conflict(producer, consumer, reads, order)) is not None:
+    if (reason := conflict(producer, consumer, reads, order)) is not None:
         return reason
     for value in list(consumer.operands)[:-1]:
         if overlay.is_overlay(value):
@@ -183,7 +187,7 @@ def is_elementwise(op: ir.Operation) -> bool:
     return plain and not generic.is_read(output)
 
 
-def _conflict(
+def conflict(
     producer: ir.Operation, consumer: ir.Operation, reads: Sequence[ir.Value], order: Order
 ) -> str | None:
     """Return what keeps the producer from running as late as its reader, or None."""
@@ -203,32 +207,6 @@ def _writes(op: ir.Operation, value: ir.Value) -> bool:
     if op.name == "linalg.generic":
         return any(value == v for v in op.opview.outputs)
     return not (op.name == "memref.copy" and value == op.operands[0])
-
-
-def clusters_of_groups(
-    operations: Sequence[ir.Operation],
-    folded: Mapping[ir.Operation, tuple[ir.Operation, Initial]],
-) -> Iterator[Cluster]:
-    """Yield the clusters that `npu.group` names. `folded` are the fills that accumulations start
-    from.
-
-    Raises:
-        PassError: operations of a group do not go together.
-    """
-    groups: dict[int, list[ir.Operation]] = {}
-    for op in operations:
-        if GROUP in op.attributes and op not in folded:
-            groups.setdefault(ir.IntegerAttr(op.attributes[GROUP]).value, []).append(op)
-    for members in groups.values():
-        if len(members) < 2:
-            continue
-        fills = [fill for fill, (op, _) in folded.items() if op == members[0]]
-        found = cluster_of(members[0], Order(members[0].block), fills)
-        if isinstance(found, Declined):
-            raise not_fused(members[0], found.reason)
-        if members[1:] != [found.consumer]:
-            raise not_fused(members[0], "another operation of the group does not read its result")
-        yield found
 
 
 def not_fused(producer: ir.Operation, reason: str) -> PassError:

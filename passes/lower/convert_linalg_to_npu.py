@@ -11,21 +11,25 @@ from polystage.dialects.npu.target import required_target
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.clusters import Cluster, clusters_of_groups
+from polystage.passes.lower.chains import Chain
+from polystage.passes.lower.clusters import Cluster
 from polystage.passes.lower.fills import initialising_fills
 from polystage.passes.lower.flat.lowering import lower_flat
 from polystage.passes.lower.fused_kernel import lower_cluster
 from polystage.passes.lower.generic_op import GenericOp, static_array
+from polystage.passes.lower.groups import kernels_of_groups
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.inline_scalars import erase_unused, inline_scalars
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.lane_engines.chain import lower_chain
 from polystage.passes.lower.lane_engines.lowering import lower_copy, lower_generic
 from polystage.passes.lower.overlays import bind_arguments
 from polystage.passes.lower.physical_layout import lay_out_arrays, stationary_operand
 from polystage.passes.lower.provenance import (
     captured_memrefs,
+    cause_of,
     causes_of,
-    cluster_key,
+    group_key,
     kernel_key,
     kernel_kind,
     layer_name,
@@ -146,14 +150,15 @@ class ProgramLowering:
         overlays = [op for op in _walk(self.function.entry_block) if op.name == "npu.overlay"]
         folded = initialising_fills(operations)
         self.initials = dict(folded.values())
-        clusters = {c.consumer: c for c in clusters_of_groups(operations, folded)}
-        producers = {cluster.producer for cluster in clusters.values()}
+        groups = list(kernels_of_groups(operations, folded, self.target))
+        together = {group.operations[-1]: group for group in groups}
+        before = {op for group in groups for op in group.operations[:-1]}
         for op in operations:
             if op in folded:
                 self.pass_.count("fills folded")
-            elif op in clusters:
-                self._lower_cluster(clusters[op])
-            elif op not in producers:
+            elif op in together:
+                self._lower_together(together[op])
+            elif op not in before:
                 self._lower(op)
         for op in operations:
             op.erase()
@@ -182,19 +187,23 @@ class ProgramLowering:
             self.kernels[key] = self._make_kernel(op, captured, causes, initial)
         self._call(key, arguments, op, op)
 
-    def _lower_cluster(self, cluster: Cluster) -> None:
-        """Write one kernel for two operations, and call it where the second one stands."""
-        producer, consumer = cluster.producer, cluster.consumer
-        initial = self.initials.get(producer)
-        arguments = sources_of(cluster.operands)
-        causes = causes_of(producer, arguments)
-        key = cluster_key(cluster, arguments, causes, initial)
+    def _lower_together(self, group: Cluster | Chain) -> None:
+        """Write one kernel for several operations, and call it where the last of them stands."""
+        first, last = group.operations[0], group.operations[-1]
+        arguments = sources_of(group.operands)
+        causes = [cause_of(value) for value in arguments]
+        initials = [self.initials.get(op) for op in group.operations]
+        key = group_key(group.operations, arguments, causes, initials)
         if key not in self.kernels:
-            builder, causes = self._builder("matmul", cluster.operands, causes)
-            lower_cluster(builder, cluster, causes, initial)
+            if isinstance(group, Cluster):
+                builder, causes = self._builder("matmul", group.operands, causes)
+                lower_cluster(builder, group, causes, initials[0])
+            else:
+                builder, causes = self._builder("chain", group.operands, causes)
+                lower_chain(builder, group, causes)
             self.kernels[key] = self._finish(builder)
-        self._call(key, arguments, consumer, producer)
-        self.pass_.count("operations fused")
+        self._call(key, arguments, last, first)
+        self.pass_.count("operations fused", len(group.operations) - 1)
 
     def _call(
         self, key: str, arguments: Sequence[ir.Value], place: ir.Operation, named: ir.Operation

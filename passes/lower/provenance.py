@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.mlir import ir
-from polystage.passes.lower.clusters import Cluster
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.physical_layout import DECISIONS
 
@@ -67,10 +66,11 @@ def causes_of(op: ir.Operation, arguments: list[ir.Value]) -> list[str]:
     """Return why the bytes of every argument move: input, weight, intermediate, output or copy."""
     if kernel_kind(op) == "copy":
         return ["copy"] * len(arguments)
-    return [_cause(value) for value in arguments]
+    return [cause_of(value) for value in arguments]
 
 
-def _cause(value: ir.Value) -> str:
+def cause_of(value: ir.Value) -> str:
+    """Return what the bytes of an array are for: input, weight, intermediate or output."""
     if _is_returned(value):
         return "output"
     op = defining_op(value)
@@ -102,13 +102,22 @@ def kernel_key(
     return "\n".join(parts)
 
 
-def cluster_key(
-    cluster: Cluster, arguments: Sequence[ir.Value], causes: list[str], initial: Initial | None
+def group_key(
+    operations: Sequence[ir.Operation],
+    arguments: Sequence[ir.Value],
+    causes: list[str],
+    initials: Sequence[Initial | None],
 ) -> str:
-    """Return a text that is equal for two clusters exactly when one kernel serves both."""
-    producer, consumer = cluster.producer, cluster.consumer
-    keys = kernel_key(producer, [], causes, initial), kernel_key(consumer, [], [], None)
-    return "\n".join([*keys, str(cluster.link), *_arguments_text(arguments)])
+    """Return a text that is equal for two groups of operations exactly when one kernel serves
+    both."""
+    keys = [
+        kernel_key(op, [], causes, initial)
+        for op, initial in zip(operations, initials, strict=True)
+    ]
+    written = [op.operands[len(op.operands) - 1] for op in operations]
+    reads = [[written.index(v) for v in op.operands if v in written] for op in operations]
+    places = [[i for i, v in enumerate(op.operands) if v in written] for op in operations]
+    return "\n".join([*keys, str(reads), str(places), *_arguments_text(arguments)])
 
 
 def _arguments_text(arguments: Sequence[ir.Value]) -> list[str]:

@@ -6,23 +6,25 @@ biased, activated or added to another array on its way, and the result in betwee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.chains import Chain, is_link, longest_chain, whole_bytes
 from polystage.passes.lower.clusters import GROUP, Cluster, Declined, cluster_of
 from polystage.passes.lower.fills import initialising_fills
-from polystage.passes.lower.fused_kernel import fused_contraction
-from polystage.passes.lower.generic_op import GenericOp
+from polystage.passes.lower.groups import Folded, fused, runs_on_array
 from polystage.passes.lower.initial import Initial
-from polystage.passes.lower.physical_layout import lay_out_arrays, stationary_operand
+from polystage.passes.lower.physical_layout import lay_out_arrays
 from polystage.passes.lower.program_order import Order
 from polystage.passes.lower.resident.groups import mark_resident
-from polystage.passes.lower.tensor_engine.contraction import Contraction
-from polystage.passes.lower.tensor_engine.plan import prefers_tensor_engine
 from polystage.passes.polyhedral.expand_result import expand_result
+
+PLACES = 3
+"""How many tiles of a chain the scratchpad has to hold, so that one is loaded while another is
+computed."""
 
 
 @dataclass
@@ -54,57 +56,79 @@ def fuse_partitioned(module: ir.Module, target: Target, resident: bool = True) -
                 marked = mark_resident(function, target)
                 fusion.remarks += marked.remarks
                 fusion.count("resident groups", marked.groups)
-            for producer, fills in _contractions(function, target):
+            free = _Marker(function, target, fusion)
+            for producer, fills in contractions(free.free, free.folded, target):
                 expand_result(producer, fills)
             lay_out_arrays(function)
-            _fuse(function, target, fusion)
+            _Marker(function, target, fusion).mark()
     return fusion
 
 
-def _fuse(function: func.FuncOp, target: Target, fusion: Fusion) -> None:
-    groups = (op.attributes[GROUP] for op in walk(function.operation) if GROUP in op.attributes)
-    number = max((ir.IntegerAttr(group).value for group in groups), default=-1)
-    for producer, fills in _contractions(function, target):
-        found = _cluster(producer, fills, target)
+class _Marker:
+    """Marks the groups of one program, in program order."""
+
+    def __init__(self, function: func.FuncOp, target: Target, fusion: Fusion) -> None:
+        self.target = target
+        self.fusion = fusion
+        self.operations = [op for op in walk(function.operation) if op.name == "linalg.generic"]
+        self.folded = initialising_fills(self.operations)
+        self.initials = dict(self.folded.values())
+        groups = [op.attributes[GROUP] for op in self.operations if GROUP in op.attributes]
+        self.groups = max((ir.IntegerAttr(group).value for group in groups), default=-1) + 1
+
+    def mark(self) -> None:
+        """Mark contractions with the readers of their results, then chains of what is left."""
+        for producer, fills in contractions(self.free, self.folded, self.target):
+            found = self._cluster(producer, fills)
+            if isinstance(found, Declined):
+                self.fusion.remark(producer, f"stays a kernel of its own: {found.reason}")
+            else:
+                self._mark(found.operations)
+                self.fusion.count("contractions with an epilogue")
+        links = [op for op in self.free if self._may_chain(op)]
+        for op in links:
+            left = [link for link in links if GROUP not in link.attributes]
+            if op not in left:
+                continue
+            chain = longest_chain(op, left, Order(op.block), self.initials)
+            if chain is not None and self._fits(chain):
+                self._mark(chain.operations)
+                self.fusion.count("chains")
+
+    @property
+    def free(self) -> list[ir.Operation]:
+        """The operations that are in no group, and no fills that cost nothing."""
+        return [
+            op for op in self.operations if GROUP not in op.attributes and op not in self.folded
+        ]
+
+    def _mark(self, operations: Sequence[ir.Operation]) -> None:
+        i64 = ir.IntegerType.get_signless(64)
+        for op in operations:
+            op.attributes[GROUP] = ir.IntegerAttr.get(i64, self.groups)
+        self.groups += 1
+
+    def _cluster(self, producer: ir.Operation, fills: list[ir.Operation]) -> Cluster | Declined:
+        found = cluster_of(producer, Order(producer.block), fills)
         if isinstance(found, Declined):
-            fusion.remark(producer, f"stays a kernel of its own: {found.reason}")
-            continue
-        number += 1
-        attribute = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), number)
-        for op in (found.producer, found.consumer):
-            op.attributes[GROUP] = attribute
-        fusion.count("contractions with an epilogue")
+            return found
+        if GROUP in found.consumer.attributes:
+            return Declined("the reader of its result goes with another operation")
+        return fused(found, self.target) or found
+
+    def _may_chain(self, op: ir.Operation) -> bool:
+        return is_link(op, self.initials) and not runs_on_array(op, self.target)
+
+    def _fits(self, chain: Chain) -> bool:
+        return whole_bytes(chain) * PLACES <= self.target.sbuf.bytes_per_partition
 
 
-def _contractions(
-    function: func.FuncOp, target: Target
+def contractions(
+    operations: Sequence[ir.Operation], folded: Folded, target: Target
 ) -> Iterator[tuple[ir.Operation, list[ir.Operation]]]:
     """Yield the contractions that the array computes from zeros, each with the fills of its
     output."""
-    operations = [op for op in walk(function.operation) if op.name == "linalg.generic"]
-    folded = initialising_fills(operations)
     for op in operations:
-        if GROUP in op.attributes or op in folded:
-            continue
-        generic = GenericOp.from_op(op.opview).without_unit_dims()
-        contraction = Contraction.match(generic, target, stationary_operand(op))
-        if contraction is None:
-            continue
-        if stationary_operand(op) is None and not prefers_tensor_engine(contraction, target):
-            continue
         starts = {fill: initial for fill, (user, initial) in folded.items() if user == op}
-        if list(starts.values()) == [Initial(0)]:
+        if list(starts.values()) == [Initial(0)] and runs_on_array(op, target):
             yield op, list(starts)
-
-
-def _cluster(
-    producer: ir.Operation, fills: list[ir.Operation], target: Target
-) -> Cluster | Declined:
-    found = cluster_of(producer, Order(producer.block), fills)
-    if isinstance(found, Declined):
-        return found
-    if GROUP in found.consumer.attributes:
-        return Declined("the reader of its result goes with another operation")
-    joined = found.joined()
-    fused = fused_contraction(found, joined and joined.without_unit_dims(), target)
-    return fused if isinstance(fused, Declined) else found

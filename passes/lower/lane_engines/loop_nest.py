@@ -83,7 +83,9 @@ class LoopNest:
 
         def operand(argument: int, index: Sequence[Linear]) -> Operand:
             moved = [_moved(linear, place, len(order)) for linear in index]
-            return _cut(builder, builder.arguments[argument], moved, extents, causes[argument])
+            return cut_operand(
+                builder, builder.arguments[argument], moved, extents, causes[argument]
+            )
 
         elements = {
             body.operands + k: operand(
@@ -284,7 +286,7 @@ def _loop_order(generic: GenericOp) -> list[int]:
     ]
 
 
-def _cut(
+def cut_operand(
     builder: KernelBuilder,
     value: Array,
     index: Sequence[Linear],

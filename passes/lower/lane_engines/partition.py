@@ -230,6 +230,7 @@ def can_transpose(operand: Operand, dim: int, partitions: int, target: Target) -
     descriptors_ns = prod(operand.shape) * target.dma.descriptor_overhead_ns / target.dma.engines
     return (
         operand.strides[dim] == 1
+        and operand.elements > 0
         and partitions > 1
         and any(operand.shape[i] > 1 for i in others)
         and type_ in _ARRAY_TYPES

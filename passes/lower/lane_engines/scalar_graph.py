@@ -12,9 +12,9 @@ from typing import Literal
 
 from polystage.mlir import ir
 
-Kind = Literal["input", "output", "index", "iota", "constant", "arith", "math", "load"]
+Kind = Literal["input", "output", "index", "iota", "constant", "arith", "math", "load", "fold"]
 
-_LEAVES = ("input", "output", "index", "iota", "constant", "math", "load")
+_LEAVES = ("input", "output", "index", "iota", "constant", "math", "load", "fold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,8 @@ class Node:
     """A scalar value of a body.
 
     `name` is the operation of an `arith` node and the function of a `math` node. `number` is the
-    operand of an `input` or `output`, the dimension of an `index` or `iota`, the table of a `load`.
+    operand of an `input` or `output`, the dimension of an `index` or `iota`, the table of a `load`,
+    the reduction of a `fold`, which is what that has accumulated.
     Equal values of one body are one node.
     """
 

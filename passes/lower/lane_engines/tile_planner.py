@@ -76,13 +76,14 @@ def _with_iotas(body: ScalarBody, nest: LoopNest) -> ScalarBody:
     return replace(body, results=tuple(substitute(graph, body.results, replace_index)))
 
 
-def shared_nodes(body: ScalarBody) -> list[Node]:
+def shared_nodes(body: ScalarBody, folded: Sequence[Node] = ()) -> list[Node]:
     """Return the values that several instructions would each compute: t = x + b in t * tanh(t * t).
 
-    Of values that the same instructions share, only the last are returned; casts are free.
+    Of values that the same instructions share, only the last are returned; casts are free. `folded`
+    are what reductions within the body accumulate.
     """
     needed: dict[Node, set[int]] = {}
-    instructions = _instructions(body)
+    instructions = _instructions(body, folded)
     for number, roots in enumerate(instructions):
         for node in cone(roots)[1]:
             needed.setdefault(node, set()).add(number)
@@ -96,17 +97,22 @@ def shared_nodes(body: ScalarBody) -> list[Node]:
     ]
 
 
-def _instructions(body: ScalarBody) -> list[list[Node]]:
+def _instructions(body: ScalarBody, folded: Sequence[Node]) -> list[list[Node]]:
     """Return the arith nodes that instructions leave in buffers, those of one instruction
     together."""
-    found = [[node for node in body.results if node.kind == "arith"]]
-    for node in body.walk():
+    found = [list(body.results), *([node] for node in folded)]
+    for node in body.walk([*body.results, *folded]):
         if node.kind == "math":
             found.append([peel_affine(node.operands[0]).source])
         elif node.kind == "load":
             found += [[operand] for operand in node.operands]
     kept = [tuple(n for n in roots if n.kind == "arith") for roots in found]
     return [list(roots) for roots in dict.fromkeys(kept) if roots]
+
+
+def _unrounded(node: Node) -> Node:
+    """Return what a node rounds; engines round what they write all the same."""
+    return node.operands[0] if node.name == "arith.truncf" else node
 
 
 class TilePlanner:
@@ -358,11 +364,11 @@ class TilePlanner:
         if result.kind == "constant":
             assert result.constant is not None
             self.program.steps.append(Fill(target, result.constant))
-        elif result.kind == "math" and self.is_last_use(result):
-            source = self.slot(peel_affine(result.operands[0]).source)
+        elif (function := _unrounded(result)).kind == "math" and self.is_last_use(function):
+            source = self.slot(peel_affine(function.operands[0]).source)
             if source.index != target.index:
                 return False
-            self.activate(result, target)
+            self.activate(function, target)
         elif result.kind in ("input", "load", "math") and result.type == output.element_type:
             target = self.slot(result)
             if not self.storable(target, output):
@@ -373,9 +379,10 @@ class TilePlanner:
         return True
 
     def is_last_use(self, node: Node) -> bool:
-        """Whether a value is one result and nothing else."""
+        """Whether a value is one result, perhaps rounded, and nothing else."""
         uses = sum(o is node for n in self.body.walk() for o in n.operands)
-        return uses == 0 and sum(r is node for r in self.body.results) == 1
+        ends = [r for r in self.body.results if _unrounded(r) is node]
+        return len(ends) == 1 and uses == (ends[0] is not node)
 
     def storable(self, slot: Slot, output: Operand) -> bool:
         """Whether a buffer holds exactly the output's tile, in an order that leaves in long
