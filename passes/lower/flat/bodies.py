@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.mlir import arith, func, ir
+from polystage.passes.lower.flat.indices import index_of
 from polystage.planner.fusion.operators import Operator
 from polystage.polyhedral import Statement
 
@@ -74,6 +75,10 @@ class ScalarFunctions:
         """
         return self._make(lambda writer: writer.anchor(statement, wide), constants)
 
+    def value(self, statement: Statement, value: ir.Value) -> ScalarFunction:
+        """Return what computes an index value of a body, as i64; its output is `Source(op)`."""
+        return self._make(lambda writer: writer.index(statement, value), {})
+
     def epilogue(
         self, operator: Operator, type_: ir.Type, constants: Mapping[Source, ir.Attribute]
     ) -> ScalarFunction:
@@ -126,6 +131,27 @@ def _describe(block: ir.Block) -> str:
     return "_".join(words[:4]) or "copy"
 
 
+def _dims_of_anchor(
+    statement: Statement, before: Statement, known: dict[int, int] | None
+) -> dict[int, int]:
+    """Return which dim of the anchor each dim of a statement is that reads what `before` writes.
+
+    Where both index an axis of the array by a dim alone, these are the same.
+    """
+    written = before.writes[0]
+    found: dict[int, int] = {}
+    for read in statement.reads:
+        if read.array != written.array or read.exprs is None or written.exprs is None:
+            continue
+        for own, theirs in zip(read.exprs, written.exprs, strict=True):
+            dims = [index_of(e).linear for e in (own, theirs)]
+            if all(d.constant == 0 and len(d.terms) == 1 for d in dims):
+                mine, other = (d.terms[0][0] for d in dims)
+                if known is None or other in known:
+                    found[mine] = other if known is None else known[other]
+    return found
+
+
 class _Writer:
     """Copies the operations of bodies into one block, which gets an argument per leaf."""
 
@@ -135,6 +161,9 @@ class _Writer:
         self.leaves: dict[Leaf, ir.Value] = {}
         self.values: dict[ir.Value, ir.Value] = {}
         self.sources: dict[ir.Value, tuple[Source, ir.Value]] = {}
+        self.dims: dict[int, int] | None = None
+        """The dims of the anchor by those of the present operation; None where that is the anchor.
+        """
 
     def anchor(self, statement: Statement, wide: ir.Type | None) -> list[ir.Value]:
         op = statement.op
@@ -152,6 +181,15 @@ class _Writer:
         for number, result in enumerate(found, first):
             self.output(Source(op, number), result.type)
         return found
+
+    def index(self, statement: Statement, value: ir.Value) -> list[ir.Value]:
+        self.bind(statement.op, statement.op.regions[0].blocks[0])
+        found = self.value(value)
+        i64 = ir.IntegerType.get_signless(64, value.type.context)
+        with ir.InsertionPoint(self.block):
+            held = arith.IndexCastOp(i64, found).result
+        self.output(Source(statement.op), i64)
+        return [held]
 
     def unrounded(
         self, source: Source, argument: ir.Value, result: ir.Value, wide: ir.Type
@@ -183,6 +221,7 @@ class _Writer:
         value = self.leaf(result_source(operator), type_)
         before = operator.statements[0]
         for statement in operator.epilogue:
+            self.dims = _dims_of_anchor(statement, before, self.dims)
             value = self.step(statement, before.writes[0].array, value)
             before = statement
         output = before.op.operands[len(before.op.operands) - 1]
@@ -241,6 +280,12 @@ class _Writer:
         return copied.results[list(op.results).index(value)]
 
     def coordinate(self, dim: int) -> ir.Value:
+        if self.dims is not None and dim not in self.dims:
+            raise PassError(
+                f"a body asks for its dimension {dim}, which what it follows does not have",
+                help="npu-fuse-operators keeps such an operation apart; edit its group",
+            )
+        dim = dim if self.dims is None else self.dims[dim]
         with self.block.owner.context:
             held = self.leaf(Coordinate(dim), ir.IntegerType.get_signless(64))
             with ir.InsertionPoint(self.block):

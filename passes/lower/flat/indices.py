@@ -56,6 +56,20 @@ class Index:
         inner = (digit.index.variables for digit, _ in self.digits)
         return frozenset(v for v, _ in self.linear.terms).union(*inner)
 
+    def advance(self, variable: int, step: int) -> int | None:
+        """Return by how much the index grows when `variable` does by `step`, None where that is not
+        the same everywhere.
+
+        c floordiv 4  grows by 2 with every 8 channels, unevenly with every 6
+        """
+        total = dict(self.linear.terms).get(variable, 0) * step
+        for digit, factor in self.digits:
+            inner = digit.index.advance(variable, step)
+            if inner is None or inner % digit.modulus:
+                return None
+            total += factor * (inner // digit.modulus if digit.is_quotient else 0)
+        return total
+
 
 def _kept(digits: dict[Digit, int]) -> tuple[tuple[Digit, int], ...]:
     return tuple((digit, factor) for digit, factor in digits.items() if factor)

@@ -48,8 +48,8 @@ class LanesEngine:
         wide = chunk.sums.storage.element_type if chunk.sums is not None else None
         operands = [o for o in self.form.operands if not self.form.is_late(o)]
         kind = "reduce" if operator.reductions else "elementwise"
-        coordinates = _Coordinates(self.writer, chunk)
-        for piece, placed in read_operands(self.writer, chunk, operands, self._outputs(chunk)):
+        coordinates = Coordinates(self.writer, chunk)
+        for piece, placed in read_operands(chunk, operands, self._outputs(chunk)):
             constants = {
                 o.source: o.fill for o in operands if o.source not in placed and o.fill is not None
             }
@@ -73,7 +73,7 @@ class LanesEngine:
 
 
 @dataclass
-class _Coordinates:
+class Coordinates:
     """The values of dims in a chunk, where a body asks for them."""
 
     writer: FlatWriter
@@ -133,6 +133,7 @@ def run_epilogue(writer: FlatWriter, functions: ScalarFunctions, chunk: Chunk) -
         return
     anchor, last = operator.statements[0], operator.statements[-1]
     flat = chunk.with_sizes(dict.fromkeys(operator.reductions, 1))
+    coordinates = Coordinates(writer, flat)
     output = chunk.form.writes[0], chunk.places[form.output()]
     operands = [o for o in form.operands if form.is_late(o)]
     extra: dict[Leaf, tuple[Indices, Location]] = {
@@ -140,16 +141,15 @@ def run_epilogue(writer: FlatWriter, functions: ScalarFunctions, chunk: Chunk) -
         Source(last.op, len(last.op.operands) - 1): output,
     }
     type_ = ir.MemRefType(anchor.op.operands[len(anchor.op.operands) - 1].type).element_type
-    for piece, placed in read_operands(writer, flat, operands, extra):
+    for piece, placed in read_operands(flat, operands, extra):
         constants = {
             o.source: o.fill for o in operands if o.source not in placed and o.fill is not None
         }
         function = functions.epilogue(operator, type_, constants)
-        emit(writer, "elementwise", function, piece, placed)
+        emit(writer, "elementwise", function, piece, coordinates.added_to(placed, function, piece))
 
 
 def read_operands(
-    writer: FlatWriter,
     chunk: Chunk,
     operands: Sequence[Operand],
     others: dict[Leaf, tuple[Indices, Location]],

@@ -13,6 +13,7 @@ from polystage.passes.lower.flat.chunk import Location
 from polystage.passes.lower.flat.contraction import ContractionEngine, factors, suits_array
 from polystage.passes.lower.flat.engine import Engine
 from polystage.passes.lower.flat.forms import OperatorForm
+from polystage.passes.lower.flat.gather import GatherEngine
 from polystage.passes.lower.flat.group import Arrays, GroupWriter
 from polystage.passes.lower.flat.lanes import LanesEngine
 from polystage.passes.lower.flat.writer import FlatWriter, Storage
@@ -74,6 +75,8 @@ def _engine(
     form = OperatorForm.of(operator)
     if operator.kind is OperatorKind.ATTENTION:
         return form, AttentionEngine(writer, functions, form)
+    if operator.kind is OperatorKind.GATHER:
+        return form, GatherEngine(writer, functions, form)
     if operator.kind is OperatorKind.CONTRACTION:
         operands = factors(operator, form)
         if operands is not None and suits_array(form, operands, target):

@@ -95,6 +95,9 @@ class NestWriter:
         count = len(self.form.operator.reads) + len(self.form.operator.writes)
         arrays = {n: self.form.array(n) for n in range(count)}
         places = {n: on_chip[name] for n, name in arrays.items() if name in on_chip}
+        for number, read in enumerate(self.form.operator.reads):
+            if read.exprs is None:  # a table that is looked up where it is
+                places[number] = self.memory.in_dram[arrays[number]]
         sums = None
         if kept is not None and self.form.operator.accumulator is not None:
             sums = kept
@@ -286,6 +289,11 @@ class NestWriter:
         is_reduction = dim in self.form.operator.reductions
         tiles = [(at, min(loop.tile, extent - at)) for at in range(0, extent, loop.tile)]
         checks = self._checks(state, dim)
+        is_even = all(
+            index.advance(dim, loop.tile) is not None
+            for access in range(self.form.output(len(self.form.writes)))
+            for index in self.form.all_indices(access)
+        )
 
         def kind(tile: tuple[int, int]) -> Hashable:
             at, size = tile
@@ -296,7 +304,7 @@ class NestWriter:
         for (size, opens, pattern), run in groupby(tiles, kind):
             same = list(run)
             is_first = opens or not is_reduction
-            if len(same) > 1 and pattern is not None:
+            if len(same) > 1 and pattern is not None and is_even:
                 with self.writer.loop(len(same)) as variable:
                     at = start + same[0][0] + variable * loop.tile
                     yield state.at(dim, at, size, is_first)

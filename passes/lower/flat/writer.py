@@ -117,14 +117,14 @@ class FlatWriter:
         self._windows[-1][window] = self._reinterpret(window)
         return self._windows[-1][window]
 
-    def _reinterpret(self, window: Window) -> ir.Value:
+    def _reinterpret(self, window: Window, leading: Sequence[int] = (1,)) -> ir.Value:
         source = ir.MemRefType(window.storage.value.type)
         is_static = not window.address.terms
         offset = window.address.constant if is_static else DYNAMIC
         operands = [window.storage.value]
         if not is_static:
             operands.append(self.index(window.address))
-        sizes, strides = [1, *window.sizes], [1, *window.strides]
+        sizes, strides = [*leading, *window.sizes], [*leading, *window.strides]
         with self._points[-1], self._location:
             layout = ir.StridedLayoutAttr.get(offset, strides)
             type_ = ir.MemRefType.get(sizes, source.element_type, layout, source.memory_space)
@@ -195,9 +195,10 @@ class FlatWriter:
         operands = [self.view(window), self.index(offset)]
         self._write("npu.iota", operands, dimension=self._attribute(("i64", dimension + 1)))
 
-    def gather(self, table: ir.Value, destination: Window, indices: Sequence[Window]) -> None:
+    def gather(self, table: Window, destination: Window, indices: Sequence[Window]) -> None:
         """destination = table[indices[0], ..], from DRAM."""
-        self._write("npu.gather", [table, self.view(destination), *map(self.view, indices)])
+        views = [self.view(destination), *map(self.view, indices)]
+        self._write("npu.gather", [self._reinterpret(table, []), *views])
 
     def _write(self, name: str, operands: Sequence[ir.Value], **attributes: ir.Attribute) -> None:
         if self.layer:
