@@ -23,6 +23,7 @@ from polystage.simulator.access import Alloc, DramRef, OperandWindow, View
 from polystage.simulator.index import COMPARISONS, DIVISIONS, NONLINEAR, IndexSpace, Linear
 from polystage.simulator.instructions import Instruction, Loop, Place, Times
 from polystage.simulator.memory import ChipBuffer, ChipMemory, DramBuffer
+from polystage.simulator.occupancy import Occupancy
 from polystage.simulator.queues import Queues
 from polystage.slices import DYNAMIC
 
@@ -83,7 +84,7 @@ class Decoded:
     """A function ready to be expanded.
 
     `length` are the instructions of one call, `lives` those of its on-chip buffers. `work` is what
-    a call does, by layer; that of the call itself is "". `peak_bytes` is the most that is allocated
+    a call does, by layer; that of the call itself is "". `peak_bytes` is the most that is taken
     at a time, per partition and memory.
     """
 
@@ -111,8 +112,7 @@ class Decoder:
         self.dram_slots = 0
         self.lives = 0
         self.allocs: list[Alloc] = []
-        self.live: list[Alloc] = []
-        self.peak_bytes: dict[str, int] = {}
+        self.occupied: dict[str, Occupancy] = {}
         self.static_views: dict[tuple[View, ir.Type], View] = {}
         self.windows: dict[tuple[View, object], OperandWindow] = {}
         self.layer = ""
@@ -145,15 +145,16 @@ class Decoder:
             self.lives,
             self.allocs,
             self.work_of,
-            self.peak_bytes,
+            {name: memory.peak_bytes for name, memory in self.occupied.items()},
         )
 
     def block(self, block: ir.Block) -> None:
         """Decode a block; its on-chip buffers end with it."""
-        first = len(self.live)
+        depths = {name: memory.depth for name, memory in self.occupied.items()}
         for op in block.operations:
             self.operation(op.operation)
-        del self.live[first:]
+        for name, memory in self.occupied.items():
+            memory.give_back(depths.get(name, 0))
 
     def operation(self, op: ir.Operation) -> None:
         """Decode one operation."""
@@ -185,6 +186,12 @@ class Decoder:
         """Return a new slot for a DRAM buffer."""
         self.dram_slots += 1
         return self.dram_slots - 1
+
+    def occupancy(self, memory: ChipMemory) -> Occupancy:
+        """Return what the buffers so far take of a memory."""
+        if memory.name not in self.occupied:
+            self.occupied[memory.name] = Occupancy(memory)
+        return self.occupied[memory.name]
 
     def place(self, op: ir.Operation) -> Place:
         """Return where an operation stands, for messages."""

@@ -36,6 +36,8 @@ class ChipMemory:
         self.bytes_per_partition = bytes_per_partition
         self.pitch = bytes_per_partition + _PITCH_PADDING
         self.bytes: Array | None = None
+        self.holders: dict[ChipBuffer, None] = {}
+        """Buffers that hold something, of those that share bytes with another."""
 
     def materialise(self) -> None:
         """Make the bytes; a run without numerics needs none."""
@@ -56,6 +58,7 @@ class Written:
         self.taken_by = ""
         self._life = _NEVER
         self._unseen = 0
+        self._lost = 0
 
     def note(self, window: Window, life: int, full: bool) -> None:
         """Remember that the elements of a window were written."""
@@ -100,17 +103,26 @@ class Written:
         offset, shape, strides = window
         return np.ndarray(shape, np.int32, self.lives, offset * 4, tuple(s * 4 for s in strides))
 
-    def lose(self, window: Window, taken_by: str) -> None:
-        """Forget the elements of a window, whose bytes another buffer was given."""
+    def lose(self, window: Window, taken_by: str) -> bool:
+        """Forget the elements of a window, whose bytes another buffer was given.
+
+        Return whether nothing is left, as far as that is known: all are looked at when as many
+        have been lost as there are.
+        """
         self.view(window)[...] = _NEVER
         self.taken_by = taken_by
+        self._lost += prod(window[1])
+        if self._lost < self.count:
+            return False
+        self._lost = 0
+        return bool((self.lives == _NEVER).all())
 
 
 class ChipBuffer:
     """One place of an `npu.alloc`: `shape` elements from `address` in every partition, dimension 0
     across them.
 
-    `clashes` are buffers whose bytes overlap while both are in use.
+    `shares_bytes` says that another has some of its bytes while both are in use.
     """
 
     def __init__(
@@ -123,7 +135,7 @@ class ChipBuffer:
         self.name = name
         self.row = prod(self.shape[1:])
         self.row_bytes = self.row * dtype.itemsize
-        self.clashes: list[ChipBuffer] = []
+        self.shares_bytes = False
         self.written = Written(prod(self.shape))
 
     @property
@@ -131,15 +143,25 @@ class ChipBuffer:
         """Description, for messages."""
         return f"buffer {self.name} at address {self.address}"
 
-    def lose(self, low: int, high: int, partitions: tuple[int, int], taken_by: str) -> None:
-        """Forget the elements with a byte in [low, high) of some partitions."""
+    def overlaps(self, other: ChipBuffer) -> bool:
+        """Say whether two buffers of one memory share bytes."""
+        return (
+            self.address < other.address + other.row_bytes
+            and other.address < self.address + self.row_bytes
+        )
+
+    def lose(self, low: int, high: int, partitions: tuple[int, int], taken_by: str) -> bool:
+        """Forget the elements with a byte in [low, high) of some partitions.
+
+        Return whether nothing is left, as far as that is known.
+        """
         first = max(0, (low - self.address) // self.dtype.itemsize)
         last = min(self.row, -(-(high - self.address) // self.dtype.itemsize))
         start, stop = partitions[0], min(partitions[1], self.shape[0])
         if first >= last or start >= stop:
-            return
+            return False
         window = (start * self.row + first, (stop - start, last - first), (self.row, 1))
-        self.written.lose(window, taken_by)
+        return self.written.lose(window, taken_by)
 
 
 class DramBuffer:

@@ -22,7 +22,7 @@ Progress = Callable[[int, int, str], None]
 class _Operand:
     """A window on a buffer, as instructions read and write it."""
 
-    __slots__ = ("array", "buffer", "clashes", "elements", "full", "region", "written")
+    __slots__ = ("array", "buffer", "elements", "full", "region", "shares_bytes", "written")
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class _Operand:
     ) -> None:
         if isinstance(window, ChipWindow):
             self.array = window.numpy(cast(ChipBuffer, buffer), offset)
-            self.clashes = cast(ChipBuffer, buffer).clashes
+            self.shares_bytes = cast(ChipBuffer, buffer).shares_bytes
         else:
             self.array = window.numpy(cast(DramBuffer, buffer), offset)
-            self.clashes = []
+            self.shares_bytes = False
         self.buffer = buffer
         self.elements = window.elements(offset)
         self.full = full
@@ -206,17 +206,24 @@ class Numbers:
         for operand, life in writes:
             if operand.written.whole != life and life != ALWAYS:
                 operand.written.note(operand.elements, life, operand.full)
-            if operand.clashes:
+            if operand.shares_bytes:
                 self._take(i, instruction, operand)
 
     def _take(self, i: int, instruction: Instruction, operand: _Operand) -> None:
+        """Let other buffers lose the bytes that an operand wrote."""
+        buffer = cast(ChipBuffer, operand.buffer)
+        holders = buffer.memory.holders
+        rivals = [h for h in holders if h is not buffer and h.overlaps(buffer)]
+        holders[buffer] = None
+        if not rivals:
+            return
         regions, r = self.core.trace.regions, operand.region
         low, high = int(regions.low[r]), int(regions.high[r])
         partitions = (int(regions.partition_low[r]), int(regions.partition_high[r]))
         place = instruction.place.of_layer(self.core.layer_of(i))
-        taken_by = f"{place} for {cast(ChipBuffer, operand.buffer).place}"
-        for rival in operand.clashes:
-            rival.lose(low, high, partitions, taken_by)
+        for rival in rivals:
+            if rival.lose(low, high, partitions, f"{place} for {buffer.place}"):
+                del holders[rival]
 
     def _failure(self, i: int, what: str, help: str = "") -> SimulationError:
         place = self.instructions[i].place

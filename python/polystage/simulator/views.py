@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -45,7 +44,9 @@ def _alloc(decoder: Decoder, op: ir.Operation) -> None:
     alloc = Alloc(places, _execution(decoder), decoder.trips, decoder.lives, len(program.buffers))
     decoder.lives += alloc.executions
     program.buffers.extend(places)
-    _note_live(decoder, alloc)
+    decoder.allocs.append(alloc)
+    for buffer in places:
+        decoder.occupancy(memory).take(buffer, returns=bool(decoder.loops))
     decoder.views[op.results[0]] = View(alloc, Linear(), shape, tuple(strides_of(type_)), dtype)
 
 
@@ -55,20 +56,6 @@ def _execution(decoder: Decoder) -> Linear:
     for depth, loop in enumerate(decoder.loops):
         total = total * loop.trips + decoder.space.loop(range(loop.trips), depth)
     return total
-
-
-def _note_live(decoder: Decoder, alloc: Alloc) -> None:
-    """Find out with what the buffer clashes, and how much is in use now."""
-    for other in decoder.live:
-        for a, b in product(other.places, alloc.places):
-            if a.memory is b.memory and _overlap(a, b):
-                a.clashes.append(b)
-                b.clashes.append(a)
-    decoder.allocs.append(alloc)
-    decoder.live.append(alloc)
-    name = alloc.memory.name
-    used = sum(b.row_bytes for a in decoder.live if a.memory is alloc.memory for b in a.places)
-    decoder.peak_bytes[name] = max(decoder.peak_bytes.get(name, 0), used)
 
 
 def _check_buffer(decoder: Decoder, op: ir.Operation, buffer: ChipBuffer) -> None:
@@ -92,10 +79,6 @@ def _check_buffer(decoder: Decoder, op: ir.Operation, buffer: ChipBuffer) -> Non
             f"{buffer.dtype.itemsize} bytes",
             op=op,
         )
-
-
-def _overlap(a: ChipBuffer, b: ChipBuffer) -> bool:
-    return a.address < b.address + b.row_bytes and b.address < a.address + a.row_bytes
 
 
 # --- views ---
