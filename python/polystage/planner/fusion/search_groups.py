@@ -33,7 +33,7 @@ TILES_PER_LOOP = 2
 """Tiles that are compared where operands are streamed again in every step."""
 STEP_TILINGS = 8
 """How many times fewer tilings are compared for an operator of a group with steps."""
-MAX_STREAMING_OPERATORS = 16
+MAX_STREAMING_OPERATORS = 4
 """Operators of a group that may stream constants in every step."""
 
 
