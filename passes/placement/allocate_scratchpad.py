@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import get_args
 
 from polystage.allocation import (
-    BUFFER_ALIGNMENT_BYTES,
     Buffer,
     DoesNotFitError,
+    Memory,
+    Problem,
+    account,
     aligned,
+    allocate,
     first_fit_decreasing,
 )
 from polystage.dialects.npu.target import required_target
@@ -18,18 +21,12 @@ from polystage.errors import PassError
 from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.placement.live_ranges import Allocation, Sharing, allocations
+from polystage.passes.placement.live_ranges import Allocation, Sharing, address_unit, allocations
 from polystage.passes.placement.opposite_ends import far_kernels
 from polystage.passes.registry import Pass, register_pass
 
-
-@dataclass(frozen=True)
-class _Memory:
-    """Bytes per partition of an on-chip memory, and what buffers take a multiple of."""
-
-    text: str
-    capacity: int
-    granule: int
+EFFORT = 50_000_000
+"""Steps of the exact search for one memory of one kernel: half a second of the compiled core."""
 
 
 @register_pass
@@ -46,7 +43,8 @@ class AllocateScratchpadPass(Pass):
     A psum buffer takes a bank of its own. Buffers share a place only where they have to. Where the
     places do not fit, the largest buffer of several has one less, and so on.
 
-    Where every buffer of a memory has its address already, they stay.
+    Addresses that are there already stay. Where the lowest gaps for the largest buffers first do
+    not lead to addresses that fit, other orders are tried, then an exact search.
 
     Kernels that follow each other lie at opposite ends of the memory, each within its half of it
     if it fits there: so the weights of one come in while the kernel before still computes.
@@ -73,20 +71,22 @@ class AllocateScratchpadPass(Pass):
         found = allocations(kernel)
         bank = target.psum.bank_bytes
         memories = {
-            "sbuf": _Memory("sbuf", target.sbuf.bytes_per_partition, BUFFER_ALIGNMENT_BYTES),
-            "psum": _Memory("psum", bank * target.psum.banks, bank),
+            "sbuf": Memory("sbuf", target.sbuf.bytes_per_partition),
+            "psum": Memory("psum", bank * target.psum.banks, bank),
         }
         for space, memory in memories.items():
             mine = [a for a in found if a.space == space]
-            if mine and all("address" in a.op.attributes for a in mine):
-                self.count("buffers with an address already", len(mine))
+            fixed = sum(bool(a.fixed) for a in mine)
+            if fixed:
+                self.count("buffers with an address already", fixed)
+            if fixed == len(mine):
                 continue
             try:
                 places = self._places(mine, memory)
             except DoesNotFitError as error:
-                text = f"{memory.text} of '{target.name}'"
+                text = f"{memory.name} of '{target.name}'"
                 raise PassError(_account(kernel, error, text), help=_REMEDY) from None
-            if far:
+            if far and not fixed:
                 places = _from_the_end(mine, places, memory)
             for allocation, addresses in zip(mine, places, strict=True):
                 self._write(allocation, addresses)
@@ -94,9 +94,9 @@ class AllocateScratchpadPass(Pass):
                     self.statistics.get("peak bytes per partition", 0),
                     max(addresses) + allocation.size,
                 )
-            self.count("buffers placed", len(mine))
+            self.count("buffers placed", len(mine) - fixed)
 
-    def _places(self, found: Sequence[Allocation], memory: _Memory) -> list[list[int]]:
+    def _places(self, found: Sequence[Allocation], memory: Memory) -> list[list[int]]:
         """Return the addresses of all places of every buffer.
 
         Raises:
@@ -106,14 +106,14 @@ class AllocateScratchpadPass(Pass):
             try:
                 return _fit(found, memory)
             except DoesNotFitError:
-                several = [a for a in found if a.depth > 1]
+                several = [a for a in found if a.depth > 1 and not a.fixed]
                 if not several:
                     raise
                 largest = max(several, key=lambda a: a.size)
             self.remark(
                 largest.op,
                 f"buffer {largest.name} has {largest.depth - 1} instead of {largest.depth} "
-                f"places, for which {memory.text} is too small",
+                f"places, for which {memory.name} is too small",
             )
             self.count("places given up")
             largest.op.attributes["buffers"] = _i64(largest.depth - 1)
@@ -144,54 +144,55 @@ def _calls(module: ir.Module) -> list[str]:
     ]
 
 
-def _fit(found: Sequence[Allocation], memory: _Memory) -> list[list[int]]:
+def _fit(found: Sequence[Allocation], memory: Memory) -> list[list[int]]:
     """Return the addresses of all places, with as little sharing as goes into half of the memory,
     else into all of it.
 
     Raises:
         DoesNotFitError: not even with the most sharing.
     """
-    half = memory.capacity // 2 // memory.granule * memory.granule
-    error: DoesNotFitError | None = None
+    assert memory.capacity is not None
+    half = memory.capacity // 2 // address_unit(memory) * address_unit(memory)
     for capacity in (half, memory.capacity):
         for sharing in get_args(Sharing):
             try:
-                return _first_fit(found, capacity, sharing, memory.granule)
-            except DoesNotFitError as found_error:
-                error = found_error
-    assert error is not None
-    raise error
+                buffers = _buffers(found, memory, sharing)
+                return _by_allocation(found, first_fit_decreasing(buffers, capacity))
+            except DoesNotFitError:
+                continue
+    problem = Problem(_buffers(found, memory, get_args(Sharing)[-1]), (memory,))
+    return _by_allocation(found, allocate(problem, EFFORT).addresses)
 
 
-def _first_fit(
-    found: Sequence[Allocation], capacity: int, sharing: Sharing, granule: int
-) -> list[list[int]]:
+def _buffers(found: Sequence[Allocation], memory: Memory, sharing: Sharing) -> list[Buffer]:
     whole = (0, max((a.loop[1] for a in found), default=0) + 1)
-    buffers: list[Buffer] = []
-    for a in found:
-        size = aligned(a.size, granule) if granule > BUFFER_ALIGNMENT_BYTES else a.size
-        buffers += [a.buffer(sharing, whole, size)] * a.depth
-    addresses = iter(first_fit_decreasing(buffers, capacity, granule))
-    return [[next(addresses) for _ in range(a.depth)] for a in found]
+    return [place for a in found for place in a.places(sharing, whole, memory)]
+
+
+def _by_allocation(found: Sequence[Allocation], addresses: Sequence[int]) -> list[list[int]]:
+    rest = iter(addresses)
+    return [[next(rest) for _ in range(a.depth)] for a in found]
 
 
 def _from_the_end(
-    found: Sequence[Allocation], places: list[list[int]], memory: _Memory
+    found: Sequence[Allocation], places: list[list[int]], memory: Memory
 ) -> list[list[int]]:
     """Return the mirror image of all places; places that reach into the last, incomplete granule
     have none."""
-    top = memory.capacity // memory.granule * memory.granule
+    assert memory.capacity is not None
+    top = memory.capacity // address_unit(memory) * address_unit(memory)
     mirrored = [
-        [top - aligned(a.size, memory.granule) - address for address in addresses]
+        [top - aligned(a.size, address_unit(memory)) - address for address in addresses]
         for a, addresses in zip(found, places, strict=True)
     ]
     return mirrored if all(address >= 0 for row in mirrored for address in row) else places
 
 
 def _account(kernel: func.FuncOp, error: DoesNotFitError, memory: str) -> str:
-    listed = ", ".join(f"{b.name} {b.size}" for b in error.live[:6])
-    more = f" and {len(error.live) - 6} more" if len(error.live) > 6 else ""
-    return (
-        f"kernel '{kernel.name.value}' needs {error.demand} bytes per partition at once, "
-        f"but {memory} holds {error.capacity}; live are {listed}{more}"
-    )
+    needs = f"kernel '{kernel.name.value}' needs {error.demand} bytes per partition at once"
+    if error.demand > error.capacity:
+        holds = f"but {memory} holds {error.capacity}"
+    else:
+        none = "no addresses" if error.proven else "no addresses were found that"
+        holds = f"which {memory} with {error.capacity} would hold, but {none} keep them apart"
+    return f"{needs}, {holds}; live are {account(error.live)}"

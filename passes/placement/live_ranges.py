@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from polystage.allocation import Buffer
+from polystage.allocation import BUFFER_ALIGNMENT_BYTES, Buffer, Memory, aligned
 from polystage.dialects.npu import space_of
 from polystage.dialects.npu.queue_rules import buffers_of
 from polystage.dialects.npu.views import free_bytes
@@ -32,20 +32,42 @@ class Allocation:
     life: tuple[int, int]
     loop: tuple[int, int]
     rank: int
+    fixed: tuple[int, ...]
+    """The addresses that its places have already, if they have."""
 
     @property
     def depth(self) -> int:
         """How many places its executions take in turn."""
         return buffers_of(self.op.opview)
 
-    def buffer(self, sharing: Sharing, whole: tuple[int, int], size: int) -> Buffer:
-        """Return one place of it, of `size` bytes; `whole` is the life of the kernel."""
+    def places(self, sharing: Sharing, whole: tuple[int, int], memory: Memory) -> list[Buffer]:
+        """Return its places in a memory; `whole` is the life of the kernel."""
         start, end = {
             "none": whole,
             "between loops": self.loop,
             "within an iteration": self.life,
         }[sharing]
-        return Buffer(self.name, start, end, size, self.rank if sharing == "none" else 0)
+        rank = self.rank if sharing == "none" else 0
+        addresses = self.fixed or (None,) * self.depth
+        size = aligned(self.size, memory.granule)
+        return [
+            Buffer(
+                self.name,
+                start,
+                end,
+                size,
+                rank,
+                alignment=address_unit(memory),
+                memory=memory.name,
+                address=address,
+            )
+            for address in addresses
+        ]
+
+
+def address_unit(memory: Memory) -> int:
+    """Return the bytes that all addresses in a memory are multiples of."""
+    return max(memory.granule, BUFFER_ALIGNMENT_BYTES)
 
 
 def allocations(kernel: func.FuncOp) -> list[Allocation]:
@@ -74,7 +96,16 @@ def _allocation(op: ir.Operation, spans: dict[ir.Operation, tuple[int, int]]) ->
         life,
         _outermost_loop(op, spans) or life,
         0 if weights else 1,
+        _addresses(op),
     )
+
+
+def _addresses(op: ir.Operation) -> tuple[int, ...]:
+    if "addresses" in op.attributes:
+        return tuple(ir.DenseI64ArrayAttr(op.attributes["addresses"]))
+    if "address" in op.attributes:
+        return (ir.IntegerAttr(op.attributes["address"]).value,)
+    return ()
 
 
 def _loads_weights(user: ir.Operation) -> bool:

@@ -1,6 +1,7 @@
 """Live ranges to addresses."""
 
 from polystage.allocation.first_fit import first_fit_decreasing
+from polystage.allocation.minimise import minimise
 from polystage.allocation.problem import (
     BUFFER_ALIGNMENT_BYTES,
     Allocation,
@@ -9,6 +10,7 @@ from polystage.allocation.problem import (
     DoesNotFitError,
     Memory,
     Problem,
+    account,
     aligned,
 )
 from polystage.allocation.solve import allocate
@@ -21,7 +23,9 @@ __all__ = [
     "DoesNotFitError",
     "Memory",
     "Problem",
+    "account",
     "aligned",
     "allocate",
     "first_fit_decreasing",
+    "minimise",
 ]

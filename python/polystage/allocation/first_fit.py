@@ -80,12 +80,19 @@ def first_fit_decreasing(buffers: Sequence[Buffer], capacity: int, alignment: in
     Raises:
         DoesNotFitError: a buffer ends beyond `capacity`.
     """
-    table = Table.of(buffers, [[i] for i in range(len(buffers))], Memory())
+    result = [0] * len(buffers)
+    live = [i for i, b in enumerate(buffers) if b.live]
+    if not live:
+        return result
+    table = Table.of(buffers, [[i] for i in live], Memory())
     table = replace(table, alignment=np.lcm(table.alignment, alignment))
-    addresses = place_in_order(table, decreasing(table))
-    if table.peak(addresses) > capacity:
+    fits = table.bound <= capacity
+    addresses = place_in_order(table, decreasing(table)) if fits else table.address
+    if not fits or table.peak(addresses) > capacity:
         raise DoesNotFitError(*table.worst(), capacity, proven=table.bound > capacity)
-    return addresses.tolist()
+    for i, address in zip(live, addresses.tolist(), strict=True):
+        result[i] = address
+    return result
 
 
 def decreasing(table: Table) -> Int64:

@@ -55,7 +55,7 @@ class Answer:
 def search(table: Table, capacity: int, effort: int = DEFAULT_EFFORT) -> Answer:
     """Return addresses within the capacity, or that there are none, or that `effort` steps were not
     enough; the same answer every time, from the compiled core or without it."""
-    if len(table) > MOST_PLACES:
+    if len(table) > MOST_PLACES or effort <= 0:
         return Answer(None, False, 0)
     unit = table.unit()
     sections = table.sections
