@@ -17,6 +17,7 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.convert_linalg_to_npu import ConvertLinalgToNpuPass
 from polystage.passes.placement.allocate_scratchpad import AllocateScratchpadPass
+from polystage.passes.polyhedral.fuse_operators import FuseOperatorsPass
 from polystage.simulator import simulate
 
 TARGETS = ("tiny", "neuroncore_v2")
@@ -85,6 +86,7 @@ def array(rng, type_, low=None, high=None):
 def lowered(text, target, overrides=None, buffers=2):
     module = ir.Module.parse(text)
     module.operation.attributes["npu.target"] = target_attribute(Target.load(target, overrides))
+    FuseOperatorsPass().run(module)
     ConvertLinalgToNpuPass(buffers=buffers).run(module)
     AllocateScratchpadPass().run(module)
     module.operation.verify()
@@ -386,17 +388,9 @@ def test_one(case, target):
     check(CASES[case], target)
 
 
-FLAT = {
-    "sbuf.partitions": 1,
-    "sbuf.partition_start_granule": 1,
-    "sbuf.bytes_per_partition": 32768,
-    "psum.banks": 0,
-}
-
-
 @pytest.mark.parametrize("case", ["bias", "sum_columns", "max_pool", "argmax", "causal", "gelu"])
 def test_flat_scratchpad(case):
-    check(CASES[case], "tiny", overrides=FLAT)
+    check(CASES[case], "flat", overrides={"scratchpad_bytes": 32768})
 
 
 def gather(table, indices, out, dtype="f32"):
