@@ -83,6 +83,11 @@ def compiler_options(command: Command) -> Command:
                 help="Arithmetic of the program. [default: what the target does best]",
             ),
             click.option(
+                "--objective",
+                type=click.Choice(["traffic", "latency", "energy"]),
+                help="What fusion minimises. [default: traffic]",
+            ),
+            click.option(
                 "--pipeline",
                 default="",
                 metavar="PIPELINE",

@@ -39,6 +39,7 @@ class CompilerOptions:
     target: str | None = None
     settings: Sequence[str] = ()
     dtype: str | None = None
+    objective: str | None = None
     pipeline: str = ""
 
     def resolved_target(self) -> str:
@@ -186,18 +187,25 @@ def compile_model(model: ImportedModel, options: CompilerOptions, phases: Phases
     Raises: PolystageError; also for options that a compiled program cannot follow.
     """
     if is_program(model.module):
-        if options.target or options.settings or options.dtype or options.pipeline:
+        if options != CompilerOptions():
             raise PolystageError(
-                f"'{model.name}' is compiled already: target, values, dtype and pipeline are fixed",
+                f"'{model.name}' is compiled already: target, values, dtype, objective and "
+                "pipeline are fixed",
                 help="change the program with polystage-opt, or compile its source again",
             )
         return model.module
+    if options.pipeline and options.objective:
+        raise PolystageError(
+            f"--objective {options.objective} is for the default pipeline",
+            help=f"write npu-fuse-operators{{objective={options.objective}}} in yours",
+        )
     with phases.phase("compile"):
         return compile_module(
             model.module,
             target=options.resolved_target(),
             settings=options.settings,
             dtype=options.dtype or "",
+            objective=options.objective or "",
             pipeline=options.pipeline,
             before_pass=lambda name, _: phases.detail(f"compile: {name}"),
         )
