@@ -50,10 +50,9 @@ def lower_resident_groups(
         return 0
     constants = Constants(module, target)
     operators = recognise(operations, target)
-    for number in numbers:
-        mine = [o for o in operators if any(_group(op) == number for op in o.ops)]
-        group = _planned(mine, target, number)
-        _lower(module, group, target, constants, layer_of)
+    members = {n: [o for o in operators if any(_group(op) == n for op in o.ops)] for n in numbers}
+    for number, mine in members.items():
+        _lower(module, _planned(mine, target, number), target, constants, layer_of)
     return len(numbers)
 
 

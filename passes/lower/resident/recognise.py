@@ -28,8 +28,8 @@ from polystage.passes.lower.resident.windows import Window, window_of
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 
 FEW_CHANNELS = 4
-"""A contraction with taps and this many times fewer channels than the array has rows is done with
-taps beside the channels on the partitions, or not in a group."""
+"""A contraction with taps and this many times fewer channels than the array has rows has taps
+beside the channels on the partitions, if its operand comes from memory."""
 
 _FOLDS = {"arith.maximumf": "max", "arith.addf": "add"}
 
@@ -182,10 +182,8 @@ class _Reader:
             contraction.taps,
             {d: dims[d] for d in contraction.columns},
         )
-        rows = partitions_of(self.target)
-        if product.taps and product.channels * FEW_CHANNELS <= rows:
-            if packing_of(product, self.target) is None:
-                raise _Declined(f"{product.channels} channels leave most of the array idle")
+        few = product.channels * FEW_CHANNELS <= partitions_of(self.target)
+        if few and packing_of(product, self.target) is not None:
             product = replace(product, packed=True)
         return product, output
 
