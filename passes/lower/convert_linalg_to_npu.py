@@ -37,11 +37,10 @@ from polystage.passes.lower.provenance import (
 )
 from polystage.passes.lower.resident.lowering import lower_resident_groups
 from polystage.passes.lower.rotating_buffers import rotate_buffers
-from polystage.passes.lower.tensor_engine.collapse import collapse_dims
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.lowering import lower_contraction
 from polystage.passes.lower.tensor_engine.plan import prefers_tensor_engine
-from polystage.passes.lower.tensor_engine.split import split_taps
+from polystage.passes.lower.tensor_engine.prepare import prepared
 from polystage.passes.lower.unfold_groups import unfold_groups
 from polystage.passes.registry import Pass, register_pass
 
@@ -248,12 +247,9 @@ class ProgramLowering:
                 stationary is not None or self._prefers_tensor_engine(contraction)
             ):
                 builder, causes = self._builder("matmul", operands, causes)
-                collapsed, values = collapse_dims(builder, generic, builder.arguments)
-                contraction = Contraction.match(collapsed, self.target, stationary)
-                assert contraction is not None
-                split, values = split_taps(builder, contraction, values)
-                contraction = Contraction.match(split, self.target, stationary)
-                assert contraction is not None
+                contraction, values = prepared(
+                    builder, generic, lambda g: Contraction.match(g, self.target, stationary)
+                )
                 lower_contraction(builder, contraction, values, causes, initial)
             else:
                 builder, causes = self._builder(kernel_kind(op), operands, causes)

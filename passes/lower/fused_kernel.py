@@ -11,11 +11,10 @@ from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.physical_layout import stationary_operand
-from polystage.passes.lower.tensor_engine.collapse import collapse_dims
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.epilogue import Epilogue, read_epilogue
 from polystage.passes.lower.tensor_engine.lowering import lower_contraction
-from polystage.passes.lower.tensor_engine.split import split_taps
+from polystage.passes.lower.tensor_engine.prepare import prepared
 
 
 def fused_contraction(
@@ -55,12 +54,14 @@ def lower_cluster(
         raise not_fused(cluster.producer, "the accumulation does not start from zeros")
     joined = cluster.joined()
     assert joined is not None, "a cluster has corresponding loops"
-    generic, values = collapse_dims(builder, joined.without_unit_dims(), builder.arguments)
-    contraction = _match(cluster, generic, builder.target)
-    if contraction is not None:
-        generic, values = split_taps(builder, contraction, values)
-    found = fused_contraction(cluster, generic, builder.target)
+    target = builder.target
+    found = fused_contraction(cluster, joined.without_unit_dims(), target)
     if isinstance(found, Declined):
         raise not_fused(cluster.producer, found.reason)
-    contraction, epilogue = found
+    contraction, values = prepared(
+        builder, joined.without_unit_dims(), lambda generic: _match(cluster, generic, target)
+    )
+    epilogue = read_epilogue(cluster, contraction, target)
+    if isinstance(epilogue, Declined):
+        raise not_fused(cluster.producer, epilogue.reason)
     lower_contraction(builder, contraction, values, causes, initial, epilogue)

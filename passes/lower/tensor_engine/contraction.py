@@ -31,6 +31,8 @@ class Contraction:
     columns: tuple[int, ...]
     channel: int
     taps: tuple[int, ...]
+    is_diagonal: bool = False
+    """The stationary operand lies on the diagonal of matrices; it has no rows of its own."""
 
     @property
     def dtype(self) -> str:
@@ -77,9 +79,23 @@ class Contraction:
             return None
         return min(found, key=lambda c: not c.stores_rows)
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel has a filter of its own, and only taps are contracted."""
+        return not self.rows and self.channel < 0 and len(self.batch) == 1
+
+    def channel_block(self, target: Target) -> int:
+        """Return how many channels of a depthwise contraction the array takes at once."""
+        (channel,) = self.batch
+        extent = self.generic.extents[channel]
+        most = min(target.tensor.rows, target.tensor.columns)
+        return next(n for n in range(min(most, extent), 0, -1) if extent % n == 0)
+
     def tensor_ns(self, target: Target) -> float:
         """Estimate the time of the tensor engine, one tap at a time."""
         array = target.tensor
+        if self.is_depthwise:
+            return self._depthwise_ns(target)
         moves = self.extent(self.taps) * ceil(self.channels / array.rows)
         moves *= ceil(self.extent(self.rows) / array.columns) * self.extent(self.batch)
         columns = self.extent(self.columns)
@@ -87,11 +103,23 @@ class Contraction:
         per_row = getattr(array.cycles_per_row, self.dtype)
         return moves * cycles * per_row / array.clock_ghz
 
+    def _depthwise_ns(self, target: Target) -> float:
+        """Estimate the time of a block of channels after the other: taps on the array, while the
+        vector engine spreads the weights of the next block over diagonals."""
+        array, block = target.tensor, self.channel_block(target)
+        blocks, taps = self.extent(self.batch) // block, self.extent(self.taps)
+        cycles = max(self.extent(self.columns), array.min_issue_cycles)
+        per_row = getattr(array.cycles_per_row, self.dtype)
+        array_ns = taps * cycles * per_row / array.clock_ghz
+        spread_ns = 2 * taps * block / target.vector.clock_ghz
+        return blocks * max(array_ns, spread_ns)
+
     def vector_ns(self, target: Target) -> float:
-        """Estimate the time of the vector engine for the same operation, two inputs per element."""
+        """Estimate the time of the vector engine for the same operation: a product of two inputs,
+        and its sum with what is there."""
         spread = (min(self.generic.extents[d], target.vector.lanes) for d in self.generic.parallel)
         lanes = max(spread, default=1)
-        return 2 * prod(self.generic.extents) / lanes / target.vector.clock_ghz
+        return 3 * prod(self.generic.extents) / lanes / target.vector.clock_ghz
 
 
 def multiplied_operands(generic: GenericOp) -> tuple[Access, Access] | None:

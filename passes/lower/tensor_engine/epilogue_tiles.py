@@ -21,6 +21,7 @@ from polystage.passes.lower.mosaic import shape_of
 from polystage.passes.lower.offset import Offset
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 from polystage.passes.lower.tensor_engine.epilogue import Epilogue
+from polystage.passes.lower.tensor_engine.identity import write_identity
 from polystage.passes.lower.tensor_engine.operand_window import Box
 
 Riders = Mapping[int, ir.Value]
@@ -119,32 +120,10 @@ class EpilogueTiles:
         for access in self.epilogue.addends:
             type_ = access.element_type
             if self._is_full(access) and type_ not in self._identities:
-                self._identities[type_] = self._identity(rows, type_)
+                self._identities[type_] = write_identity(self.builder, rows, type_)
             elif not self._is_full(access) and type_ not in self._ones:
                 self._ones[type_] = self.builder.alloc([1, max(rows, columns)], type_)
                 self.builder.memset(self._ones[type_], 1)
-
-    def _identity(self, size: int, type_: ir.Type) -> ir.Value:
-        builder = self.builder
-        with builder.module.context:
-            i32 = ir.IntegerType.get_signless(32)
-            name = f"identity_{type_}"
-            text = (
-                f"func.func private @{name}(%i: i32, %j: i32, %out: {type_}) -> {type_} {{\n"
-                f"%is = arith.cmpi eq, %i, %j : i32\n"
-                f"%one = arith.uitofp %is : i1 to {type_}\n"
-                f"return %one : {type_}\n}}"
-            )
-            identity = ir.AffineMap.get_identity(2)
-        coordinates = [builder.alloc([size, size], i32) for _ in range(2)]
-        for dim, buffer in enumerate(coordinates):
-            builder.iota(buffer, Offset(), dim)
-        result = builder.alloc([size, size], type_)
-        function = builder.scalar_function(name, text)
-        builder.compute(
-            "elementwise", coordinates, [result], function, [size] * 2, [identity] * 3, "gpsimd"
-        )
-        return result
 
     def add(self, psum: ir.Value, riders: Riders, columns: Box) -> None:
         """Let the array add what it can to a psum tile, at `columns` of the output tile."""

@@ -12,6 +12,7 @@ from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import Cut, KernelBuilder
 from polystage.passes.lower.offset import Offset, Tile
 from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.depthwise import Diagonal, DiagonalLoader
 from polystage.passes.lower.tensor_engine.epilogue import Epilogue, row_of
 from polystage.passes.lower.tensor_engine.epilogue_tiles import EpilogueTiles
 from polystage.passes.lower.tensor_engine.operand_window import (
@@ -63,6 +64,10 @@ def _described(contraction: Contraction) -> ir.DictAttr:
     return ir.DictAttr.get({name: ir.IntegerAttr.get(type_, n) for name, n in extents.items()})
 
 
+Stationary = Sequence[Resident | Diagonal]
+"""The block of the stationary operand, a buffer for every segment of the channels."""
+
+
 @dataclass(frozen=True)
 class _Contribution:
     """What one matmul adds to an accumulator: a channel tile of a segment at a loose tap.
@@ -108,12 +113,16 @@ class TensorEngineLowering:
         self.outputs = OutputTiles(*operands, initial, self.epilogue)
         self.segments = self.loader.segments
         self.columns = contraction.columns
-        self.shared_stationary: list[Resident] | None = None
+        self.diagonals: DiagonalLoader | None = None
+        self.shared_stationary: Stationary | None = None
         self.shared_moving: list[Resident] | None = None
         self.outer = planner.outer
 
     def emit(self) -> None:
         """Write the loop nest of the whole contraction."""
+        if self.contraction.is_diagonal:
+            operands = self.contraction, self.loader.values, self.loader.causes
+            self.diagonals = DiagonalLoader(self.builder, *operands)
         if self.epilogue is not None:
             self.epilogue.prepare(self.plan.row_tile, prod(self.plan.column_tile))
         outer = self.outer
@@ -235,7 +244,9 @@ class TensorEngineLowering:
                     left = self._load_stationary(box, rows) if stationary is None else stationary
                     self._compute(box, rows, block, left, right)
 
-    def _load_stationary(self, box: Box, rows: Box) -> list[Resident]:
+    def _load_stationary(self, box: Box, rows: Box) -> Stationary:
+        if self.diagonals is not None:
+            return [self.diagonals.load(box)]
         return self.loader.load_block(self.contraction.stationary, box | rows)
 
     def _load_moving(self, box: Box, columns: Box) -> list[Resident]:
@@ -250,7 +261,7 @@ class TensorEngineLowering:
         )
 
     def _compute(
-        self, box: Box, rows: Box, columns: Box, left: Sequence[Resident], right: list[Resident]
+        self, box: Box, rows: Box, columns: Box, left: Stationary, right: list[Resident]
     ) -> None:
         """Compute one block: per row tile all its column tiles, and one store.
 
@@ -279,7 +290,7 @@ class TensorEngineLowering:
         outputs: Sequence[OutputTile],
         row_tiles: Sequence[Box],
         columns: Box,
-        left: Sequence[Resident] | Callable[[int, Tile], Resident],
+        left: Stationary | Callable[[int, Tile], Resident],
         right: list[Resident],
     ) -> None:
         """Compute all column tiles of a few row tiles, channel by channel for all of these, into
@@ -323,7 +334,7 @@ class TensorEngineLowering:
     def _matmul(
         self,
         psum: ir.Value,
-        operands: tuple[Resident, Resident],
+        operands: tuple[Resident | Diagonal, Resident],
         places: tuple[Offset, Offset],
         box: Box,
         accumulate: ir.Value,

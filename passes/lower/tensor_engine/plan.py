@@ -195,6 +195,8 @@ class ContractionPlanner:
 
     def tensor_ns(self) -> float:
         """Estimate the time of the tensor engine with packed taps."""
+        if self.contraction.is_depthwise:
+            return self.contraction.tensor_ns(self.target)
         packed = prod(self.extents[d] for d in self._packed_taps())
         return self.contraction.tensor_ns(self.target) / packed
 
@@ -210,7 +212,8 @@ class ContractionPlanner:
         the tensor time saved exceeds the time of the additional loads.
         """
         chosen: list[int] = []
-        for tap in self.contraction.taps:
+        taps = () if self.contraction.is_diagonal else self.contraction.taps
+        for tap in taps:
             size = prod(self.extents[d] for d in chosen) * self.contraction.channels
             if size * self.extents[tap] <= self.target.tensor.rows and self._packing_pays(tap):
                 chosen.append(tap)
