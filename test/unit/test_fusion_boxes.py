@@ -162,7 +162,7 @@ class TestSteps:
     @given(sweeps())
     def test_carried_holds_what_an_earlier_and_a_later_step_need(self, needed):
         steps = [points(box) for box in needed.reshape(-1, 2, 2)]
-        kept = carried(needed)
+        kept = carried(needed, needed.shape[:-2])
         extents = window_extents(needed, kept)
         for place, box in enumerate(kept.reshape(-1, 2, 2)):
             until = set().union(*steps[: place + 1])
@@ -177,9 +177,9 @@ class TestSteps:
     def test_spread_needs_everything_once_and_keeps_an_order(self, needed):
         wide = spread(needed, (12, 12))
         assert (wide <= needed).all()
-        assert int(volumes(first_needed(wide)).sum()) == 144
+        assert int(volumes(first_needed(wide, wide.shape[:-2])).sum()) == 144
 
     def test_what_moves_backwards_is_new_all_at_once(self):
         needed = np.array([[[4, -6]], [[2, -4]], [[0, -2]]])
         assert fresh(needed) is None
-        assert to_ranges(first_needed(needed)).tolist() == [[[0, 6]], [[0, 0]], [[0, 0]]]
+        assert to_ranges(first_needed(needed, (3,))).tolist() == [[[0, 6]], [[0, 0]], [[0, 0]]]

@@ -8,7 +8,7 @@ every axis of a box without points.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,9 @@ def is_empty(boxes: np.ndarray) -> np.ndarray:
 
 def settled(boxes: np.ndarray) -> np.ndarray:
     """Write EMPTY into boxes that are empty along any axis."""
-    boxes[is_empty(boxes)] = EMPTY
+    empty = is_empty(boxes)
+    if empty.any():
+        boxes[empty] = EMPTY
     return boxes
 
 
@@ -64,7 +66,7 @@ def to_ranges(boxes: np.ndarray) -> np.ndarray:
 
 def hull_of(boxes: Iterable[np.ndarray]) -> np.ndarray:
     """Return the smallest boxes that hold all of the given ones, place by place."""
-    return np.minimum.reduce(list(boxes))
+    return reduce(np.minimum, boxes)
 
 
 def without(boxes: np.ndarray, gone: np.ndarray) -> np.ndarray | None:
@@ -111,6 +113,11 @@ class BoxMap:
     """Per axis: dims with their factors, largest factor first, and the constant."""
 
     @cached_property
+    def used(self) -> frozenset[int]:
+        """The dims that any index depends on."""
+        return frozenset[int]().union(*self.dims)
+
+    @cached_property
     def dims(self) -> tuple[frozenset[int], ...]:
         """Per axis, the dims that its index depends on."""
         found: list[frozenset[int]] = []
@@ -122,12 +129,26 @@ class BoxMap:
                 found.append(frozenset(dim for dim, _ in terms))
         return tuple(found)
 
+    @cached_property
+    def _everything(self) -> np.ndarray:
+        """What all iterations touch."""
+        return self._image(whole(self.extents))
+
     def image(self, boxes: np.ndarray) -> np.ndarray:
         """Return the boxes of touched elements, [.., axes, 2]."""
+        if (
+            boxes.size == 2 * len(self.extents)
+            and (boxes.reshape(-1, 2) == whole(self.extents)).all()
+        ):
+            return self._everything.reshape(*boxes.shape[:-2], -1, 2)
+        return self._image(boxes)
+
+    def _image(self, boxes: np.ndarray) -> np.ndarray:
         leading = boxes.shape[:-2]
         flat = boxes.reshape(*leading, -1) @ self.factors + self.constants
-        found = flat.reshape(*leading, len(self.shape), 2)
-        empty = is_empty(boxes)
+        found = np.maximum(flat.reshape(*leading, len(self.shape), 2), self.limits)
+        if self.used and not self.curved:  # what comes of EMPTY is empty
+            return settled(found)
         if self.curved and self.form is not None:
             ranges = to_ranges(boxes)
             origin = ranges[..., 0]
@@ -136,8 +157,8 @@ class BoxMap:
                 lower = self.form.lower[axis](origin, size)
                 found[..., axis, 0] = lower
                 found[..., axis, 1] = -lower - self.form.extent[axis](origin, size)
-        found = np.maximum(found, self.limits)
-        found[empty] = EMPTY
+            found = np.maximum(found, self.limits)
+        found[is_empty(boxes)] = EMPTY
         return settled(found)
 
     def preimage(self, boxes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from polystage.errors import PlanError
 from polystage.planner.fusion.attention import Attention
-from polystage.planner.fusion.boxes import EMPTY, BoxMap, is_empty, volumes, without
+from polystage.planner.fusion.boxes import EMPTY, BoxMap, hull_of, is_empty, volumes, without
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
@@ -39,7 +39,7 @@ class Demand:
     inexact: set[str] = field(default_factory=set[str])
     """Arrays of which some step writes a part that is no box."""
 
-    @property
+    @cached_property
     def operators(self) -> list[Operator]:
         """The operators of the group."""
         return [self.program.operators[index] for index in self.group.operators]
@@ -50,7 +50,7 @@ class Demand:
         extents = self.operators[-1].extents
         return tuple(-(-extents[loop.dim] // loop.tile) for loop in self.group.loops)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """How many steps there are."""
         return prod(self.shape)
@@ -65,7 +65,7 @@ class Demand:
                 np.moveaxis(found, level, 0)[:-1] = False
         return found
 
-    @property
+    @cached_property
     def lasts(self) -> bool:
         """Whether the sink's sums last over steps."""
         return not bool(self.completing.all())
@@ -89,7 +89,15 @@ class Demand:
                         help="put the operators that make the array into another group",
                     )
             parts.append(rest)
-        return np.minimum.reduce(parts) if parts else None
+        return hull_of(parts) if parts else None
+
+    def steady(self, name: str) -> np.ndarray | None:
+        """Return the box of an array that the group does not make, [axes, 2], where all steps need
+        the same of it, or None."""
+        readers = self.reads.get(name, [])
+        if name in self.writes or any(boxes.size > 2 * boxes.shape[-2] for _, boxes in readers):
+            return None
+        return hull_of([boxes for _, boxes in readers]).reshape(-1, 2)
 
     def completed(self, name: str) -> list[np.ndarray]:
         """Return what becomes complete of an array in each step, by operator that makes it."""
@@ -114,7 +122,7 @@ class Demand:
             if writer == last and self.lasts and sink.accumulator is not None:
                 boxes = np.where(self.completing[..., None, None], boxes, EMPTY)
             parts.append(boxes)
-        return np.minimum.reduce(parts)
+        return hull_of(parts)
 
     def span(self, name: str) -> tuple[int, int]:
         """Return the first and the last operator (index in the group) that touch an array."""
@@ -153,8 +161,9 @@ class Demand:
         maps = self.program.maps(operator)
         self.computes.insert(0, boxes)
         is_sink = place == len(self.group.operators) - 1
+        hull, moving = self._movement(boxes)
         for access, form, ends in zip(operator.reads, maps.reads, maps.ends, strict=True):
-            touched = form.image(boxes)
+            touched = form.image(boxes if form.used & moving else hull)
             if ends and is_sink and self.lasts:
                 touched = np.where(self.completing[..., None, None], touched, EMPTY)
             self.reads.setdefault(access.array, []).append((place, touched))
@@ -164,6 +173,14 @@ class Demand:
             if access.exprs is None or (results != volumes(touched)).any():
                 self.inexact.add(access.array)
             self.writes.setdefault(access.array, []).append((place, touched))
+
+    def _movement(self, boxes: np.ndarray) -> tuple[np.ndarray, frozenset[int]]:
+        """Return the hull of what an operator computes in all steps, with 1 in the place of every
+        loop, and the dims whose range is not the same in all of them."""
+        hull = boxes.min(axis=tuple(range(len(self.shape))), keepdims=True)
+        moving = (boxes != hull).reshape(-1, boxes.shape[-2] * 2).any(axis=0)
+        dims = frozenset((np.flatnonzero(moving) // 2).tolist())
+        return hull, dims
 
     def sink_boxes(self) -> np.ndarray:
         """Return what the sink computes in each step."""
@@ -188,7 +205,7 @@ class Demand:
             form.preimage(self._needed(access, form))
             for access, form in zip(operator.writes, maps.writes, strict=True)
         ]
-        found = np.minimum.reduce(parts)
+        found = hull_of(parts)
         if isinstance(operator, Attention):  # scores are made once for all that they weigh
             found[..., operator.values, 1] = np.where(
                 is_empty(found), EMPTY, -operator.extents[operator.values]
@@ -199,7 +216,7 @@ class Demand:
     def _needed(self, access: Access, form: BoxMap) -> np.ndarray:
         readers = [boxes for _, boxes in self.reads.get(access.array, [])]
         nothing = np.full((*self.shape, len(form.shape), 2), EMPTY, dtype=np.int64)
-        needed = np.minimum.reduce([nothing, *readers])
+        needed = hull_of([nothing, *readers])
         if self.is_used_after(access.array) or bool(is_empty(needed).all()):
             needed = spread(needed, form.shape)
         return needed
@@ -211,6 +228,8 @@ def demand_of(program: Program, group: Group) -> Demand:
     last = len(group.operators) - 1
     demand.add(last, demand.sink_boxes())
     for place in reversed(range(last)):
-        demand.add(place, first_needed(demand.needed_results(demand.operators[place])))
+        demand.add(
+            place, first_needed(demand.needed_results(demand.operators[place]), demand.shape)
+        )
     demand.check_interleaved()
     return demand

@@ -95,8 +95,7 @@ def nest_buffers(
 
     Raises: PlanError for a nest that the operator cannot have.
     """
-    work = _Execution(program, operator, nest, boxes, places)
-    return (*work.read_chunks(), *work.results(), *work.scratch())
+    return Execution(program, operator, nest, boxes, places).buffers()
 
 
 def nest_traffic(
@@ -116,11 +115,13 @@ def nest_traffic(
 
     Raises: PlanError for a nest that the operator cannot have.
     """
-    return _Execution(program, operator, nest, boxes, places).traffic(completing)
+    return Execution(program, operator, nest, boxes, places).traffic(completing)
 
 
 @dataclass
-class _Execution:
+class Execution:
+    """All executions of an operator in a group."""
+
     program: Program
     operator: Operator
     nest: Nest
@@ -146,6 +147,10 @@ class _Execution:
     def _is_gathered(self, index: int) -> bool:
         gathers = self.operator.kind is OperatorKind.GATHER
         return gathers and self.operator.reads[index].exprs is None
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Return chunks, running results and scratch."""
+        return (*self.read_chunks(), *self.results(), *self.scratch())
 
     def read_chunks(self) -> list[Buffer]:
         """Return a buffer for every streamed read that happens; what is gathered has none."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from polystage.mlir import ir
 from polystage.polyhedral import Access, Statement
@@ -85,17 +86,17 @@ class Operator:
         """Tell whether an access belongs to the epilogue: it happens when sums are complete."""
         return access.op is not None and any(s.op == access.op for s in self.epilogue)
 
-    @property
+    @cached_property
     def reductions(self) -> tuple[int, ...]:
         """The dims over which the operator accumulates."""
         return tuple(dim for dim, kind in enumerate(self.iterators) if kind == "reduction")
 
-    @property
+    @cached_property
     def parallels(self) -> tuple[int, ...]:
         """All other dims."""
         return tuple(dim for dim, kind in enumerate(self.iterators) if kind != "reduction")
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[str, ...]:
         """The arrays that the operator reads or writes, each once, reads first."""
         return tuple(dict.fromkeys(access.array for access in (*self.reads, *self.writes)))

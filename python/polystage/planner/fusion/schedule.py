@@ -5,6 +5,7 @@ Planner and lowering both go by it, so that what was planned is what happens.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from polystage.errors import PlanError
 from polystage.planner.fusion.boxes import (
     EMPTY,
     is_empty,
+    lengths,
     to_ranges,
     volumes,
     whole,
@@ -22,6 +24,7 @@ from polystage.planner.fusion.decisions import Group, Nest, Place, Plan
 from polystage.planner.fusion.demand import Demand, demand_of
 from polystage.planner.fusion.legality import check_group
 from polystage.planner.fusion.nests import (
+    Execution,
     NestPieces,
     nest_buffers,
     nest_pieces,
@@ -92,52 +95,61 @@ class _Scheduling:
     resident: frozenset[str]
     demand: Demand
 
+    def __post_init__(self) -> None:
+        self.read: dict[str, int] = {}
+        self.written: dict[str, int] = {}
+
     def result(self) -> GroupSchedule:
-        loads = self._loads()
+        """Return the schedule."""
+        loads, by_step = self._loads()
         stores = self._stores()
-        buffers, read, written = self._streams()
-        buffers += self._windows(loads, stores)
-        for name, boxes in loads.items():
-            read[name] = read.get(name, 0) + self._bytes(name, boxes)
-        for name, boxes in stores.items():
-            written[name] = written.get(name, 0) + self._bytes(name, boxes)
+        buffers = [*self._executions(), *self._windows(by_step, stores)]
         return GroupSchedule(
             steps=self.demand.steps,
             computes=tuple(to_ranges(self._flat(boxes)) for boxes in self.demand.computes),
-            loads={name: to_ranges(self._flat(boxes)) for name, boxes in loads.items()},
+            loads=loads,
             stores={name: to_ranges(boxes) for name, boxes in stores.items()},
             buffers=tuple(buffers),
             bytes=self._resident_bytes() + _worst(buffers, len(self.group.operators)),
-            read_bytes=read,
-            write_bytes=written,
+            read_bytes=self.read,
+            write_bytes=self.written,
         )
 
     def _flat(self, boxes: np.ndarray) -> np.ndarray:
         return boxes.reshape(self.demand.steps, *boxes.shape[-2:])
 
-    def _bytes(self, name: str, boxes: np.ndarray) -> int:
-        return int(volumes(boxes).sum()) * self.program.arrays[name].element_bytes
+    def _count(self, total: dict[str, int], name: str, boxes: np.ndarray) -> None:
+        size = int(volumes(boxes).sum()) * self.program.arrays[name].element_bytes
+        total[name] = total.get(name, 0) + size
 
     # -- arrays --------------------------------------------------------------------------------
 
-    def _loads(self) -> dict[str, np.ndarray]:
-        """Return what every step loads: of windows what is new to it, else all at the start."""
+    def _loads(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return what every step loads, of windows what is new to it, else all at the start; and
+        the same as boxes for what does not come all at the start."""
         found: dict[str, np.ndarray] = {}
+        by_step: dict[str, np.ndarray] = {}
         for name, place in self.group.places.items():
-            needed = self.demand.from_outside(name)
-            is_there = name in self.resident or place is Place.STREAMED
-            if needed is None or is_there or bool(is_empty(needed).all()):
+            if name in self.resident or place is Place.STREAMED:
                 continue
-            if place is Place.WINDOW:
-                found[name] = first_needed(needed)
+            total = self.demand.steady(name)
+            needed = self.demand.from_outside(name) if total is None else total
+            if needed is None or bool(is_empty(needed).all()):
                 continue
-            total = needed.reshape(-1, *needed.shape[-2:]).min(axis=0)
+            if place is Place.WINDOW and total is None:
+                by_step[name] = first_needed(needed, self.demand.shape)
+                self._count(self.read, name, by_step[name])
+                found[name] = to_ranges(self._flat(by_step[name]))
+                continue
             if place is Place.RESIDENT:
                 self._check_becomes_resident(name)
                 total = whole(self.program.arrays[name].shape)
-            found[name] = np.full_like(needed, EMPTY)
-            found[name][(0,) * (needed.ndim - 2)] = total
-        return found
+            elif total is None:
+                total = needed.reshape(-1, *needed.shape[-2:]).min(axis=0)
+            self._count(self.read, name, total)
+            found[name] = np.zeros((self.demand.steps, *total.shape), dtype=np.int64)
+            found[name][0] = to_ranges(total)
+        return found, by_step
 
     def _check_becomes_resident(self, name: str) -> None:
         if self.demand.writes.get(name):
@@ -158,6 +170,7 @@ class _Scheduling:
                 pieces = np.full_like(pieces[:, :1], EMPTY)
                 pieces[-1, 0] = whole(self.program.arrays[name].shape)
             found[name] = pieces
+            self._count(self.written, name, pieces)
         return found
 
     def _leaves(self, name: str, place: Place) -> bool:
@@ -169,54 +182,60 @@ class _Scheduling:
     def _windows(
         self, loads: Mapping[str, np.ndarray], stores: Mapping[str, np.ndarray]
     ) -> list[Buffer]:
-        """Return the buffers of arrays that are whole or windows, and of sums that last."""
+        """Return the buffers of arrays that are whole or windows."""
         found: list[Buffer] = []
-        everyone = (0, len(self.group.operators) - 1)
         for name, place in self.group.places.items():
             if place not in (Place.WINDOW, Place.WHOLE):
                 continue
+            shape, is_kept = self._window(name, loads.get(name), stores.get(name))
             array = self.program.arrays[name]
-            held = self.demand.held(name)
-            if name in loads:
-                held = np.minimum(held, loads[name])
-            if name in stores and not self.demand.is_exact(name):
-                held = np.minimum(held, stores[name][:, 0].reshape(held.shape))
-            kept = carried(held)
-            lives = everyone
-            if bool(is_empty(kept).all()) and (place is Place.WINDOW or self.demand.steps == 1):
-                lives = self.demand.span(name)
-            shape = array.shape if place is Place.WHOLE else window_extents(held, kept)
+            if place is Place.WHOLE:
+                shape, is_kept = array.shape, self.demand.steps > 1
+            lives = (0, len(self.group.operators) - 1) if is_kept else self.demand.span(name)
             found.append(Buffer(Purpose.ARRAY, name, lives, shape, array.element_bytes))
         return found
 
+    def _window(
+        self, name: str, loads: np.ndarray | None, stores: np.ndarray | None
+    ) -> tuple[tuple[int, ...], bool]:
+        """Return the extents of an array's window, and whether it lasts over steps."""
+        steady = self.demand.steady(name)
+        if steady is not None:
+            extents = np.maximum(lengths(steady), 1)
+            return tuple(extents.tolist()), self.demand.steps > 1
+        held = self.demand.held(name)
+        if loads is not None:
+            held = np.minimum(held, loads)
+        if stores is not None and not self.demand.is_exact(name):
+            held = np.minimum(held, stores[:, 0].reshape(held.shape))
+        kept = carried(held, self.demand.shape)
+        return window_extents(held, kept), not bool(is_empty(kept).all())
+
     # -- operators -----------------------------------------------------------------------------
 
-    def _streams(self) -> tuple[list[Buffer], dict[str, int], dict[str, int]]:
-        """Return what operators have on chip while they run, and what their nests move."""
+    def _executions(self) -> list[Buffer]:
+        """Return what operators have on chip while they run, and count what their nests move."""
         buffers: list[Buffer] = []
-        read: dict[str, int] = {}
-        written: dict[str, int] = {}
         last = len(self.group.operators) - 1
-        for place, index in enumerate(self.group.operators):
-            operator = self.program.operators[index]
+        for place, boxes in enumerate(self.demand.computes):
             nest = self.group.nests[place] if self.group.nests else Nest()
-            boxes = self._flat(self.demand.computes[place])
-            there = ~is_empty(boxes)
-            ranges = to_ranges(boxes[there])
+            there = ~is_empty(self._flat(boxes))
+            ranges = to_ranges(self._flat(boxes)[there])
             if not len(ranges):
                 continue
-            ending = self.demand.completing.reshape(-1)[there] if place == last else None
-            own = nest_buffers(self.program, operator, nest, ranges, self.group.places)
+            operator = self.demand.operators[place]
+            work = Execution(self.program, operator, nest, ranges, self.group.places)
+            own = work.buffers()
             if place == last and self.demand.lasts:
-                own = tuple(self._lasting(buffer) for buffer in own)
+                buffers += map(self._lasting, own)
             else:
-                own = tuple(replace(buffer, operators=(place, place)) for buffer in own)
-            buffers += own
-            moved = nest_traffic(self.program, operator, nest, ranges, self.group.places, ending)
-            for total, part in zip((read, written), moved, strict=True):
+                buffers += (replace(buffer, operators=(place, place)) for buffer in own)
+            ending = self.demand.completing.reshape(-1)[there] if place == last else None
+            moved = work.traffic(ending)
+            for total, part in zip((self.read, self.written), moved, strict=True):
                 for name, count in part.items():
                     total[name] = total.get(name, 0) + count
-        return buffers, read, written
+        return buffers
 
     def _lasting(self, buffer: Buffer) -> Buffer:
         """Widen what the sink accumulates in to all that is under way between steps."""
@@ -236,7 +255,11 @@ class _Scheduling:
             held = form.image(boxes)
         else:
             return replace(buffer, operators=(last, last))
-        return replace(buffer, operators=(0, last), shape=window_extents(held, carried(held)))
+        return replace(
+            buffer,
+            operators=(0, last),
+            shape=window_extents(held, carried(held, self.demand.shape)),
+        )
 
     def _resident_bytes(self) -> int:
         placed = {n for n, place in self.group.places.items() if place is Place.RESIDENT}
@@ -245,11 +268,12 @@ class _Scheduling:
 
 def _worst(buffers: Sequence[Buffer], operators: int) -> int:
     """Return the bytes of the buffers that are live during one operator, at most."""
-    live = [0] * operators
+    changes = [0] * (operators + 1)
     for buffer in buffers:
-        for operator in range(buffer.operators[0], buffer.operators[1] + 1):
-            live[operator] += buffer.bytes
-    return max(live)
+        size = buffer.bytes
+        changes[buffer.operators[0]] += size
+        changes[buffer.operators[1] + 1] -= size
+    return max(accumulate(changes))
 
 
 __all__ = [

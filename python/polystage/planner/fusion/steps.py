@@ -1,7 +1,8 @@
 """What is new in each step of a group, and what must be on chip, from what each step needs.
 
 Steps are the points of a box of loops: boxes come as [loop 0, loop 1, .., axes, 2] in the form of
-`polystage.planner.fusion.boxes`. Earlier means lexicographically smaller.
+`polystage.planner.fusion.boxes`. Earlier means lexicographically smaller. Needs that are the same
+in all steps may have 1 in the place of every loop.
 """
 
 from itertools import pairwise
@@ -138,12 +139,15 @@ def _close_gaps(found: np.ndarray, needed: np.ndarray, axis: int, level: int, ex
     stops[there[-1]] = -extent
 
 
-def carried(needed: np.ndarray) -> np.ndarray:
-    """Return, for each step, the hull of what an earlier one had and a later one needs.
+def carried(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return, for each step of loops that run `shape` times, the hull of what an earlier one had
+    and a later one needs.
 
     For each loop, that is what two of its iterations share, one at the step or before, one at the
     step or after it, with all that the loops inside of it do.
     """
+    if needed.shape[:-2] != shape:
+        return needed
     found = np.full_like(needed, EMPTY)
     if _is_constant(needed):
         if np.count_nonzero(~is_empty(needed)) > 1:
@@ -177,16 +181,18 @@ def window_extents(needed: np.ndarray, kept: np.ndarray) -> tuple[int, ...]:
     return tuple(np.maximum(held, 1).reshape(-1, held.shape[-1]).max(axis=0).tolist())
 
 
-def first_needed(needed: np.ndarray) -> np.ndarray:
-    """Return what is new in each step, or all of it in the first that needs any."""
-    new = None if _is_constant(needed) else fresh(needed)
-    if new is not None:
-        return new
+def first_needed(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return what is new in each step of loops that run `shape` times, or all of it in the first
+    that needs any, where what is new is no box."""
+    if needed.shape[:-2] == shape and not _is_constant(needed):
+        new = fresh(needed)
+        if new is not None:
+            return new
     flat = needed.reshape(-1, *needed.shape[-2:])
-    first = int(np.flatnonzero(~is_empty(flat))[0])
-    found = np.full_like(flat, EMPTY)
-    found[first] = flat.min(axis=0)
-    return found.reshape(needed.shape)
+    first = int(np.argmin(is_empty(flat)))
+    found = np.full((*shape, *needed.shape[-2:]), EMPTY, dtype=np.int64)
+    found.reshape(-1, *needed.shape[-2:])[first] = flat.min(axis=0)
+    return found
 
 
 def _is_constant(needed: np.ndarray) -> bool:
