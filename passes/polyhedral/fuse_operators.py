@@ -9,7 +9,10 @@ from polystage.dialects import npu
 from polystage.dialects.npu.target import required_target
 from polystage.machine import Target
 from polystage.mlir import ir
+from polystage.passes.polyhedral.fuse_partitioned import Fusion, fuse_partitioned
 from polystage.passes.registry import Form, Pass, register_pass
+from polystage.planner.fusion.bounds import bounds_of
+from polystage.planner.fusion.explain import explain
 from polystage.planner.fusion.plan_attributes import write_plan
 from polystage.planner.fusion.plan_program import Planned, plan_program
 from polystage.planner.fusion.program import Program
@@ -31,6 +34,9 @@ class FuseOperatorsPass(Pass):
     * `streamed`: brought chunk by chunk.
 
     `convert-linalg-to-npu` carries the plan out as it stands, and refuses one that does not fit.
+
+    On a target whose scratchpad has partitions, operations that run in one kernel get the same
+    `npu.group`; budget and objective say nothing there.
     """
 
     name: ClassVar[str] = "npu-fuse-operators"
@@ -54,6 +60,8 @@ class FuseOperatorsPass(Pass):
         with module.context, ir.Location.unknown():
             if target.is_flat:
                 self._plan(module, target)
+            elif self.max_group > 1:
+                self._mark(fuse_partitioned(module, target))
 
     def _plan(self, module: ir.Module, target: Target) -> None:
         program = Program.from_module(module)
@@ -61,8 +69,18 @@ class FuseOperatorsPass(Pass):
         write_plan(program, planned.plan)
         self._report(planned)
 
+    def _mark(self, fusion: Fusion) -> None:
+        for what, number in fusion.statistics.items():
+            self.count(what, number)
+        for op, text in fusion.remarks:
+            self.remark(op, text)
+
     def _report(self, planned: Planned) -> None:
+        bounds = bounds_of(planned.program, planned.target)
         self.count("operators", len(planned.program.operators))
         self.count("groups", len(planned.plan.groups))
         self.count("resident arrays", len(planned.plan.resident))
         self.count("planned bytes", planned.traffic)
+        self.count("compulsory bytes", bounds.compulsory_bytes)
+        for note in explain(planned):
+            self.remark(note.operators[-1].statements[0].op, note.text())

@@ -16,6 +16,7 @@ class Planned:
     """A plan, and what follows from it."""
 
     program: Program
+    target: Target
     plan: Plan
     schedules: tuple[GroupSchedule, ...]
     """One per group."""
@@ -56,7 +57,7 @@ def plan_program(
         group, steps = _exact(search, step)
         groups.append(group)
         schedules.append(steps)
-    return Planned(program, Plan(tuple(groups)), tuple(schedules), search, tuple(path))
+    return Planned(program, target, Plan(tuple(groups)), tuple(schedules), search, tuple(path))
 
 
 def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:

@@ -5,7 +5,7 @@ Equal sequences, as layers of a model repeat them, are examined once.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polystage.allocation import aligned
 from polystage.errors import PlanError
@@ -280,7 +280,9 @@ class GroupSearch:
         self, segment: Segment, loops: tuple[Loop, ...], streams: frozenset[str]
     ) -> Iterator[GroupOption]:
         """Yield the ways to run a group step by step; `streams` come again chunk by chunk."""
-        stepped = self._stepped(segment, loops, step_places(segment, streams))
+        sink = self._extents[segment.span.stop - 1]
+        in_place = self._sums_up(segment.span, loops) and sink.accumulator is None
+        stepped = self._stepped(segment, loops, step_places(segment, streams, in_place))
         if stepped is None:
             return
         fronts = [
@@ -297,18 +299,19 @@ class GroupSearch:
         if steps is None:
             return None
         sizes = {n: aligned(self.program.arrays[n].size_bytes) for n in segment.resident}
-        wide = [sum(sizes.values())] * len(segment.span)
+        wide = [sum(sizes.values()) + steps.sums] * len(segment.span)
         still = self._resident_traffic(segment)
         for place, window in zip(places.values(), steps.windows, strict=True):
             if place is Place.WINDOW:
                 still += window.traffic
                 for operator in window.operators:
                     wide[operator] += window.bytes
+        operators = self._extents[segment.span.start : segment.span.stop]
+        if steps.sums:
+            operators[-1] = replace(operators[-1], accumulator=0)
         nests = [
             (extents, box, streamed_uses(extents, places))
-            for extents, box in zip(
-                self._extents[segment.span.start : segment.span.stop], steps.boxes, strict=True
-            )
+            for extents, box in zip(operators, steps.boxes, strict=True)
         ]
         return _Stepped(loops, places, wide, still, nests, steps.times)
 
@@ -320,11 +323,16 @@ class GroupSearch:
             places = dict.fromkeys(span.arrays, Place.WINDOW)
             group = Group(operators, loops, (Nest(),) * len(span), places)
             try:
-                steps = Steps.of(schedule(self.program, group), span.arrays)
+                steps = Steps.of(
+                    schedule(self.program, group), span.arrays, self._sums_up(span, loops)
+                )
             except PlanError:
                 steps = None
             self._known_steps[key] = steps
         return self._known_steps[key]
+
+    def _sums_up(self, span: Span, loops: tuple[Loop, ...]) -> bool:
+        return any(loop.dim in self._extents[span.stop - 1].reductions for loop in loops)
 
     # --- fewer and larger steps and chunks --------------------------------------------------------
 
@@ -377,12 +385,13 @@ class _Stepped:
         return GroupOption(need, self.still + again, self.loops, nests, places)
 
 
-def step_places(segment: Segment, streams: frozenset[str]) -> dict[str, Place]:
-    """Return the places of a group's arrays; what nobody in the group reads leaves in chunks."""
+def step_places(segment: Segment, streams: frozenset[str], in_place: bool) -> dict[str, Place]:
+    """Return the places of a group's arrays; what nobody in the group reads leaves in chunks,
+    unless it is where the sums are (`in_place`)."""
     read = {access.array for operator in segment.span.operators for access in operator.reads}
     places: dict[str, Place] = {}
     for name in segment.span.arrays:
-        leaves = name in segment.span.written and name not in read
+        leaves = name in segment.span.written and name not in read and not in_place
         streamed = name in streams or leaves
         places[name] = Place.STREAMED if streamed else Place.WINDOW
     return places | dict.fromkeys(segment.resident, Place.RESIDENT)

@@ -30,14 +30,20 @@ class Steps:
     """Per operator the steps in which it computes something."""
     windows: tuple[Window, ...]
     """One per array, in the order of `names`."""
+    sums: int
+    """What the sink accumulates over all steps, where they run over a dim that it reduces."""
 
     @classmethod
-    def of(cls, steps: GroupSchedule, names: tuple[str, ...]) -> "Steps":
-        """Read the schedule of a group that touches the arrays `names`."""
+    def of(cls, steps: GroupSchedule, names: tuple[str, ...], sums_up: bool) -> "Steps":
+        """Read the schedule of a group that touches the arrays `names`.
+
+        `sums_up` says that its steps run over a dim that the sink reduces.
+        """
         sizes = [computes[:, :, 1] - computes[:, :, 0] for computes in steps.computes]
         boxes = tuple(tuple(int(size) for size in each.max(axis=0)) for each in sizes)
         times = tuple(int((each.prod(axis=1) > 0).sum()) for each in sizes)
-        return cls(boxes, times, tuple(_window(steps, name) for name in names))
+        windows = tuple(_window(steps, name) for name in names)
+        return cls(boxes, times, windows, _sums(steps) if sums_up else 0)
 
 
 def _window(steps: GroupSchedule, name: str) -> Window:
@@ -47,3 +53,12 @@ def _window(steps: GroupSchedule, name: str) -> Window:
             first, last = buffer.operators
             return Window(buffer.bytes, range(first, last + 1), traffic)
     return Window(0, range(0), traffic)
+
+
+def _sums(steps: GroupSchedule) -> int:
+    last = len(steps.computes) - 1
+    return sum(
+        buffer.bytes
+        for buffer in steps.buffers
+        if buffer.purpose is Purpose.ACCUMULATOR and buffer.operators[1] == last
+    )
