@@ -102,6 +102,19 @@ def test_keys_stay_on_chip_where_steps_say_so():
     assert result.totals.dram_read_bytes == moved
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_queries_may_run_inside_of_the_keys(dtype):
+    """Maxima, sums and results of all queries are under way at once; a tile of keys comes once."""
+    program = AttentionProgram(queries=7, keys=8, form="guarded", mask="qk", dtype=dtype)
+    chunks = [(HEADS, 1), (KEYS, 3), (QUERIES, 2)]
+    check(program, group_for(program, chunks))
+    stepped = group_for(program, chunks[1:], [(HEADS, 1), (QUERIES, 4)], q=Place.WINDOW)
+    result, _ = check(program, stepped)
+    shapes = {name: int(np.prod(shape)) for name, shape in program.shapes().items()}
+    once, twice = shapes["q"] + 2 * shapes["mask"], 2 * (shapes["k"] + shapes["v"])
+    assert result.totals.dram_read_bytes == (once + twice) * (4 if dtype == "f32" else 2)
+
+
 def test_one_tile_of_keys_shrinks_nothing():
     """Where a tile holds all keys, neither a factor is computed nor the result scaled."""
     program = AttentionProgram()

@@ -173,7 +173,7 @@ def test_two_contractions_with_nothing_between_are_no_attention():
 NESTS = [
     ((), "takes 2 iterations of head dim 0 at once, but a matmul has no batch", "of tile 1"),
     (((0, 1), (3, 2)), "takes 2 of 4 iterations of dim 3, but each score needs all", "loop over"),
-    (((0, 1), (2, 2), (1, 2)), "has a loop inside of the one over its keys, dim 2", "inwards"),
+    (((2, 2), (0, 1)), "has a loop over heads inside of the one over its keys, dim 2", "inwards"),
 ]
 
 

@@ -302,12 +302,11 @@ class AttentionEngine:
         found: dict[str, _Where] = {}
         names = self.operator.scratch_names
         for name, needed, location in zip(names, self.operator.scratch, chunk.scratch, strict=True):
-            axes = tuple(
-                Axis(axis.stride, None, chunk.starts[d])
-                for axis, d in zip(location.axes, needed.dims, strict=True)
-            )
-            indices = tuple(Index(Linear.variable(d)) for d in needed.dims)
-            found[name] = indices, Location(location.storage, axes)
+            if not needed.is_kept:
+                axes = zip(location.axes, needed.dims, strict=True)
+                moved = tuple(Axis(axis.stride, None, chunk.starts[d]) for axis, d in axes)
+                location = Location(location.storage, moved)
+            found[name] = tuple(Index(Linear.variable(d)) for d in needed.dims), location
         found.setdefault("weights", found["scores"])
         return found
 

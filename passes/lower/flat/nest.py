@@ -179,9 +179,13 @@ class NestWriter:
     def _scratch(self, state: _State) -> Iterator[Location]:
         tiles = {loop.dim: loop.tile for loop in self.chunks}
         for scratch in self.form.operator.scratch:
-            shape = [min(tiles.get(d, state.sizes[d]), state.sizes[d]) for d in scratch.dims]
-            storage = self.writer.alloc(shape, self.sums_type(scratch.element_bytes))
-            yield Location.box(storage, [Linear()] * len(shape), shape)
+            sizes = [state.sizes[d] for d in scratch.dims]
+            starts = [state.starts[d] for d in scratch.dims]
+            if not scratch.is_kept:  # anew for every chunk, whose start takes the place of zero
+                sizes = [min(tiles.get(d, state.sizes[d]), state.sizes[d]) for d in scratch.dims]
+                starts = [Linear()] * len(sizes)
+            storage = self.writer.alloc(sizes, self.sums_type(scratch.element_bytes))
+            yield Location.box(storage, starts, sizes)
 
     def _with_output(self, state: _State) -> _State:
         """Reserve the part of a streamed output that a chunk makes."""

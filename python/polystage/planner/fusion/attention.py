@@ -107,11 +107,17 @@ def check_attention_nest(operator: Attention, nest: Nest, box: Sequence[int]) ->
                 f"{operator.extents[dim]} iterations of dim {dim}, but each score needs all",
                 help=f"leave the loop over dim {dim} out",
             )
-    if operator.keys in dims and dims[-1] != operator.keys:
+    if any(dim in operator.heads for dim in dims[_place(dims, operator.keys) :]):
         raise PlanError(
-            f"'{operator.name}' has a loop inside of the one over its keys, dim {operator.keys}",
-            help="move the loop over the keys inwards: maxima and sums are those of one chunk",
+            f"'{operator.name}' has a loop over heads inside of the one over its keys, dim "
+            f"{operator.keys}",
+            help="move the loop over the keys inwards: maxima and sums are those of one head",
         )
+
+
+def _place(dims: Sequence[int], dim: int) -> int:
+    """Return the place of a loop, behind all others where there is none."""
+    return dims.index(dim) if dim in dims else len(dims)
 
 
 def scratch_of(
@@ -123,5 +129,5 @@ def scratch_of(
     found = [Scratch(tile, SCORE_BYTES)]
     if weight_bytes != SCORE_BYTES:
         found.append(Scratch(tile, weight_bytes))
-    rows = 2 * has_maximum + has_sum
-    return (*found, *(Scratch((queries,), SCORE_BYTES) for _ in range(rows)))
+    kept, factor = (Scratch((queries,), SCORE_BYTES, is_kept) for is_kept in (True, False))
+    return (*found, *(kept, factor) * has_maximum, *(kept,) * has_sum)

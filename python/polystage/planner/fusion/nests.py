@@ -180,10 +180,17 @@ class Execution:
     def scratch(self) -> list[Buffer]:
         """Return what else the operator needs for a chunk."""
         chunk = self.pieces.chunk.max(axis=0).tolist()
-        return [
-            Buffer(Purpose.SCRATCH, None, (0, 0), tuple(chunk[d] for d in s.dims), s.element_bytes)
-            for s in self.operator.scratch
-        ]
+        region = list(chunk)
+        for dim, extent in zip(
+            self.operator.parallels, self.pieces.accumulator.max(axis=0).tolist(), strict=True
+        ):
+            region[dim] = extent
+        found: list[Buffer] = []
+        for scratch in self.operator.scratch:
+            extents = region if scratch.is_kept else chunk
+            shape = tuple(extents[dim] for dim in scratch.dims)
+            found.append(Buffer(Purpose.SCRATCH, None, (0, 0), shape, scratch.element_bytes))
+        return found
 
     def _chunk(self, array: str, shape: tuple[int, ...], access: int | None = None) -> Buffer:
         size = self.program.arrays[array].element_bytes

@@ -32,6 +32,8 @@ class Scratch:
     dims: tuple[int, ...]
     """Its axes: the chunk's extents along these dims of the operator."""
     element_bytes: int
+    is_kept: bool = False
+    """It lives while the reduction dims run, with the extents of what is accumulated at once."""
 
 
 @dataclass(frozen=True)

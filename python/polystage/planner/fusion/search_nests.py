@@ -180,15 +180,7 @@ def useful_orders(
     outer = tuple(dim for dim in dims if dim in operator.one_by_one)
     roles = {dim: tuple(dim in use.dims for use in operator.uses) for dim in dims}
     orders = [outer + rest for rest in permutations(d for d in dims if d not in outer)]
-    if operator.scratch:  # which holds what one pass over the reduction accumulates
-        orders = [o for o in orders if _reduces_last(operator, o)]
     return [order for order in orders if _is_canonical([roles[dim] for dim in order], order)]
-
-
-def _reduces_last(operator: OperatorExtents, order: tuple[int, ...]) -> bool:
-    """Tell whether the reduction loops stand inside of all others."""
-    flags = [dim in operator.reductions for dim in order]
-    return flags == sorted(flags)
 
 
 def _is_canonical(roles: Sequence[object], order: tuple[int, ...]) -> bool:
@@ -284,8 +276,9 @@ class _Table:
             need += _aligned(sums * operator.accumulator)
         for scratch in operator.scratch:
             cells = np.ones(count, dtype=np.int64)
+            extents = widened if scratch.is_kept else chunk
             for dim in scratch.dims:
-                cells = cells * chunk[dim]
+                cells = cells * extents[dim]
             need += _aligned(cells * scratch.element_bytes)
         chunks = trips.prod(axis=1, initial=1, dtype=np.int64)
         return cls(box, order, tiles, need, traffic, chunks)
