@@ -12,7 +12,7 @@ def write_identity(builder: KernelBuilder, size: int, type_: ir.Type) -> ir.Valu
     with builder.module.context:
         i32 = ir.IntegerType.get_signless(32)
         maps = [ir.AffineMap.get_identity(2)] * 3
-    name = f"identity_{type_}"
+    name = f"is_on_diagonal_{type_}"
     text = (
         f"func.func private @{name}(%i: i32, %j: i32, %out: {type_}) -> {type_} {{\n"
         f"%is = arith.cmpi eq, %i, %j : i32\n"
