@@ -19,7 +19,7 @@ from polystage.passes.lower.groups import Folded, fused, runs_on_array
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.physical_layout import lay_out_arrays
 from polystage.passes.lower.program_order import Order
-from polystage.passes.lower.resident.groups import mark_resident
+from polystage.passes.lower.resident.marking import mark_resident
 from polystage.passes.polyhedral.expand_result import expand_result
 
 PLACES = 3
@@ -56,12 +56,21 @@ def fuse_partitioned(module: ir.Module, target: Target, resident: bool = True) -
                 marked = mark_resident(function, target)
                 fusion.remarks += marked.remarks
                 fusion.count("resident groups", marked.groups)
-            free = _Marker(function, target, fusion)
-            for producer, fills in contractions(free.free, free.folded, target):
-                expand_result(producer, fills)
+            _expand_results(function)
             lay_out_arrays(function)
             _Marker(function, target, fusion).mark()
     return fusion
+
+
+def _expand_results(function: func.FuncOp) -> None:
+    """Let reductions write what their readers see, where that is the same in more dimensions."""
+    operations = [op for op in walk(function.operation) if op.name == "linalg.generic"]
+    starts: dict[ir.Operation, list[ir.Operation]] = {}
+    for fill, (op, _) in initialising_fills(operations).items():
+        starts.setdefault(op, []).append(fill)
+    for op, fills in starts.items():
+        if GROUP not in op.attributes:
+            expand_result(op, fills)
 
 
 class _Marker:

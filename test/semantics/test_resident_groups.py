@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 import polystage as ps
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.resident.groups import mark_resident
+from polystage.passes.lower.resident.marking import mark_resident
 from polystage.pipeline import default_pipeline
 
 RNG = np.random.default_rng(0)

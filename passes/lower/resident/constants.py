@@ -81,7 +81,7 @@ class Constants:
         """Return the identity matrix of the partitions, by which the array adds an operand."""
         key = ("identity", str(element_type))
         if key not in self.made:
-            name = f"identity_{element_type}"
+            name = f"identity_matrix_{element_type}"
             self.made[key] = self._global(name, np.eye(self.partitions), element_type)
         return self._value(self.made[key])
 

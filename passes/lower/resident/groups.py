@@ -1,4 +1,4 @@
-"""Decides which operators run in resident groups, and marks them in the IR."""
+"""Plans resident groups: which operators, how their arrays lie, where, and when weights come."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from polystage.dialects.npu import overlay
-from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.dtypes import byte_width
 from polystage.machine import cost
 from polystage.machine.target import Target
-from polystage.mlir import func, ir
-from polystage.passes.lower.physical_layout import PARTITION
+from polystage.mlir import ir
 from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
 from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
 from polystage.passes.lower.resident.operators import (
@@ -23,32 +20,13 @@ from polystage.passes.lower.resident.operators import (
     Sum,
 )
 from polystage.passes.lower.resident.packing import packing_of
-from polystage.passes.lower.resident.recognise import recognise
 from polystage.planner.residency import Operator, Piece, plan_groups
-
-GROUP = "npu.group"
-"""Attribute of an operation: the number of the group that it runs in."""
-
-RESIDENT = "npu.resident"
-"""Attribute of an allocation: the numbers of the groups that make the array on chip."""
-
-PART = "npu.part"
-"""Attribute of an operation: how much of a batch its group does at a time."""
 
 BIASES = "biases"
 """Among the addresses of a group, that of all its biases."""
 
 EFFICIENT_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
-
-
-@dataclass(frozen=True)
-class Marked:
-    """How many operations run in how many groups, and why others do not."""
-
-    groups: int
-    operations: int
-    remarks: tuple[tuple[ir.Operation, str], ...]
 
 
 @dataclass(frozen=True)
@@ -85,59 +63,6 @@ class WeightPiece:
     first: int
     count: int
     bytes: int
-
-
-def mark_resident(function: func.FuncOp, target: Target) -> Marked:
-    """Mark the operations of a program that run in resident groups, and the arrays between them.
-
-    linalg.generic                    ->  linalg.generic {npu.group = 0 : i64}
-    %a = memref.alloc() : memref<..>  ->  %a = memref.alloc() {npu.resident = [0]} : memref<..>
-
-    Where a group does its batch part by part, its operations have `npu.part`, the size of one.
-    """
-    operators = recognise(computing_operations(function), target)
-    possible = possible_operators(operators, target)
-    groups = resident_groups(possible, target)
-    operations = 0
-    for number, group in enumerate(groups):
-        for operator in group.operators:
-            operations += len(operator.ops)
-            _mark(operator, group, number)
-            for op in operator.ops:
-                for value in op.operands:
-                    if isinstance(value.type, ir.MemRefType):
-                        _store_as_it_is(value)
-    remarks = tuple((o.ops[-1], o.reason) for o in possible if isinstance(o, Other))
-    return Marked(len(groups), operations, remarks)
-
-
-def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None:
-    i64 = ir.IntegerType.get_signless(64)
-    for op in operator.ops:
-        op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
-        if group.parts is not None:
-            op.attributes[PART] = ir.IntegerAttr.get(i64, group.parts.size)
-    owner = defining_op(operator.output.array)
-    if owner is not None:
-        earlier = list(owner.attributes[RESIDENT]) if RESIDENT in owner.attributes else []
-        numbers = [*earlier, ir.IntegerAttr.get(i64, number)]
-        owner.attributes[RESIDENT] = ir.ArrayAttr.get(list(dict.fromkeys(numbers)))
-
-
-def _store_as_it_is(value: ir.Value) -> None:
-    """Let an array that a group touches keep its order of dimensions in memory: on chip it lies as
-    the group wants it."""
-    owner = defining_op(value)
-    while owner is not None and (owner.name in VIEW_OPS or owner.name == overlay.NAME):
-        owner = defining_op(owner.operands[0])
-    if owner is not None and PARTITION in owner.attributes:
-        del owner.attributes[PARTITION]
-
-
-def computing_operations(function: func.FuncOp) -> list[ir.Operation]:
-    """Return what a program computes outside of loops, in program order."""
-    names = ("linalg.generic", "memref.copy")
-    return [op.operation for op in function.entry_block.operations if op.operation.name in names]
 
 
 def possible_operators(

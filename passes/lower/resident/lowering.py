@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from polystage.dialects.npu.views import DYNAMIC, defining_op
+from polystage.dialects.npu.views import DYNAMIC
 from polystage.errors import PassError
 from polystage.forms import walk
 from polystage.machine.target import Target
@@ -12,21 +12,24 @@ from polystage.mlir import func, ir, memref
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.provenance import causes_of
 from polystage.passes.lower.resident.batches import batch_dims
+from polystage.passes.lower.resident.boundary import Reached, inputs_of, outputs_of
 from polystage.passes.lower.resident.constants import Constants
 from polystage.passes.lower.resident.groups import (
-    GROUP,
-    PART,
-    RESIDENT,
     Parts,
     ResidentGroup,
     added_types,
-    computing_operations,
     plan_parts,
     plan_run,
     possible_operators,
 )
+from polystage.passes.lower.resident.marking import (
+    GROUP,
+    PART,
+    RESIDENT,
+    computing_operations,
+)
 from polystage.passes.lower.resident.operators import Other, ResidentOperator, Sum
-from polystage.passes.lower.resident.recognise import recognise, users_of
+from polystage.passes.lower.resident.recognise import recognise
 from polystage.passes.lower.resident.writer import GroupOperands, GroupWriter
 from polystage.passes.memref_types import window_type
 
@@ -174,10 +177,9 @@ def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
     biases, first_bias = constants.shifts(sums)
     windows = [w for o in sums for w in o.addends if str(w.element_type) in added_types(sums)]
     added = {str(w.element_type): w.element_type for w in windows}
-    inputs, outputs = _outside(group)
     return GroupOperands(
-        inputs,
-        outputs,
+        _causes(inputs_of(group)),
+        _causes(outputs_of(group)),
         {p: constants.weights(p) for o in sums for p in o.products},
         biases,
         first_bias,
@@ -185,27 +187,5 @@ def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
     )
 
 
-def _outside(group: ResidentGroup) -> tuple[dict[ir.Value, str], dict[ir.Value, str]]:
-    """Return the arrays that a group reads before it writes them, and those that others use
-    afterwards, each with the cause of its transfer."""
-    mine = {op for operator in group.operators for op in operator.ops}
-    inputs: dict[ir.Value, str] = {}
-    outputs: dict[ir.Value, str] = {}
-    written: set[ir.Value] = set()
-    for operator in group.operators:
-        read = [window.array for window, _, _ in operator.reads]
-        if isinstance(operator, Sum):
-            read += [product.moving.array for product in operator.products if product.packed]
-        for array in read:
-            if array not in written:
-                inputs[array] = _cause(operator.ops[-1], array)
-        written.add(operator.output.array)
-    for operator in group.operators:
-        array = operator.output.array
-        if defining_op(array) is None or any(user not in mine for user in users_of(array)):
-            outputs[array] = _cause(operator.ops[-1], array)
-    return inputs, outputs
-
-
-def _cause(op: ir.Operation, array: ir.Value) -> str:
-    return causes_of(op, [array])[0]
+def _causes(reached: Reached) -> dict[ir.Value, str]:
+    return {array: causes_of(op, [array])[0] for array, op in reached.items()}

@@ -1,0 +1,93 @@
+"""Marks the operations of resident groups in the IR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polystage.dialects.npu import overlay
+from polystage.dialects.npu.views import VIEW_OPS, defining_op
+from polystage.machine.target import Target
+from polystage.mlir import func, ir
+from polystage.passes.lower.physical_layout import PARTITION
+from polystage.passes.lower.resident.boundary import saved_ns
+from polystage.passes.lower.resident.groups import (
+    ResidentGroup,
+    possible_operators,
+    resident_groups,
+)
+from polystage.passes.lower.resident.operators import Other, ResidentOperator
+from polystage.passes.lower.resident.recognise import recognise
+
+GROUP = "npu.group"
+"""Attribute of an operation: the number of the group that it runs in."""
+
+RESIDENT = "npu.resident"
+"""Attribute of an allocation: the numbers of the groups that make the array on chip."""
+
+PART = "npu.part"
+"""Attribute of an operation: how much of a batch its group does at a time."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """How many operations run in how many groups, and why others do not."""
+
+    groups: int
+    operations: int
+    remarks: tuple[tuple[ir.Operation, str], ...]
+
+
+def mark_resident(function: func.FuncOp, target: Target) -> Marked:
+    """Mark the operations of a program that run in resident groups, and the arrays between them.
+
+    linalg.generic                    ->  linalg.generic {npu.group = 0 : i64}
+    %a = memref.alloc() : memref<..>  ->  %a = memref.alloc() {npu.resident = [0]} : memref<..>
+
+    Where a group does its batch part by part, its operations have `npu.part`, the size of one.
+    """
+    operators = recognise(computing_operations(function), target)
+    possible = possible_operators(operators, target)
+    found = resident_groups(possible, target)
+    groups = [group for group in found if saved_ns(group, target) > 0]
+    operations = 0
+    for number, group in enumerate(groups):
+        for operator in group.operators:
+            operations += len(operator.ops)
+            _mark(operator, group, number)
+            for op in operator.ops:
+                for value in op.operands:
+                    if isinstance(value.type, ir.MemRefType):
+                        _store_as_it_is(value)
+    remarks = [(o.ops[-1], o.reason) for o in possible if isinstance(o, Other)]
+    slower = "its group would wait longer for arrays in another order than it saves"
+    remarks += [(g.operators[-1].ops[-1], slower) for g in found if g not in groups]
+    return Marked(len(groups), operations, tuple(remarks))
+
+
+def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None:
+    i64 = ir.IntegerType.get_signless(64)
+    for op in operator.ops:
+        op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
+        if group.parts is not None:
+            op.attributes[PART] = ir.IntegerAttr.get(i64, group.parts.size)
+    owner = defining_op(operator.output.array)
+    if owner is not None:
+        earlier = list(owner.attributes[RESIDENT]) if RESIDENT in owner.attributes else []
+        numbers = [*earlier, ir.IntegerAttr.get(i64, number)]
+        owner.attributes[RESIDENT] = ir.ArrayAttr.get(list(dict.fromkeys(numbers)))
+
+
+def _store_as_it_is(value: ir.Value) -> None:
+    """Let an array that a group touches keep its order of dimensions in memory: on chip it lies as
+    the group wants it."""
+    owner = defining_op(value)
+    while owner is not None and (owner.name in VIEW_OPS or owner.name == overlay.NAME):
+        owner = defining_op(owner.operands[0])
+    if owner is not None and PARTITION in owner.attributes:
+        del owner.attributes[PARTITION]
+
+
+def computing_operations(function: func.FuncOp) -> list[ir.Operation]:
+    """Return what a program computes outside of loops, in program order."""
+    names = ("linalg.generic", "memref.copy")
+    return [op.operation for op in function.entry_block.operations if op.operation.name in names]
