@@ -35,6 +35,11 @@ def elements(box, shape) -> np.ndarray:
     return np.ravel_multi_index(axes, shape).reshape(-1) if shape else np.zeros(1, dtype=np.int64)
 
 
+def written_by(operator: Operator) -> set[str]:
+    """Return the arrays that an operator writes."""
+    return {access.array for access in operator.writes}
+
+
 class Replay:
     """One group, from what DRAM holds before it."""
 
@@ -82,10 +87,20 @@ class Replay:
                 box = self.schedule.computes[place][step]
                 if (box[:, 1] > box[:, 0]).all():
                     self._compute(place, operator, box)
-            for name, pieces in self.schedule.stores.items():
+                self._leave(step, place)
+        self._check_end()
+
+    def _leave(self, step: int, place: int) -> None:
+        """Store what is complete after an operator, and forget buffers whose time is over."""
+        for name, pieces in self.schedule.stores.items():
+            writers = [i for i, o in enumerate(self.operators) if name in written_by(o)]
+            if place == writers[-1]:
                 for box in pieces[step]:
                     self._store(name, box)
-        self._check_end()
+        for buffer in self.schedule.buffers:
+            is_brief = buffer.operators != (0, len(self.operators) - 1)
+            if buffer.purpose is Purpose.ARRAY and is_brief and buffer.operators[1] == place:
+                self.windows[buffer.array][...] = NOTHING
 
     def _load(self, name: str, box: np.ndarray) -> None:
         shape = self.program.arrays[name].shape

@@ -77,7 +77,7 @@ def accesses(draw):
 
 
 class TestBoxMap:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(accesses(), st.data())
     def test_image_is_the_hull_and_preimage_holds_all_that_touch(self, access, data):
         extents, exprs, shape = access
@@ -144,7 +144,7 @@ def sweeps(draw) -> np.ndarray:
 
 
 class TestSteps:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(sweeps())
     def test_fresh_is_what_no_earlier_step_needed(self, needed):
         new = fresh(needed)
@@ -158,7 +158,7 @@ class TestSteps:
         else:
             assert [points(box) for box in new.reshape(-1, 2, 2)] == wanted
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(sweeps())
     def test_carried_holds_what_an_earlier_and_a_later_step_need(self, needed):
         steps = [points(box) for box in needed.reshape(-1, 2, 2)]
@@ -172,7 +172,7 @@ class TestSteps:
             slots = {tuple(x % r for x, r in zip(p, extents, strict=True)) for p in alive}
             assert len(slots) == len(alive)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(sweeps())
     def test_spread_needs_everything_once_and_keeps_an_order(self, needed):
         wide = spread(needed, (12, 12))

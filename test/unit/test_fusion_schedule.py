@@ -98,7 +98,7 @@ def nests_of(draw, operator) -> Nest:
 
 
 class TestReplay:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.data())
     def test_every_step_finds_what_it_reads_and_bytes_are_those_that_move(self, data):
         program = data.draw(programs())
@@ -278,7 +278,7 @@ func.func @main(%a: memref<6x7xf32>, %b: memref<7x4xf32>) -> memref<6x4xf32> {
 
 
 class TestNests:
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(st.data())
     def test_chunks_bring_what_running_the_loops_brings(self, data):
         program = data.draw(programs())
