@@ -35,11 +35,12 @@ def fused_contraction(
 
 def _match(cluster: Cluster, generic: GenericOp, target: Target) -> Contraction | None:
     """Return the contraction with the operand held that the producer names, or with the other one
-    where only then the reader stores rows."""
+    where only then the reader stores rows, and all of them lie in one dimension."""
     named = Contraction.match(generic, target, stationary_operand(cluster.producer))
     if named is None or named.stores_rows:
         return named
-    return Contraction.match(generic, target)
+    other = Contraction.match(generic, target)
+    return named if other is None or len(other.rows) > 1 else other
 
 
 def lower_cluster(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.lane_engines.chain_body import ChainBody
 from polystage.passes.lower.lane_engines.loop_nest import LoopNest
+from polystage.passes.lower.lane_engines.scalar_code import peel_affine
 from polystage.passes.lower.lane_engines.scalar_functions import body_function, engine_of
 from polystage.passes.lower.lane_engines.scalar_graph import Node, cone, is_cast, topological
 from polystage.passes.lower.lane_engines.tile_planner import TilePlanner, shared_nodes
-from polystage.passes.lower.lane_engines.tile_program import Compute, Fill, Slot
+from polystage.passes.lower.lane_engines.tile_program import Activate, Compute, Fill, Slot
 
 
 class ChainPlanner(TilePlanner):
@@ -57,6 +59,42 @@ class ChainPlanner(TilePlanner):
             if computes and node not in results and self.dims(node) < dims:
                 self.shared.add(node)
         return super().cone(results)
+
+    def activate(self, node: Node, target: Slot | None = None) -> Slot:
+        """Apply a function of the scalar engine, which adds what depends on the partition alone."""
+        affine = peel_affine(node.operands[0])
+        shifted = self._shifted(affine.source)
+        if shifted is None or affine.scale != 1:
+            return super().activate(node, target)
+        source, shift = self.slot(shifted[0]), self.slot(shifted[1])
+        target = target or Slot(node.type, source.index)
+        step = Activate(source, target, node.name, 1.0, affine.bias, shift)
+        self.program.steps.append(step)
+        return target
+
+    def compute(self, node: Node) -> Slot:
+        """Compute a value into a buffer of its own, on the scalar engine where that only shifts."""
+        shifted = self._shifted(node)
+        if shifted is None:
+            return super().compute(node)
+        source, shift = self.slot(shifted[0]), self.slot(shifted[1])
+        target = Slot(node.type, source.index)
+        self.program.steps.append(Activate(source, target, "identity", shift=shift))
+        return target
+
+    def _shifted(self, node: Node) -> tuple[Node, Node] | None:
+        """Return (x, shift) where a value is `x + shift`, and the shift depends on the partition
+        alone."""
+        if node.name not in ("arith.addf", "arith.subf") or not isinstance(node.type, ir.F32Type):
+            return None
+        x, shift = node.operands
+        if node.name == "arith.addf" and not self.dims(x):
+            x, shift = shift, x
+        if self.dims(shift) or not self.dims(x) or shift.constant is not None:
+            return None
+        if node.name == "arith.subf":
+            shift = self.body.graph.arith("negf", shift)
+        return x, shift
 
     def fold(self, node: Node) -> Slot:
         """Plan a reduction over the loops that its result does not depend on."""

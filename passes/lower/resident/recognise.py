@@ -153,8 +153,18 @@ class _Reader:
         if self._joins_a_sum(op, waiting):
             self.waiting[output.array] = waiting
             return []
+        if self._is_taken_elsewhere(waiting):
+            raise _Declined("its result goes straight into an operation that no group runs")
         self.partitions[output.array] = partition
         return [Sum(waiting.ops, output, partition, (product,), (), ())]
+
+    def _is_taken_elsewhere(self, waiting: _Waiting) -> bool:
+        """Whether an elementwise operation that is no sum alone reads a result: outside of groups
+        it takes that from psum."""
+        readers = [op for op in users_of(waiting.output.array) if op not in waiting.ops]
+        if len(readers) != 1 or readers[0].name != "linalg.generic" or readers[0] in self.sums:
+            return False
+        return not any("reduction" in str(kind) for kind in readers[0].opview.iterator_types)
 
     def _product(self, op: ir.Operation, contraction: Contraction) -> tuple[Product, Window]:
         if op not in self.initials or self.initials[op][1].value != 0:
