@@ -34,7 +34,7 @@ def lengths(boxes: np.ndarray) -> np.ndarray:
 
 def is_empty(boxes: np.ndarray) -> np.ndarray:
     """Return which boxes have no points."""
-    return (boxes[..., 0] + boxes[..., 1] >= 0).any(axis=-1)
+    return np.asarray((boxes[..., 0] + boxes[..., 1] >= 0).any(axis=-1))
 
 
 def settled(boxes: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def _without_repeated(needed: np.ndarray) -> np.ndarray:
     new = needed.copy()
     for level in range(needed.ndim - 2):
         first = needed.take([0], axis=level)
-        is_inside = (first <= needed).all(axis=(-1, -2))
+        is_inside = np.asarray((first <= needed).all(axis=(-1, -2)))
         np.moveaxis(is_inside, level, 0)[0] = False
         new[is_inside] = EMPTY
     return new
