@@ -6,6 +6,7 @@ Equal sequences, as layers of a model repeat them, are examined once.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from polystage.allocation import aligned
 from polystage.errors import PlanError
@@ -150,6 +151,7 @@ class GroupSearch:
             yield from alone
             if self._moves_least(segment, alone):
                 return
+            yield from self._rows_on_chip(segment)
         for dim in self._stepped_dims(segment.span):
             tiles = self._tiles(segment, dim)
             finest = list(self._looped(segment, (Loop(dim, tiles[0]),), frozenset()))
@@ -232,6 +234,30 @@ class GroupSearch:
             yield GroupOption(
                 wide + nest.bytes, moved + nest.traffic, (), (nest.nest,), tuple(places.values())
             )
+
+    def _rows_on_chip(self, segment: Segment) -> Iterator[GroupOption]:
+        """Yield steps over the rows (queries) of one pass over a reduction (keys).
+
+        What depends on rows alone stays for a step, what the pass brings is streamed. Chunks of
+        rows may then run inside of the pass, and their part of the output is small.
+        """
+        extents = self._extents[segment.span.start]
+        passed = frozenset(extents.reductions) - extents.uncut
+        within = extents.uncut | extents.one_by_one | passed
+        rows = [d for d, n in enumerate(extents.extents) if n > 1 and d not in within]
+        reads = [use for use in extents.uses if not use.is_write]
+        streams = frozenset(use.array for use in reads if use.dims & passed)
+        if not extents.scratch or len(rows) != 1:
+            return
+        if any(use.array in streams and not use.dims & passed for use in reads):
+            return  # one array holds both
+        outer = tuple(Loop(d, 1) for d in sorted(extents.one_by_one) if extents.extents[d] > 1)
+        most = MAX_STEPS // prod(extents.extents[loop.dim] for loop in outer)
+        extent = extents.extents[rows[0]]
+        for tile in balanced_tiles(extent):
+            if -(-extent // tile) <= most:
+                loops = (*outer, Loop(rows[0], tile))
+                yield from self._looped(segment, loops, streams - segment.resident)
 
     def _best_alone(self, segment: Segment, capacity: int) -> GroupOption | None:
         """Return the best nest of a single operator in `capacity` bytes, without steps."""
