@@ -124,7 +124,7 @@ def _lower(
     layer_of: Callable[[ir.Operation], str],
 ) -> None:
     last = group.operators[-1].ops[-1]
-    layers = [layer_of(operator.ops[-1]) for operator in group.operators]
+    layers = [layer_of(_named_after(operator)) for operator in group.operators]
     with ir.InsertionPoint(last), last.location:
         operands = _operands(group, constants)
         values = operands.values()
@@ -139,6 +139,13 @@ def _lower(
     for operator in group.operators:
         for op in operator.ops:
             op.erase()
+
+
+def _named_after(operator: ResidentOperator) -> ir.Operation:
+    """Return the operation whose name an operator has in reports: a contraction, if it has one."""
+    if isinstance(operator, Sum) and operator.products:
+        return operator.products[0].op
+    return operator.ops[-1]
 
 
 def _parts(group: ResidentGroup) -> range:
