@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def gpt2(small: bool, layers: int = 12) -> Built:
     return Output(transformers.GPT2LMHeadModel(config), "logits", use_cache=False), tokens
 
 
-def bert(small: bool) -> Built:
+def bert(small: bool, length: int = 64) -> Built:
     sizes = (
         {
             "hidden_size": 48,
@@ -147,7 +148,7 @@ def bert(small: bool) -> Built:
         else {}
     )
     config = transformers.BertConfig(**sizes, **EAGER)
-    tokens = torch.randint(0, config.vocab_size, (1, 12 if small else 64))
+    tokens = torch.randint(0, config.vocab_size, (1, 12 if small else length))
     return Output(transformers.BertModel(config), "last_hidden_state"), tokens
 
 
@@ -161,6 +162,8 @@ MODELS: dict[str, Callable[[bool], Built]] = {
     "wav2vec2": wav2vec2,
     "gpt2": gpt2,
     "bert": bert,
+    "bert_128": partial(bert, length=128),
+    "bert_512": partial(bert, length=512),
 }
 
 

@@ -49,6 +49,8 @@ TORCH_MODELS = (
     "wav2vec2",
     "gpt2",
     "bert",
+    "bert_128",
+    "bert_512",
 )
 """The keys of `torch_models.MODELS`, which need not be imported for a list."""
 

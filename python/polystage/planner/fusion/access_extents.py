@@ -5,15 +5,16 @@ of thousands of tilings, so here they are tables: per axis of an array and chunk
 dimension that moves along it, the largest extent and the sum over all chunks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import lcm
 
 import numpy as np
 
 from polystage.mlir import ir
 from polystage.planner.fusion.attention import Attention
-from polystage.planner.fusion.operators import Operator, Scratch
+from polystage.planner.fusion.operators import Operator, OperatorKind, Scratch
 from polystage.polyhedral import Access, Array
 from polystage.polyhedral.expressions import linear_terms, value_range
 
@@ -94,13 +95,20 @@ class OperatorExtents:
     """Dims of which every iteration is a chunk of its own: the heads of attention."""
     uncut: frozenset[int] = frozenset()
     """Dims that are taken whole."""
+    granules: tuple[tuple[int, int], ...] = ()
+    """Dim and the number that its tiles are multiples of, where an index takes it apart by a
+    division: `d floordiv 36` moves along once in 36."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array], operator: Operator) -> "OperatorExtents":
-        """Read the accesses of an operator."""
+        """Read the accesses of an operator.
+
+        What a gather looks up goes straight from DRAM to where it is wanted, and is left out.
+        """
         uses = [
             _use(arrays, operator, access, False, operator.is_epilogue(access))
             for access in operator.reads
+            if access.is_exact or operator.kind is not OperatorKind.GATHER
         ]
         uses += [_use(arrays, operator, access, True, True) for access in operator.writes]
         one_by_one: frozenset[int] = frozenset()
@@ -116,6 +124,7 @@ class OperatorExtents:
             operator.scratch,
             one_by_one,
             uncut,
+            _granules(operator),
         )
 
     def slides_along(self, dim: int) -> bool:
@@ -135,6 +144,28 @@ def _taps(operator: Operator, uses: Sequence[Use]) -> frozenset[int]:
         for dim in axis.dims
         if operator.iterators[dim] == "reduction"
     )
+
+
+def _granules(operator: Operator) -> tuple[tuple[int, int], ...]:
+    """Return for every dim that an index divides the common multiple of the divisors."""
+    found: dict[int, int] = {}
+    for access in (*operator.reads, *operator.writes):
+        for expr in access.exprs or ():
+            for dim, divisor in _divisions(expr):
+                found[dim] = lcm(found.get(dim, 1), divisor)
+    return tuple(sorted(found.items()))
+
+
+def _divisions(expr: ir.AffineExpr) -> Iterator[tuple[int, int]]:
+    """Yield the dims that an expression divides, or takes the remainder of, with the divisors."""
+    expr = expr.maybe_downcast()
+    if not isinstance(expr, ir.AffineBinaryExpr):
+        return
+    yield from _divisions(expr.lhs)
+    yield from _divisions(expr.rhs)
+    if isinstance(expr, ir.AffineFloorDivExpr | ir.AffineModExpr):
+        divisor = ir.AffineConstantExpr(expr.rhs).value
+        yield from ((dim, divisor) for dim in _dims(expr.lhs))
 
 
 def _use(
@@ -166,15 +197,15 @@ def _axis(operator: Operator, access: Access, expr: ir.AffineExpr, extent: int) 
     found = value_range(expr, ranges)
     if found is not None:
         low, high = max(low, found[0]), min(high, found[1])
-    dims = tuple((d, 1) for d, size in enumerate(operator.extents) if size > 1 and _has(expr, d))
+    dims = tuple((d, 1) for d in sorted(_dims(expr)) if operator.extents[d] > 1)
     return Axis(dims, 0, low, high, False)
 
 
-def _has(expr: ir.AffineExpr, dim: int) -> bool:
-    """Tell whether a dim occurs in an expression."""
+def _dims(expr: ir.AffineExpr) -> set[int]:
+    """Return the dims that occur in an expression."""
     expr = expr.maybe_downcast()
     if isinstance(expr, ir.AffineDimExpr):
-        return expr.position == dim
+        return {expr.position}
     if isinstance(expr, ir.AffineBinaryExpr):
-        return _has(expr.lhs, dim) or _has(expr.rhs, dim)
-    return False
+        return _dims(expr.lhs) | _dims(expr.rhs)
+    return set()

@@ -10,6 +10,10 @@ from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
 from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
 
+SLACK = 32
+"""Which part of the scratchpad tiles leave free where they move no less for it: addresses are found
+faster then."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -68,8 +72,8 @@ def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:
     """
     segment, option, before = step.segment, step.option, step.before
     assert segment is not None and option is not None and before is not None
-    passing = sum(search.sizes[name] for name in before.resident - segment.span.touched)
-    capacity = search.capacity - passing
+    passing = search.bytes_of(before.resident - segment.span.touched)
+    capacity = search.capacity - search.capacity // SLACK - passing
     while True:
         wide = search.groups.widened(segment, option, capacity)
         group = segment.group(wide)

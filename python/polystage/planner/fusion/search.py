@@ -163,9 +163,13 @@ class PlanSearch:
         )
 
     def compulsory(self, span: Span) -> int:
-        """Return the bytes of arguments and constants first read, and of results written."""
+        """Return the bytes of arguments and constants first read, and of results written.
+
+        Tables that are looked up are left out, as they are of what options move.
+        """
         total = 0
-        for name in span.arrays:
+        operators = map(self.groups.extents, range(span.start, span.stop))
+        for name in {use.array for extents in operators for use in extents.uses}:
             array = self.program.arrays[name]
             is_read = array.is_initialized and self.first_use[name] >= span.start
             is_result = array.role is Role.OUTPUT and name in span.written
@@ -179,7 +183,7 @@ class PlanSearch:
         last = min(start + self.max_group, len(self.program.operators))
         for stop in range(start + 1, last + 1):
             operator = self.program.operators[stop - 1]
-            if operator.kind is OperatorKind.OPAQUE:
+            if operator.kind in (OperatorKind.OPAQUE, OperatorKind.GATHER):
                 return
             held += self._weight_bytes(operator)
             if stop - start > MAX_STREAMING_OPERATORS and held > self.capacity:

@@ -68,7 +68,8 @@ def _least_nest(
     if not operator.scratch:
         cut -= set(operator.reductions)
     dims = tuple(sorted(cut, key=lambda dim: (dim in operator.reductions, dim)))
-    return _Table.of(operator, box, streamed, dims, np.ones((1, len(dims)), np.int64)).option(0)
+    tiles = np.array([[tiles_of(operator, dim, box)[0] for dim in dims]], dtype=np.int64)
+    return _Table.of(operator, box, streamed, dims, tiles).option(0)
 
 
 def _sampled(
@@ -195,7 +196,12 @@ def _is_canonical(roles: Sequence[object], order: tuple[int, ...]) -> bool:
 
 def tiles_of(operator: OperatorExtents, dim: int, box: tuple[int, ...]) -> tuple[int, ...]:
     """Return the tiles of a dim that are compared."""
-    return (1,) if dim in operator.one_by_one else balanced_tiles(box[dim])
+    if dim in operator.one_by_one:
+        return (1,)
+    granule = dict(operator.granules).get(dim, 1)
+    if granule == 1 or box[dim] % granule:
+        return balanced_tiles(box[dim])
+    return tuple(granule * tile for tile in balanced_tiles(box[dim] // granule))
 
 
 @cache
