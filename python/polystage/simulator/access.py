@@ -5,8 +5,8 @@ What a window touches in every iteration is computed for all iterations at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -177,6 +177,12 @@ class Touched:
     full: Bool
 
 
+@lru_cache(maxsize=1 << 14)
+def layout_of(shape: tuple[int, ...], strides: tuple[int, ...], walk: Walk) -> Layout:
+    """Return a layout, made once for all the windows that differ in their place only."""
+    return Layout(shape, strides, walk)
+
+
 class ChipWindow:
     """A window on an on-chip buffer, in some partitions that do not depend on the loops."""
 
@@ -184,14 +190,14 @@ class ChipWindow:
         assert isinstance(view.root, Alloc)
         self.root = view.root
         self.walk = walk
-        self.offset = view.offset + walk.offset
+        self.offset = view.offset + walk.offset if walk.offset else view.offset
         self.dtype = view.dtype
         self.view_shape = view.shape
         row = self.root.row
         self.partition = space.range(self.offset)[0] // row
         self.partitions = 1
         self.shape, self.strides, self.byte_strides = self._numpy(row)
-        self.layout = Layout(self.root.shape, row_major(self.root.shape), walk)
+        self.layout = layout_of(self.root.shape, row_major(self.root.shape), walk)
         self.reach = self.layout.high - (self.partitions - 1) * row
 
     def _numpy(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -257,7 +263,7 @@ class DramWindow:
         self.dtype = view.dtype
         self.shape = tuple(n if s else 1 for n, s in zip(walk.extents, walk.strides, strict=True))
         self.strides = walk.strides
-        self.layout = Layout(view.root.shape, view.root.strides, walk)
+        self.layout = layout_of(view.root.shape, view.root.strides, walk)
 
     @property
     def key(self) -> object:
@@ -288,7 +294,8 @@ def _that_matter(window: OperandWindow) -> tuple[int, ...]:
     return tuple(s if n > 1 else 0 for n, s in zip(window.shape, window.strides, strict=True))
 
 
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=1 << 12)
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of a dense row-major buffer."""
     strides = [1] * len(shape)
     for i in range(len(shape) - 2, -1, -1):

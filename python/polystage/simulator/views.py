@@ -178,13 +178,23 @@ def _transpose(decoder: Decoder, op: ir.Operation) -> None:
 
 def _reinterpret(decoder: Decoder, op: ir.Operation) -> None:
     source = decoder.view(op.operands[0])
-    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
-    offsets, sizes, steps = (
-        [x if isinstance(x, Linear) else Linear(x) for x in group]
-        for group in slice_parameters(op, operands)
-    )
-    _require_static(op, sizes, steps)
-    shape, strides = tuple(x.constant for x in sizes), tuple(x.constant for x in steps)
+    if len(op.operands) > 1:
+        decoder.views[op.results[0]] = _window(decoder, op, source)
+        return
+    key = source, op.results[0].type
+    view = decoder.static_views.get(key)
+    if view is None:
+        view = decoder.static_views[key] = _window(decoder, op, source)
+    decoder.views[op.results[0]] = view
+
+
+def _window(decoder: Decoder, op: ir.Operation, source: View) -> View:
+    type_ = ir.MemRefType(op.results[0].type)
+    shape = tuple(type_.shape)
+    steps, start = type_.get_strides_and_offset()
+    strides, offset = tuple(steps), Linear(start)
+    if len(op.operands) > 1:
+        offset, shape, strides = _dynamic_window(decoder, op)
     reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     root = source.root
     count = prod(root.shape)
@@ -195,8 +205,20 @@ def _reinterpret(decoder: Decoder, op: ir.Operation) -> None:
             f"which has {count}"
         )
 
-    decoder.check(offsets[0], reach, count, message, op)
-    decoder.views[op.results[0]] = View(root, offsets[0], shape, strides, source.dtype)
+    decoder.check(offset, reach, count, message, op)
+    return View(root, offset, shape, strides, source.dtype)
+
+
+def _dynamic_window(
+    decoder: Decoder, op: ir.Operation
+) -> tuple[Linear, tuple[int, ...], tuple[int, ...]]:
+    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
+    offsets, sizes, steps = (
+        [x if isinstance(x, Linear) else Linear(x) for x in group]
+        for group in slice_parameters(op, operands)
+    )
+    _require_static(op, sizes, steps)
+    return offsets[0], tuple(x.constant for x in sizes), tuple(x.constant for x in steps)
 
 
 def _same_view(decoder: Decoder, op: ir.Operation) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import product
+from functools import cached_property, lru_cache
+from itertools import pairwise, product
 
 from polystage.linear import Linear
 
 Range = tuple[int, int]
+Extents = tuple[int, ...]
+ZERO = Linear()
 UNBOUNDED: Range = (-(1 << 40), 1 << 40)
 
 
@@ -201,7 +203,7 @@ def _box(
     buffer: Buffer, offset: Linear, walk: Walk, variables: Variables
 ) -> tuple[tuple[Linear, int], ...] | None:
     """Return the box of a walk from an element of a nested layout, or None where it is none."""
-    extents = _box_extents(buffer, walk)
+    extents = _box_extents(buffer.shape, buffer.strides, walk.extents, walk.strides)
     starts = _box_starts(buffer, offset)
     if extents is None or starts is None:
         return None
@@ -212,58 +214,69 @@ def _box(
     return tuple(zip(starts, extents, strict=True))
 
 
-def _box_extents(buffer: Buffer, walk: Walk) -> list[int] | None:
-    """Return how far a walk reaches in every dimension of its buffer.
+@lru_cache(maxsize=1 << 16)
+def _box_extents(
+    shape: Extents, strides: Extents, walk_extents: Extents, walk_strides: Extents
+) -> tuple[int, ...] | None:
+    """Return how far a walk reaches in every dimension of a buffer.
 
     A run through whole rows reaches through the rows and along them:
 
-    >>> _box_extents(Buffer("dram", (8, 6), (6, 1), 4), Walk((12,), (1,)))
-    [2, 6]
+    >>> _box_extents((8, 6), (6, 1), (12,), (1,))
+    (2, 6)
     """
-    extents = [1] * len(buffer.shape)
-    for extent, stride in zip(walk.extents, walk.strides, strict=True):
+    extents = [1] * len(shape)
+    for extent, stride in zip(walk_extents, walk_strides, strict=True):
         while extent > 1 and stride:
-            dim = _widest_dim(buffer, stride)
+            dim = _widest_dim(shape, strides, stride)
             if dim is None:
                 return None
-            step = stride // buffer.strides[dim]
-            rows = buffer.shape[dim] // step
-            if step * extent > buffer.shape[dim] and _has_whole_rows(buffer, dim, step, extent):
+            step = stride // strides[dim]
+            rows = shape[dim] // step
+            if step * extent > shape[dim] and _has_whole_rows(shape, strides, dim, step, extent):
                 extents[dim] += (rows - 1) * step
-                extent, stride = extent // rows, buffer.strides[dim] * buffer.shape[dim]
+                extent, stride = extent // rows, strides[dim] * shape[dim]
             else:
                 extents[dim] += (extent - 1) * step
                 extent = 1
-    return extents
+    return tuple(extents)
 
 
-def _widest_dim(buffer: Buffer, stride: int) -> int | None:
+def _widest_dim(shape: Extents, strides: Extents, stride: int) -> int | None:
     """Return the dimension of the largest stride that divides another."""
-    dims = enumerate(zip(buffer.strides, buffer.shape, strict=True))
+    dims = enumerate(zip(strides, shape, strict=True))
     fitting = [(s, d) for d, (s, n) in dims if n > 1 and 0 < s <= stride and stride % s == 0]
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def _has_whole_rows(buffer: Buffer, dim: int, step: int, extent: int) -> bool:
+def _has_whole_rows(shape: Extents, strides: Extents, dim: int, step: int, extent: int) -> bool:
     """Say whether a run along a dimension goes on in the dimension outside of it."""
-    size, row = buffer.shape[dim], buffer.strides[dim] * buffer.shape[dim]
+    size, row = shape[dim], strides[dim] * shape[dim]
     if size % step or extent % (size // step):
         return False
-    return any(s == row and n > 1 for s, n in zip(buffer.strides, buffer.shape, strict=True))
+    return any(s == row and n > 1 for s, n in zip(strides, shape, strict=True))
 
 
 def _box_starts(buffer: Buffer, offset: Linear) -> list[Linear] | None:
     """Split an element offset by the strides of a nested layout, outermost dimension first."""
-    starts = [Linear()] * len(buffer.shape)
-    rest = offset
-    inner = None
-    for d, (stride, extent) in enumerate(zip(buffer.strides, buffer.shape, strict=True)):
-        if extent == 1 or stride == 0:
-            continue
-        if inner is not None and stride * extent > inner:
+    nested = _nested_dims(buffer.shape, buffer.strides)
+    if nested is None:
+        return None
+    starts = [ZERO] * len(buffer.shape)
+    constant, terms = offset.constant, offset.terms
+    for d, stride in nested:
+        start, constant = divmod(constant, stride)
+        parts = [(v, *divmod(c, stride)) for v, c in terms]
+        starts[d] = Linear(start, tuple((v, q) for v, q, _ in parts if q))
+        terms = tuple((v, r) for v, _, r in parts if r)
+    return None if constant or terms else starts
+
+
+@lru_cache(maxsize=1 << 12)
+def _nested_dims(shape: Extents, strides: Extents) -> tuple[tuple[int, int], ...] | None:
+    """Return (dimension, stride) of those of a layout in which each contains the next, or None."""
+    dims = [(d, s) for d, (s, n) in enumerate(zip(strides, shape, strict=True)) if n > 1 and s]
+    for (_, outer), (d, stride) in pairwise(dims):
+        if stride * shape[d] > outer:
             return None
-        inner = stride
-        parts = [(v, c // stride, c % stride) for v, c in rest.terms]
-        starts[d] = Linear(rest.constant // stride, tuple((v, q) for v, q, _ in parts if q))
-        rest = Linear(rest.constant % stride, tuple((v, r) for v, _, r in parts if r))
-    return None if rest.constant or rest.terms else starts
+    return tuple(dims)

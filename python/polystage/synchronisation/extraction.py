@@ -328,9 +328,20 @@ def _sliced(extraction: Extraction, op: ir.Operation, source: View) -> View:
 
 
 def _reinterpret(extraction: Extraction, op: ir.Operation) -> None:
-    offsets, sizes, steps = _slice(extraction, op)
-    buffer = extraction.view(op.operands[0]).buffer
-    extraction.views[op.results[0]] = View(buffer, offsets[0], tuple(sizes), tuple(steps))
+    source = extraction.view(op.operands[0])
+    if len(op.operands) > 1:
+        offsets, sizes, steps = _slice(extraction, op)
+        view = View(source.buffer, offsets[0], tuple(sizes), tuple(steps))
+        extraction.views[op.results[0]] = view
+        return
+    key = id(source), op.results[0].type
+    found = extraction.slices.get(key)
+    if found is None:
+        type_ = ir.MemRefType(op.results[0].type)
+        strides, offset = type_.get_strides_and_offset()
+        found = View(source.buffer, Linear(offset), tuple(type_.shape), tuple(strides))
+        extraction.slices[key] = found
+    extraction.views[op.results[0]] = found
 
 
 def _slice(extraction: Extraction, op: ir.Operation) -> tuple[list[Linear], list[int], list[int]]:
