@@ -159,6 +159,10 @@ def chain_obstacle(chain: Chain, order: Order, initials: Fills) -> str | None:
     members = set(chain.operations)
     if len({output_of(op) for op in chain.operations}) < len(members):
         return "an operation overwrites what one before it wrote"
+    written = [output_of(op) for op in chain.operations]
+    for i, op in enumerate(chain.operations[1:], start=1):
+        if not any(value in written[:i] for value in list(op.operands)[:-1]):
+            return "an operation reads nothing that one before it wrote"
     for op in chain.operations[:-1]:
         allocation = defining_op(output_of(op))
         if allocation is None or allocation.name != "memref.alloc":

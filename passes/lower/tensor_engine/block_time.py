@@ -41,7 +41,8 @@ class Blocks:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Times of one block in the queues and engines, and of all DMA engines together."""
+    """Times of one block in the queues and engines, and of all DMA engines together; `store_ns` is
+    that of everything of the output's size, what an epilogue reads included."""
 
     stationary_ns: float
     moving_ns: float
@@ -130,12 +131,14 @@ class BlockTime:
         evict = cost.activate(target, columns, partitions=tiles.rows, uses_psum=True)
         store_sizes = sizes | ({self.row: min(tiles.rows, blocks.rows)} if self.row >= 0 else {})
         store = self._transfer(contraction.output, store_sizes, tiles.rows, 1)
+        riders = [a for a in contraction.generic.riders if a.dims & set(contraction.columns)]
+        beside = sum(self._transfer(rider, store_sizes, tiles.rows, 1) for rider in riders)
         return _Stage(
             self._transfer(contraction.stationary, sizes, tiles.channels, tiles.depth),
             self._transfer(contraction.moving, sizes, tiles.channels, tiles.depth),
             products * tiles.depth * prod(self.extents[d] for d in tiles.loose) * multiply.busy_ns,
             products * evict.busy_ns,
-            row_tiles * store,
+            row_tiles * (store + beside),
             store,
         )
 
@@ -145,7 +148,8 @@ class BlockTime:
         """Return the time of `count` transfers of a window, without start-up."""
         width = element_bytes(access)
         walked = {d: self.extents[d] for d in self.tiles.loose} | dict(sizes)
-        on_partitions = self.row if access is self.contraction.output else self.contraction.channel
+        contracts = access in (self.contraction.stationary, self.contraction.moving)
+        on_partitions = self.contraction.channel if contracts else self.row
         shape = [
             1 if linear.single == on_partitions and linear.dims else footprint(linear, walked)
             for linear in access.index

@@ -9,7 +9,7 @@ from math import ceil, prod
 from polystage.allocation import aligned
 from polystage.passes.lower.mosaic import Mosaic
 from polystage.passes.lower.tensor_engine.block_time import Blocks, BlockTime, footprint
-from polystage.passes.lower.tensor_engine.contraction import element_bytes
+from polystage.passes.lower.tensor_engine.contraction import element_bytes, output_bytes
 
 MAX_OUTPUT_TILES = 4
 """Most row tiles whose output is on chip at once."""
@@ -71,7 +71,7 @@ class BlockSearch:
         self.buffers = buffers
         self.budget = budget
         self.bytes = element_bytes(time.contraction.moving)
-        self.output_bytes = element_bytes(time.contraction.output)
+        self.output_bytes = output_bytes(time.contraction)
 
     def best(self) -> Candidate | None:
         """Return the blocks with the least DRAM traffic that fit; of those that overlap, with

@@ -181,3 +181,11 @@ def _is_single(access: Access, dim: int) -> bool:
 def element_bytes(access: Access) -> int:
     """Return the bytes of one element of an operand."""
     return max(1, access.element_type.width // 8)
+
+
+def output_bytes(contraction: Contraction) -> int:
+    """Return the bytes on chip for one element of an output tile: its own, and those of what riders
+    have for it."""
+    columns = set(contraction.columns)
+    riders = (a for a in contraction.generic.riders if a.dims & columns)
+    return element_bytes(contraction.output) + sum(map(element_bytes, riders))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from polystage.allocation import aligned
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder
@@ -19,7 +20,7 @@ from polystage.passes.lower.lane_engines.tile_program import Activate, Slot
 from polystage.passes.lower.lane_engines.tile_writer import write_instruction
 from polystage.passes.lower.mosaic import shape_of
 from polystage.passes.lower.offset import Offset
-from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.tensor_engine.contraction import Contraction, element_bytes
 from polystage.passes.lower.tensor_engine.epilogue import Epilogue
 from polystage.passes.lower.tensor_engine.identity import write_identity
 from polystage.passes.lower.tensor_engine.operand_window import Box
@@ -74,6 +75,18 @@ class EpilogueTiles:
             if d in access.dims
         ]
         return Operand(self.values[access.argument], tuple(index), "")
+
+    def tile_bytes(self, rows: int, columns: Sequence[int]) -> int:
+        """Return the bytes per partition that constants and intermediate values of a tile take."""
+        tiles = [rows, *columns]
+        known = {self.planner.sums, self.planner.target, *self.planner.given.values()}
+        values = [slot for slot in self.planner.program.slots if slot not in known]
+        total = sum(aligned(slot.bytes(tiles)) for slot in values) * self.builder.buffers
+        for access in self.epilogue.addends:
+            width = element_bytes(access)
+            free = rows * (width + 2 * _COORDINATE_BYTES) if self._is_full(access) else 0
+            total += aligned(max(free, max(rows, prod(columns)) * width))
+        return total
 
     # --- operands --------------------------------------------------------------------------------
 
@@ -172,6 +185,9 @@ class EpilogueTiles:
                     buffers[slot] = self.builder.alloc(shape, slot.type)
             write_instruction(self.builder, step, buffers, tiles)
 
+
+_COORDINATE_BYTES = 4
+"""Bytes of a coordinate, two of which tell where the identity is one."""
 
 _SHIFT = -1
 """Number of the shift among the operands of the planner."""

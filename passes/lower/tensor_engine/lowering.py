@@ -107,7 +107,8 @@ class TensorEngineLowering:
         operands = builder, contraction, self.row, values, causes
         self.epilogue = EpilogueTiles(*operands, epilogue) if epilogue else None
         early = causes[contraction.stationary.argument] == "weight"
-        planner = ContractionPlanner(contraction, builder.target, builder.buffers, early)
+        beside = self.epilogue.tile_bytes if self.epilogue else None
+        planner = ContractionPlanner(contraction, builder.target, builder.buffers, early, beside)
         self.plan = planner.plan()
         self.loader = OperandLoader(builder, contraction, self.plan, self.row, values, causes)
         self.outputs = OutputTiles(*operands, initial, self.epilogue)

@@ -7,6 +7,7 @@ contraction is streamed in chunks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -15,7 +16,11 @@ from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.passes.lower.tensor_engine.block_time import BlockTime, Tiles, footprint
 from polystage.passes.lower.tensor_engine.blocks import MAX_OUTPUT_TILES, BlockSearch, Candidate
-from polystage.passes.lower.tensor_engine.contraction import Contraction, element_bytes
+from polystage.passes.lower.tensor_engine.contraction import (
+    Contraction,
+    element_bytes,
+    output_bytes,
+)
 
 _ACCUMULATOR_BYTES = 4
 
@@ -61,11 +66,17 @@ class ContractionPlanner:
     """Searches the plan of one contraction; `row` is its tiled row dimension or -1.
 
     `buffers` is how many places every buffer in a loop will have; `early` says that the stationary
-    operand is a weight, which is loaded while the kernel before still runs.
+    operand is a weight, which is loaded while the kernel before still runs. `epilogue_bytes` is
+    what an epilogue takes for itself in every partition, given the rows and columns of a tile.
     """
 
     def __init__(
-        self, contraction: Contraction, target: Target, buffers: int = 1, early: bool = False
+        self,
+        contraction: Contraction,
+        target: Target,
+        buffers: int = 1,
+        early: bool = False,
+        epilogue_bytes: Callable[[int, Sequence[int]], int] | None = None,
     ) -> None:
         self.contraction = contraction
         self.target = target
@@ -74,7 +85,8 @@ class ContractionPlanner:
         self.extents = contraction.generic.extents
         self.row = max(contraction.rows, key=lambda d: self.extents[d], default=-1)
         self.element_bytes = element_bytes(contraction.moving)
-        self.output_bytes = element_bytes(contraction.output)
+        self.output_bytes = output_bytes(contraction)
+        self.epilogue_bytes = epilogue_bytes
 
     def plan(self) -> ContractionPlan:
         """Return the plan with the least DRAM traffic that fits; of those that overlap, with hardly
@@ -248,8 +260,12 @@ class ContractionPlanner:
     @property
     def _budget(self) -> int:
         """Bytes per partition for the blocks; the rest is for what the lowering stages beside
-        them."""
-        return self.target.sbuf.bytes_per_partition - stage_bytes(self.target, self.element_bytes)
+        them, and for an epilogue."""
+        taken = stage_bytes(self.target, self.element_bytes)
+        if self.epilogue_bytes is not None:
+            rows = min(self._row_extent, self.target.tensor.columns)
+            taken += self.epilogue_bytes(rows, self._column_tile())
+        return self.target.sbuf.bytes_per_partition - taken
 
 
 def prefers_tensor_engine(contraction: Contraction, target: Target) -> bool:
