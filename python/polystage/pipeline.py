@@ -87,13 +87,15 @@ def compile_module(
     pipeline: str = "",
     before_pass: "Observer | None" = None,
     after_pass: "Observer | None" = None,
+    explain: Callable[[str], None] | None = None,
 ) -> ir.Module:
     """Return the npu program of a module, which stays as it is.
 
     `target` is a preset or the path of a TOML file, `settings` change single values of it
     (`key=value`), `dtype` is the arithmetic (`f32`, `bf16`, `f16`; by default what the target does
     best), `objective` is what fusion minimises (`traffic`, `latency`, `energy`; by default that of
-    `npu-fuse-operators`). `pipeline` replaces the default one as a whole.
+    `npu-fuse-operators`). `pipeline` replaces the default one as a whole. `explain` is called with
+    every remark on why operators run together or apart.
 
     Raises: PolystageError; see `run_pipeline`.
     """
@@ -102,7 +104,11 @@ def compile_module(
     )
     with module.context, ir.Location.unknown():
         program = module.operation.clone()  # a ModuleOp, which does all that we ask
-    run_pipeline(program, text, before_pass=before_pass, after_pass=after_pass)
+    records = run_pipeline(program, text, before_pass=before_pass, after_pass=after_pass)
+    if explain:
+        fusion = (r for r in records if r.name.startswith("npu-fuse-operators"))
+        for remark in (remark for record in fusion for remark in record.remarks):
+            explain(remark.text)
     return program
 
 

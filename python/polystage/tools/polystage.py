@@ -88,6 +88,11 @@ def compiler_options(command: Command) -> Command:
                 help="What fusion minimises. [default: traffic]",
             ),
             click.option(
+                "--explain",
+                is_flag=True,
+                help="Say on standard error why operators run together or apart.",
+            ),
+            click.option(
                 "--pipeline",
                 default="",
                 metavar="PIPELINE",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import click
 import numpy as np
 
 from polystage.dialects.npu.queues import semaphores_of
@@ -40,6 +41,8 @@ class CompilerOptions:
     settings: Sequence[str] = ()
     dtype: str | None = None
     objective: str | None = None
+    explain: bool = False
+    """Print on standard error why operators run together or apart."""
     pipeline: str = ""
 
     def resolved_target(self) -> str:
@@ -208,6 +211,7 @@ def compile_model(model: ImportedModel, options: CompilerOptions, phases: Phases
             objective=options.objective or "",
             pipeline=options.pipeline,
             before_pass=lambda name, _: phases.detail(f"compile: {name}"),
+            explain=(lambda text: click.echo(text, err=True)) if options.explain else None,
         )
 
 
