@@ -195,6 +195,19 @@ class Graph:
         )
         return result
 
+    def unflattened(self, source: str, width: int) -> str:
+        """Elementwise work on the rows of a matrix, taken as the rows and columns of a map."""
+        rows, depth = self.shapes[source]
+        result = self.alloc(depth, rows // width, width)
+        self.generic(
+            [f"(d0, d1, d2) -> (d1 * {width} + d2, d0)", "(d0, d1, d2) -> (d0, d1, d2)"],
+            ["parallel"] * 3,
+            [(source, memref((rows, depth)))],
+            [(result, memref(self.shapes[result]))],
+            "%s = arith.addf %a0, %a0 : f32\nlinalg.yield %s : f32",
+        )
+        return result
+
     def program(self, *results: str) -> Program:
         arguments = ", ".join(f"{name}: {memref(shape)}" for name, shape in self.inputs)
         types = ", ".join(memref(self.shapes[result]) for result in results)

@@ -66,7 +66,8 @@ def _add(graph: Graph, draw, kind: str, source: str, values: list[str]) -> str:
         graph.conv(source, 2, 1, target=(*graph.window(target, depth, 2), target))
         return target
     if kind == "flattened":
-        return graph.flattened(source, draw(st.integers(1, 3)))
+        rows = graph.flattened(source, draw(st.integers(1, 3)))
+        return graph.unflattened(rows, size[1]) if draw(st.booleans()) else rows
     return graph.elementwise(source)
 
 
@@ -193,6 +194,13 @@ class TestWindows:
         image = 2 * 8 * 8 * 4
         assert found.bytes == 2 * image + 16
         assert [b.operators for b in found.buffers if b.array == "arg1"] == [(0, 0)]
+
+    def test_rows_that_two_loops_number_are_computed_when_they_are_needed(self):
+        graph = Graph()
+        rows = graph.flattened(graph.input(2, 4, 6), 3)
+        program = graph.program(graph.unflattened(rows, 6), rows)
+        found = replayed(program, together(program, Loop(1, 1), Loop(2, 3)))
+        assert window(found, program.operators[0].write.array).shape == (3, 3)
 
     def test_a_dense_block_reads_what_all_before_it_made(self):
         graph = Graph()

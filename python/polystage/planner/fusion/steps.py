@@ -6,10 +6,19 @@ in all steps may have 1 in the place of every loop.
 """
 
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
-from polystage.planner.fusion.boxes import EMPTY, is_empty, lengths, settled, whole, without
+from polystage.planner.fusion.boxes import (
+    EMPTY,
+    is_empty,
+    lengths,
+    settled,
+    volumes,
+    whole,
+    without,
+)
 
 
 def fresh(needed: np.ndarray) -> np.ndarray | None:
@@ -21,17 +30,27 @@ def fresh(needed: np.ndarray) -> np.ndarray | None:
     >>> fresh(steps).tolist()
     [[[0, -3]], [[3, -5]], [[5, -7]]]
     """
-    levels = needed.ndim - 2
     swept = new = _without_repeated(needed)
-    if not _is_swept(swept):
-        return None
-    for level in range(levels):
-        if needed.shape[level] > 1:
-            rest = without(new, _before(swept, level))
-            if rest is None:
-                return None
-            new = rest
+    in_order = _is_swept(swept)
+    loops = [level for level in range(needed.ndim - 2) if needed.shape[level] > 1]
+    for level in loops:
+        before = _before(swept, level)
+        if not in_order and not _is_told_apart(swept, before, level, level == loops[-1]):
+            return None
+        rest = without(new, before)
+        if rest is None:
+            return None
+        new = rest
     return new
+
+
+def _is_told_apart(swept: np.ndarray, before: np.ndarray, level: int, is_last: bool) -> bool:
+    """Tell whether the hull of earlier iterations of a loop holds nothing that is new, although
+    some axis moves in several loops, as rows `64*batch + row` do: where it touches nothing that is
+    needed, or there are no loops inside and all moves forwards."""
+    if is_last:
+        return _moves_forwards(swept, level)
+    return bool(is_empty(np.maximum(swept, before)).all())
 
 
 def _without_repeated(needed: np.ndarray) -> np.ndarray:
@@ -80,12 +99,18 @@ def _is_swept(needed: np.ndarray) -> bool:
         is_there &= (~empty).any(axis=others, keepdims=True)
         smallest, largest = low.min(axis=level), high.max(axis=level)
         moves += (largest > smallest).any(axis=(*range(levels - 1), -1))
-        starts = np.maximum.accumulate(high[..., 0], axis=level)
-        stops = np.minimum.accumulate(low[..., 1], axis=level)
-        forwards = (starts == low[..., 0]) & (stops == low[..., 1])
-        if not (forwards | empty[..., None]).all():
+        if not _moves_forwards(needed, level):
             return False
     return bool((moves <= 1).all() and (is_there == ~empty).all())
+
+
+def _moves_forwards(needed: np.ndarray, level: int) -> bool:
+    """Tell whether starts and stops never go back in a loop."""
+    empty = is_empty(needed)[..., None]
+    starts = np.maximum.accumulate(np.where(empty, -EMPTY, needed[..., 0]), axis=level)
+    stops = np.minimum.accumulate(needed[..., 1], axis=level)
+    forwards = (starts == needed[..., 0]) & (stops == needed[..., 1])
+    return bool((forwards | empty).all())
 
 
 def spread(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -98,6 +123,9 @@ def spread(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     swept = _without_repeated(needed)
     moving = None if is_empty(swept).all() or not _is_swept(swept) else _moving(swept)
     if moving is None:
+        new = fresh(needed)
+        if new is not None and int(volumes(new).sum()) == prod(shape):
+            return needed
         found = needed.copy()
         found[(-1,) * (needed.ndim - 2)] = whole(shape)
         return found
