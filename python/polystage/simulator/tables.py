@@ -29,7 +29,7 @@ class Tables:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._rank = max((len(w.layout.dims) for w in program.windows), default=0)
-        self._known: dict[tuple[int, ...], int] = {}
+        self._known: dict[bytes, int] = {}
         self._views: list[tuple[Int32, Int32, Int64, Bool]] = []
         self._view_count = 0
         self._chip: dict[int, tuple[Int32, Int32]] = {}
@@ -97,13 +97,15 @@ class Tables:
         return np.array([found[w] for w in kernel.views.window[rows].tolist()], np.int32)
 
     def _interned(self, rows: Int64) -> list[int]:
+        """Return numbers of rows, which their bytes stand for."""
         known = self._known
-        return [known.setdefault(tuple(row), len(known)) for row in rows.tolist()]
+        texts = np.ascontiguousarray(rows).view(f"V{rows.shape[1] * rows.itemsize}")
+        return [known.setdefault(text, len(known)) for text in texts.reshape(-1).tolist()]
 
     def regions(self) -> Regions:
         """Return the table of regions."""
         columns = 7 + 2 * self._rank
-        table = np.array(list(self._known), np.int64).reshape(len(self._known), columns)
+        table = np.frombuffer(b"".join(self._known), np.int64).reshape(-1, columns)
         narrow = table.astype(np.int32)
         return Regions(
             table[:, 0].astype(np.uint8),
