@@ -14,13 +14,15 @@ from polystage.allocation import (
     account,
     aligned,
     allocate,
-    first_fit_decreasing,
 )
+from polystage.allocation.first_fit import decreasing_within
+from polystage.allocation.table import Table
 from polystage.dialects.npu.target import required_target
 from polystage.errors import PassError
 from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.placement.demand import Demand
 from polystage.passes.placement.live_ranges import Allocation, Sharing, address_unit, allocations
 from polystage.passes.placement.opposite_ends import far_kernels
 from polystage.passes.registry import Pass, register_pass
@@ -41,7 +43,7 @@ class AllocateScratchpadPass(Pass):
                                                      buffers = 2 : i64}
 
     A psum buffer takes a bank of its own. Buffers share a place only where they have to. Where the
-    places do not fit, the largest buffer of several has one less, and so on.
+    places do not fit, the largest buffer of several live where most is has one less, and so on.
 
     Addresses that are there already stay. Where the lowest gaps for the largest buffers first do
     not lead to addresses that fit, other orders are tried, then an exact search.
@@ -102,21 +104,29 @@ class AllocateScratchpadPass(Pass):
         Raises:
             DoesNotFitError: one place of each is too much.
         """
-        while True:
-            try:
-                return _fit(found, memory)
-            except DoesNotFitError:
-                several = [a for a in found if a.depth > 1 and not a.fixed]
-                if not several:
-                    raise
-                largest = max(several, key=lambda a: a.size)
-            self.remark(
-                largest.op,
-                f"buffer {largest.name} has {largest.depth - 1} instead of {largest.depth} "
-                f"places, for which {memory.name} is too small",
-            )
-            self.count("places given up")
-            largest.op.attributes["buffers"] = _i64(largest.depth - 1)
+        assert memory.capacity is not None
+        demand = Demand(found, memory.granule)
+        while demand.greatest > memory.capacity and self._give_up(demand, memory, anywhere=False):
+            pass
+        places = _fit(found, memory, EFFORT)
+        while places is None and self._give_up(demand, memory, anywhere=True):
+            places = _fit(found, memory, effort=0)
+        return places or _packed(found, memory, EFFORT)
+
+    def _give_up(self, demand: Demand, memory: Memory, *, anywhere: bool) -> bool:
+        """Take one place from a buffer of several, if there is one."""
+        allocation = demand.give_up(anywhere)
+        if allocation is None:
+            return False
+        depth = allocation.depth
+        self.remark(
+            allocation.op,
+            f"buffer {allocation.name} has {depth - 1} instead of {depth} places, for which "
+            f"{memory.name} is too small",
+        )
+        self.count("places given up")
+        allocation.op.attributes["buffers"] = _i64(depth - 1)
+        return True
 
     def _write(self, allocation: Allocation, addresses: Sequence[int]) -> None:
         op = allocation.op
@@ -144,24 +154,32 @@ def _calls(module: ir.Module) -> list[str]:
     ]
 
 
-def _fit(found: Sequence[Allocation], memory: Memory) -> list[list[int]]:
+def _fit(found: Sequence[Allocation], memory: Memory, effort: int) -> list[list[int]] | None:
     """Return the addresses of all places, with as little sharing as goes into half of the memory,
-    else into all of it.
-
-    Raises:
-        DoesNotFitError: not even with the most sharing.
-    """
+    else into all of it; None where that needs more than `effort`, or cannot be."""
     assert memory.capacity is not None
     half = memory.capacity // 2 // address_unit(memory) * address_unit(memory)
+    buffers = [_buffers(found, memory, sharing) for sharing in get_args(Sharing)]
+    tables = [Table.of(places, [[i] for i in range(len(places))], Memory()) for places in buffers]
     for capacity in (half, memory.capacity):
-        for sharing in get_args(Sharing):
-            try:
-                buffers = _buffers(found, memory, sharing)
-                return _by_allocation(found, first_fit_decreasing(buffers, capacity))
-            except DoesNotFitError:
-                continue
+        for table in tables:
+            addresses = decreasing_within(table, capacity)
+            if addresses is not None:
+                return _by_allocation(found, addresses.tolist())
+    try:
+        return _packed(found, memory, effort)
+    except DoesNotFitError:
+        return None
+
+
+def _packed(found: Sequence[Allocation], memory: Memory, effort: int) -> list[list[int]]:
+    """Return the addresses of all places, with the most sharing.
+
+    Raises:
+        DoesNotFitError: none were found.
+    """
     problem = Problem(_buffers(found, memory, get_args(Sharing)[-1]), (memory,))
-    return _by_allocation(found, allocate(problem, EFFORT).addresses)
+    return _by_allocation(found, allocate(problem, effort).addresses)
 
 
 def _buffers(found: Sequence[Allocation], memory: Memory, sharing: Sharing) -> list[Buffer]:

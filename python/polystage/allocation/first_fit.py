@@ -86,13 +86,21 @@ def first_fit_decreasing(buffers: Sequence[Buffer], capacity: int, alignment: in
         return result
     table = Table.of(buffers, [[i] for i in live], Memory())
     table = replace(table, alignment=np.lcm(table.alignment, alignment))
-    fits = table.bound <= capacity
-    addresses = place_in_order(table, decreasing(table)) if fits else table.address
-    if not fits or table.peak(addresses) > capacity:
+    addresses = decreasing_within(table, capacity)
+    if addresses is None:
         raise DoesNotFitError(*table.worst(), capacity, proven=table.bound > capacity)
     for i, address in zip(live, addresses.tolist(), strict=True):
         result[i] = address
     return result
+
+
+def decreasing_within(table: Table, capacity: int) -> Int64 | None:
+    """Return the addresses of the largest first, each in its lowest gap, or None where they do not
+    end within the capacity."""
+    if table.bound > capacity:
+        return None
+    addresses = place_in_order(table, decreasing(table))
+    return addresses if table.peak(addresses) <= capacity else None
 
 
 def decreasing(table: Table) -> Int64:

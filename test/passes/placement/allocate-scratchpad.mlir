@@ -192,3 +192,30 @@ func.func private @fixed() attributes {npu.kernel} {
   "npu.memset"(%b) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x512xf32, #npu.space<"sbuf">>) -> ()
   return
 }
+
+// -----
+
+/// Places are given up where most is live, not by larger buffers that are elsewhere.
+
+// CHECK-LABEL: func.func private @give_up_where_most_is
+// REMARK: buffer 8x400xf32 has 1 instead of 2 places, for which sbuf is too small
+// REMARK-NOT: 8x500xf32
+func.func private @give_up_where_most_is(%x: memref<8x500xf32>, %y: memref<8x400xf32>) attributes {npu.kernel} {
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c4 = arith.constant 4 : index
+  scf.for %i = %c0 to %c4 step %c1 {
+    // CHECK: buffers = 2 : i64} : () -> memref<8x500xf32
+    %a = "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x500xf32, #npu.space<"sbuf">>
+    "npu.dma"(%x, %a) {cause = "input"} : (memref<8x500xf32>, memref<8x500xf32, #npu.space<"sbuf">>) -> ()
+  }
+  // CHECK: "npu.alloc"() {address = {{[0-9]+}} : i64} : () -> memref<8x600xf32
+  %c = "npu.alloc"() : () -> memref<8x600xf32, #npu.space<"sbuf">>
+  scf.for %i = %c0 to %c4 step %c1 {
+    // CHECK: "npu.alloc"() {address = {{[0-9]+}} : i64} : () -> memref<8x400xf32
+    %b = "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x400xf32, #npu.space<"sbuf">>
+    "npu.dma"(%y, %b) {cause = "input"} : (memref<8x400xf32>, memref<8x400xf32, #npu.space<"sbuf">>) -> ()
+    "npu.memset"(%c) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x600xf32, #npu.space<"sbuf">>) -> ()
+  }
+  return
+}
