@@ -51,23 +51,25 @@ def factors(operator: Operator, form: OperatorForm) -> tuple[Operand, Operand] |
 
 
 def suits_array(form: OperatorForm, operands: tuple[Operand, Operand], target: Target) -> bool:
-    """Whether the array computes more products in a cycle than the lanes, of which each takes two.
+    """Whether the array is faster than the lanes, of which each takes two cycles for a product.
 
-    It does not where few dimensions lie along its rows or columns: in a depthwise convolution.
+    It is not where few dimensions lie along its rows or columns: in a depthwise convolution.
     """
     operator = form.operator
-    dims = [
+    depends = [
         frozenset[int]().union(*(form.dims(a.access) for a in operand.alternatives))
         for operand in operands
     ]
-    extents = operator.extents
-    array = target.tensor
-    rows = max((extents[d] for d in operator.reductions), default=1)
-    columns = max((extents[d] for d in (dims[0] ^ dims[1]) & {*operator.parallels}), default=1)
+    dims = [
+        _Dim(size, (int(d in depends[0]), int(d in depends[1]), int(d in operator.parallels)))
+        for d, size in enumerate(operator.extents)
+        if size > 1
+    ]
     element = ir.MemRefType(operator.statements[0].op.operands[0].type).element_type
-    per_cycle = min(rows, array.rows) * min(columns, array.columns)
-    rate = per_cycle / getattr(array.cycles_per_row, str(element)) * array.clock_ghz
-    return rate > target.vector.lanes * target.vector.clock_ghz / 2
+    array, lanes = target.tensor, target.vector
+    cycles = min(roles.cost(target) for roles in _roles(dims))
+    array_ns = cycles * getattr(array.cycles_per_row, str(element)) / array.clock_ghz
+    return array_ns < 2 * prod(operator.extents) / (lanes.lanes * lanes.clock_ghz)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class _Product:
     places: tuple[_Factor, _Factor, _Factor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Dim:
     """Variables of a piece that all operands run through as through one; steps are those of a, b
     and the sums."""
