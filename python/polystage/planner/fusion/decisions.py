@@ -13,7 +13,7 @@ class Place(StrEnum):
     """Where the elements of an array are while a group runs."""
 
     RESIDENT = "resident"
-    """All of it on chip, from the group that makes (or first loads) it to the last that reads it."""
+    """All of it on chip, from the group that makes or first loads it to the last that reads it."""
     WHOLE = "whole"
     """All of it on chip for this group, loaded before the first step."""
     WINDOW = "window"
@@ -48,8 +48,9 @@ class Group:
 
     `loops`, outermost first, run over dimensions of the last operator, the sink. Each combination
     of their tiles is a step. In a step every operator, in order, computes what the operators after
-    it need for their part of the step and what has not been computed before. In the last step
-    everything that is left of arrays which are used after the group is computed, too.
+    it need for their part of the step and what has not been computed before. Of arrays which are
+    used after the group, everything is computed: gaps between what two steps need with the second,
+    what remains in the end with the last.
     """
 
     operators: tuple[int, ...]
