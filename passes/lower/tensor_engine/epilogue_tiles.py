@@ -79,7 +79,7 @@ class EpilogueTiles:
     def tile_bytes(self, rows: int, columns: Sequence[int]) -> int:
         """Return the bytes per partition that constants and intermediate values of a tile take."""
         tiles = [rows, *columns]
-        known = {self.planner.sums, self.planner.target, *self.planner.given.values()}
+        known = {self.planner.sums, self.planner.result, *self.planner.given.values()}
         values = [slot for slot in self.planner.program.slots if slot not in known]
         total = sum(aligned(slot.bytes(tiles)) for slot in values) * self.builder.buffers
         for access in self.epilogue.addends:
@@ -173,7 +173,7 @@ class EpilogueTiles:
     def write(self, psum: ir.Value, place: ir.Value, riders: Riders, columns: Box) -> None:
         """Compute a tile of the output from a psum tile."""
         planner, tiles = self.planner, list(ir.MemRefType(psum.type).shape)
-        buffers = {planner.sums: psum, planner.target: place}
+        buffers = {planner.sums: psum, planner.result: place}
         for number, slot in planner.given.items():
             access = self.epilogue.shift if number == _SHIFT else self.epilogue.reads[number]
             assert access is not None
@@ -201,7 +201,7 @@ class _EpiloguePlanner(TilePlanner):
         self.epilogue = epilogue
         (output,) = nest.outputs
         self.sums = self.operand_slot(output, epilogue.sums.type)
-        self.target = self.operand_slot(output, output.element_type)
+        self.result = self.operand_slot(output, output.element_type)
         self.given: dict[int, Slot] = {}
         """Buffers of operands, by the number of the operand."""
         self.shift: Slot | None = None
@@ -222,15 +222,15 @@ class _EpiloguePlanner(TilePlanner):
 
     def plan(self) -> None:
         """Plan the steps from psum to the output's tile."""
-        result, sums = self.epilogue.result, self.epilogue.sums
-        if result is sums and isinstance(sums.type, ir.F32Type):
+        value, sums = self.epilogue.result, self.epilogue.sums
+        if value is sums and isinstance(sums.type, ir.F32Type):
             self.program.steps.append(
-                Activate(self.sums, self.target, "identity", shift=self.shift)
+                Activate(self.sums, self.result, "identity", shift=self.shift)
             )
-        elif result.kind == "math" and self.dims(result) == self.target.dims:
-            self.activate(result, self.target)
+        elif value.kind == "math" and self.dims(value) == self.result.dims:
+            self.activate(value, self.result)
         else:
-            self.elementwise_step([self.body.results[0]], [self.target])
+            self.elementwise_step([self.body.results[0]], [self.result])
 
     def activate(self, node: Node, target: Slot | None = None) -> Slot:
         found = super().activate(node, target)
