@@ -12,10 +12,10 @@ from polystage.allocation import BUFFER_ALIGNMENT_BYTES
 from polystage.planner.fusion.access_extents import OperatorExtents, Use
 from polystage.planner.fusion.decisions import Loop, Nest
 
-TILINGS = 24_000
+TILINGS = 16_000
 """How many tilings of one operator are compared, all orders of its loops together."""
-MAX_LOOPS = 4
-"""Dims that get a chunk loop: the longest."""
+MAX_LOOPS = 3
+"""Dims that get a chunk loop beside those that run one by one: the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,17 @@ def nest_front(
     """
     if not any(not operator.uses[number].is_write for number in streamed):
         return Front((_least_nest(operator, box, streamed),))
-    return Front(tuple(pareto(_sampled(operator, box, streamed, tilings))))
+    found = _sampled(operator, box, streamed, tilings)
+    return Front(tuple(pareto([*found, _least_nest(operator, box, streamed)])))
 
 
 def _least_nest(
     operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int]
 ) -> NestOption:
-    """Return what needs least where all that is read is on chip: any nest moves the same."""
+    """Return what needs least: chunks of single iterations along all dims that are not summed up.
+
+    Where all that is read is on chip, any nest moves the same.
+    """
     cut = set(range(len(box))) - operator.uncut
     if not operator.scratch:
         cut -= set(operator.reductions)
@@ -164,7 +168,7 @@ def chunked_dims(
     if not streamed and not operator.scratch:
         dims = [d for d in dims if d not in operator.reductions]
     dims.sort(key=lambda d: (d not in operator.one_by_one, -box[d]))
-    return tuple(sorted(dims[:MAX_LOOPS]))
+    return tuple(sorted(dims[: MAX_LOOPS + len(operator.one_by_one.intersection(dims))]))
 
 
 def useful_orders(

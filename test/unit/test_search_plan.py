@@ -1,0 +1,141 @@
+"""Plans of whole programs: they fit, and move no more than operators alone."""
+
+import pytest
+
+from polystage.errors import PlanError
+from polystage.machine import Target
+from polystage.mlir import ir
+from polystage.planner.fusion.bounds import compulsory_bytes, contraction_bytes
+from polystage.planner.fusion.decisions import Place, Plan
+from polystage.planner.fusion.explain import explain
+from polystage.planner.fusion.plan_program import Planned, plan_program
+from polystage.planner.fusion.plan_rules import check_capacity, check_plan
+from polystage.planner.fusion.program import Program
+
+MAPS = """
+#input = affine_map<(f, x, c, t) -> (c, x + t)>
+#filter = affine_map<(f, x, c, t) -> (f, c, t)>
+#result = affine_map<(f, x, c, t) -> (f, x)>
+#a = affine_map<(m, n, k) -> (m, k)>
+#b = affine_map<(m, n, k) -> (k, n)>
+#c = affine_map<(m, n, k) -> (m, n)>
+#id = affine_map<(f, x) -> (f, x)>
+"""
+
+MULTIPLY = """
+  ^bb0(%p: f32, %q: f32, %o: f32):
+    %m = arith.mulf %p, %q : f32
+    %s = arith.addf %o, %m : f32
+    linalg.yield %s : f32
+  }"""
+
+
+def fill(array: str, kind: str) -> str:
+    return f"""
+  linalg.generic {{indexing_maps = [#id], iterator_types = ["parallel", "parallel"]}}
+    outs({array} : {kind}) {{ ^bb0(%o: f32): linalg.yield %zero : f32 }}"""
+
+
+def contraction(maps: str, dims: int, operands: str, types: str, out: str, kind: str) -> str:
+    parallel = '"parallel", "parallel"' + ', "reduction"' * (dims - 2)
+    return f"""{fill(out, kind)}
+  linalg.generic {{indexing_maps = [{maps}], iterator_types = [{parallel}]}}
+    ins({operands} : {types}) outs({out} : {kind}) {{{MULTIPLY}"""
+
+
+def filters(channels: int, width: int, count: int = 2) -> str:
+    """Return a chain of filters of three taps."""
+    taps = f"memref<{channels}x{channels}x3xf32>"
+    kinds = [f"memref<{channels}x{width + 2 * (count - i)}xf32>" for i in range(count + 1)]
+    names = ["%x", *(f"%h{i}" for i in range(1, count)), "%y"]
+    weights = ", ".join(f"%w{i}: {taps}" for i in range(count))
+    body = ["%zero = arith.constant 0.0 : f32"]
+    for i in range(count):
+        if i + 1 < count:
+            body.append(f"\n  {names[i + 1]} = memref.alloc() : {kinds[i + 1]}")
+        types = f"{kinds[i]}, {taps}"
+        maps, operands = "#input, #filter, #result", f"{names[i]}, %w{i}"
+        body.append(contraction(maps, 4, operands, types, names[i + 1], kinds[i + 1]))
+    arguments = f"%x: {kinds[0]}, {weights}, %y: {kinds[-1]}"
+    return f"{MAPS}func.func @main({arguments}) {{\n  {''.join(body)}\n  return\n}}"
+
+
+def matmul(m: int, n: int, k: int) -> str:
+    kinds = [f"memref<{r}x{c}xf32>" for r, c in ((m, k), (k, n), (m, n))]
+    body = contraction("#a, #b, #c", 3, "%x, %w", f"{kinds[0]}, {kinds[1]}", "%y", kinds[2])
+    arguments = f"%x: {kinds[0]}, %w: {kinds[1]}, %y: {kinds[2]}"
+    zero = "%zero = arith.constant 0.0 : f32"
+    return f"{MAPS}func.func @main({arguments}) {{\n  {zero}{body}\n  return\n}}"
+
+
+def planned(text: str, capacity: int, max_group: int = 32) -> tuple[ir.Module, Planned]:
+    """Plan a program; the module is returned so that it lives."""
+    module = ir.Module.parse(text, ir.Context())
+    target = Target.load("flat", {"scratchpad_bytes": capacity})
+    return module, plan_program(Program.from_module(module), target, max_group=max_group)
+
+
+def test_a_chain_of_filters_moves_compulsory_bytes_through_a_window() -> None:
+    _, found = planned(filters(8, 512), 8192)
+    assert found.traffic == compulsory_bytes(found.program)
+    (group,) = found.plan.groups
+    assert group.loops[0].dim == 1
+    assert all(place is not Place.RESIDENT for place in group.places.values())
+
+
+def test_alone_the_same_chain_moves_what_is_between() -> None:
+    _, found = planned(filters(8, 512), 8192, max_group=1)
+    between = 2 * 8 * 514 * 4
+    assert len(found.plan.groups) == 2
+    assert found.traffic == compulsory_bytes(found.program) + between
+
+
+def test_what_fits_stays_on_chip() -> None:
+    _, found = planned(filters(8, 64, count=4), 65536)
+    assert found.traffic == compulsory_bytes(found.program)
+    assert len(found.plan.resident) == 3
+
+
+@pytest.mark.parametrize("capacity", [2048, 3000, 4096, 6000, 12000, 40000])
+@pytest.mark.parametrize("text", [filters(6, 100, count=3), matmul(40, 30, 50)])
+def test_plans_fit_and_are_never_worse_than_operators_alone(text: str, capacity: int) -> None:
+    _, found = planned(text, capacity)
+    _, alone = planned(text, capacity, max_group=1)
+    assert compulsory_bytes(found.program) <= found.traffic <= alone.traffic
+    check_plan(found.program, found.plan)
+    assert check_capacity(found.program, found.plan, capacity)
+
+
+@pytest.mark.parametrize("capacity", [1024, 4096, 16384])
+def test_a_matmul_is_close_to_its_bound(capacity: int) -> None:
+    _, found = planned(matmul(96, 96, 96), capacity)
+    bound = contraction_bytes(found.program, found.program.operators[0], capacity)
+    assert bound <= found.traffic <= 1.35 * bound
+
+
+def test_a_scratchpad_that_is_too_small_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"needs at least \d+ bytes on chip, but the .* has 16"):
+        planned(matmul(8, 8, 8), 16)
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_an_account() -> None:
+    _, found = planned(filters(8, 512), 8192)
+    with pytest.raises(PlanError) as error:
+        check_capacity(found.program, found.plan, 4096)
+    assert "bytes on chip, but the scratchpad has 4096; most of it: " in error.value.message
+    assert "choose smaller tiles" in error.value.help
+
+
+def test_every_group_says_why_it_ends() -> None:
+    _, found = planned(filters(48, 300, count=3), 65536)
+    notes = explain(found)
+    assert [note.group for note in notes] == list(range(len(notes)))
+    assert notes[-1].end == "ends with the program"
+    assert all("ends here: with '" in note.end for note in notes[:-1])
+    assert sum(note.traffic for note in notes) == found.traffic
+    assert notes[0].text().startswith("group 0: ")
+
+
+def test_equal_programs_get_equal_plans() -> None:
+    plans: list[Plan] = [planned(filters(8, 128, count=3), 8192)[1].plan for _ in range(2)]
+    assert plans[0] == plans[1]
