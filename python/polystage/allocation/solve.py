@@ -60,12 +60,17 @@ def _solve(buffers: Sequence[Buffer], memory: Memory, effort: int) -> tuple[Tabl
 
 
 def best_order(table: Table) -> tuple[Table, Int64]:
-    """Return the placement of least height among those of all orders, and of the best fit."""
-    if not len(table):
-        return table, table.address
-    found = [place_in_order(table, order) for order in orders(table)]
-    found += [place_in_order(table, order, best=True) for order in orders(table)]
-    return table, min(found, key=table.peak)
+    """Return the placement of least height among those of all orders, lowest and smallest gaps; the
+    first that reaches the bound, if one does."""
+    best = table.address
+    for order in orders(table) if len(table) else ():
+        for smallest in (False, True):
+            found = place_in_order(table, order, smallest)
+            if best is table.address or table.peak(found) < table.peak(best):
+                best = found
+            if table.peak(best) <= table.bound:
+                return table, best
+    return table, best
 
 
 def write(
