@@ -271,23 +271,25 @@ def _wide_type(body: ScalarBody, result: Node, j: int) -> ir.Type | None:
 
 @dataclass(frozen=True)
 class Affine:
-    """`scale * source + bias`, as the scalar engine computes before its function."""
+    """`scale * source + bias`, as the scalar engine computes before its function, in place of so
+    many operations."""
 
     source: Node
     scale: float = 1.0
     bias: float = 0.0
+    operations: int = 0
 
 
 def peel_affine(node: Node) -> Affine:
     """Return the largest `scale * x + bias` with constants that an f32 node ends in."""
-    scale, bias = 1.0, 0.0
+    scale, bias, operations = 1.0, 0.0, 0
     while node.kind == "arith" and isinstance(node.type, ir.F32Type):
         step = _affine_step(node)
         if step is None:
             break
         node, factor, term = step
-        scale, bias = scale * factor, scale * term + bias
-    return Affine(node, scale, bias)
+        scale, bias, operations = scale * factor, scale * term + bias, operations + 1
+    return Affine(node, scale, bias, operations)
 
 
 def _affine_step(node: Node) -> tuple[Node, float, float] | None:

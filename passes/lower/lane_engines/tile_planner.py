@@ -103,11 +103,16 @@ def _instructions(body: ScalarBody, folded: Sequence[Node]) -> list[list[Node]]:
     found = [list(body.results), *([node] for node in folded)]
     for node in body.walk([*body.results, *folded]):
         if node.kind == "math":
-            found.append([peel_affine(node.operands[0]).source])
+            found.append([_widened(peel_affine(node.operands[0]).source)])
         elif node.kind == "load":
             found += [[operand] for operand in node.operands]
     kept = [tuple(n for n in roots if n.kind == "arith") for roots in found]
     return [list(roots) for roots in dict.fromkeys(kept) if roots]
+
+
+def _widened(node: Node) -> Node:
+    """Return what a node only extends; engines extend what they read all the same."""
+    return node.operands[0] if node.name == "arith.extf" else node
 
 
 def _unrounded(node: Node) -> Node:
@@ -229,13 +234,20 @@ class TilePlanner:
     def activate(self, node: Node, target: Slot | None = None) -> Slot:
         """Apply a function of the scalar engine, with the scale and the bias before it."""
         affine = peel_affine(node.operands[0])
-        source = self.slot(affine.source)
+        source = self.slot(_widened(affine.source))
         target = target or Slot(node.type, source.index)
         self.program.steps.append(Activate(source, target, node.name, affine.scale, affine.bias))
         return target
 
     def compute(self, node: Node) -> Slot:
         """Compute a value into a buffer of its own."""
+        if self.is_affine(node):
+            affine = peel_affine(node)
+            source = self.slot(affine.source)
+            target = Slot(node.type, source.index)
+            step = Activate(source, target, "identity", affine.scale, affine.bias)
+            self.program.steps.append(step)
+            return target
         target = self.loop_slot(node.type, self.dims(node))
         self.elementwise_step([node], [target])
         return target
@@ -281,6 +293,8 @@ class TilePlanner:
         """Return the leaves and arith nodes of `results`; with too many leaves for one instruction,
         parts are computed before and become leaves."""
         limit = npu.ops.BoxOp.MAX_OPERANDS - len(results)
+        within = cone(results, self.slots)[1]
+        self.shared |= {n for n in within if n not in results and self.is_affine(n)}
         while True:
             known = {*self.slots, *(n for n in self.shared if n not in results)}
             leaves, nodes = cone(results, known)
@@ -298,6 +312,12 @@ class TilePlanner:
                     help="split the operation",
                 )
             self.slot(max(sizes, key=lambda n: sizes[n]))
+
+    def is_affine(self, node: Node) -> bool:
+        """Whether the scalar engine computes a value in one pass where the vector engine takes
+        several: a function's result, scaled and shifted."""
+        affine = peel_affine(node)
+        return affine.operations > 1 and affine.source.kind == "math"
 
     def accumulates(self, node: Node) -> bool:
         """Whether a value of a reduction depends on what has been accumulated."""
@@ -365,7 +385,7 @@ class TilePlanner:
             assert result.constant is not None
             self.program.steps.append(Fill(target, result.constant))
         elif (function := _unrounded(result)).kind == "math" and self.is_last_use(function):
-            source = self.slot(peel_affine(function.operands[0]).source)
+            source = self.slot(_widened(peel_affine(function.operands[0]).source))
             if source.index != target.index:
                 return False
             self.activate(function, target)
