@@ -183,7 +183,7 @@ def access_of(view: View, walk: Walk, writes: bool, variables: Variables) -> Acc
     low, high = walk.reach
     partitions = (0, 1)
     box = _box(buffer, offset, walk, variables)
-    if buffer.memory != "dram":
+    if buffer.memory != "dram" and buffer.shape[0] > 1:
         row = max(1, buffer.strides[0])
         first = offset.range(variables.ranges)[0] // row if not _is_open(offset, variables) else 0
         across = walk.extents[0] if walk.strides[0] else 1
@@ -196,7 +196,7 @@ def access_of(view: View, walk: Walk, writes: bool, variables: Variables) -> Acc
 
 
 def _is_open(offset: Linear, variables: Variables) -> bool:
-    return any(variables.ranges[v] == UNBOUNDED for v, _ in offset.terms)
+    return bool(offset.terms) and any(variables.ranges[v] == UNBOUNDED for v, _ in offset.terms)
 
 
 def _box(

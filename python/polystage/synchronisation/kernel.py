@@ -116,7 +116,8 @@ class _Accesses(Conflicts):
         self.body = body
         self.together = together
         self.farthest = 0
-        self.parts = [_parts(child, together) for child in body.children]
+        shared = frozenset[int]().union(*together)
+        self.parts = [_parts(child, shared) for child in body.children]
         super().__init__(self.parts)
         self.hulls: dict[tuple[int, Group], tuple[int, int]] = {}
         for parts in self.parts:
@@ -250,8 +251,8 @@ Parts = dict[int, dict[Group, list[Access]]]
 """Queue -> group -> accesses."""
 
 
-def _parts(child: Instruction | Loop, together: frozenset[frozenset[int]]) -> Parts:
-    shared = frozenset().union(*together)
+def _parts(child: Instruction | Loop, shared: frozenset[int]) -> Parts:
+    """Return what a child touches; `shared` are the arguments that may overlap others."""
     parts: Parts = {}
     for queue, access in accesses_in(child):
         buffer = access.buffer
