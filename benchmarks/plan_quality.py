@@ -179,11 +179,11 @@ def compare(seed: int) -> tuple[int, int] | None:
     total = sum(array.size_bytes for array in program.arrays.values())
     capacity = max(160, int(total * random.uniform(0.2, 0.7)) // 16 * 16)
     try:
-        return PlanSearch(program, capacity).run().traffic, ExhaustiveSearch(
-            program, capacity
-        ).run().traffic
+        searches = (PlanSearch(program, capacity), ExhaustiveSearch(program, capacity))
+        found, best = (int(search.run().price) for search in searches)
     except PlanError:
         return None
+    return found, best
 
 
 def compare_all(graphs: int) -> None:

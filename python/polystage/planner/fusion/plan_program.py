@@ -5,6 +5,7 @@ from functools import cached_property
 
 from polystage.errors import PlanError
 from polystage.machine import Target
+from polystage.planner.fusion.cost import Objective, Price
 from polystage.planner.fusion.decisions import Group, Plan
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
@@ -42,7 +43,7 @@ def traffic_of(steps: GroupSchedule) -> int:
 def plan_program(
     program: Program,
     target: Target,
-    objective: str = "traffic",
+    objective: Objective = "traffic",
     budget: int = 1,
     max_group: int = MAX_GROUP,
 ) -> Planned:
@@ -53,7 +54,8 @@ def plan_program(
 
     Raises: PlanError where an operator fits in no way.
     """
-    search = PlanSearch(program, target.sbuf.bytes, budget, max_group)
+    price = Price(program, target, objective)
+    search = PlanSearch(program, target.sbuf.bytes, budget, max_group, price)
     groups: list[Group] = []
     schedules: list[GroupSchedule] = []
     path = search.run().path()

@@ -6,6 +6,7 @@ Equal sequences, as layers of a model repeat them, are examined once.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, permutations, product
 from math import prod
 
 from polystage.allocation import aligned
@@ -32,6 +33,8 @@ MAX_STEPS = 256
 """Steps of the finest tiling that is tried; they are written out one after another."""
 TILES_PER_LOOP = 2
 """Tiles that are compared where operands are streamed again in every step."""
+FEW = 512
+"""Ways to run a group that are all tried, however little each promises."""
 STEP_TILINGS = 8
 """How many times fewer tilings are compared for an operator of a group with steps."""
 MAX_STREAMING_OPERATORS = 4
@@ -152,6 +155,11 @@ class GroupSearch:
             if self._moves_least(segment, alone):
                 return
             yield from self._rows_on_chip(segment)
+        every = self._every_way(segment)
+        if every is not None:
+            for loops, streams in every:
+                yield from self._looped(segment, loops, streams)
+            return
         for dim in self._stepped_dims(segment.span):
             tiles = self._tiles(segment, dim)
             finest = list(self._looped(segment, (Loop(dim, tiles[0]),), frozenset()))
@@ -161,6 +169,27 @@ class GroupSearch:
             for streams, extra in self._stream_choices(segment):
                 for tile in self._coarse_tiles(segment, dim, tiles, extra):
                     yield from self._looped(segment, (Loop(dim, tile),), streams)
+
+    def _every_way(self, segment: Segment) -> list[tuple[tuple[Loop, ...], frozenset[str]]] | None:
+        """Return all loops over steps with all sets of streamed inputs, or None for too many."""
+        sink = segment.span.operators[-1]
+        uncut = self._extents[segment.span.stop - 1].uncut
+        dims = [d for d, extent in enumerate(sink.extents) if extent > 1 and d not in uncut]
+        made = segment.span.written | segment.resident
+        inputs = [name for name in segment.span.arrays if name not in made]
+        tiles = {dim: balanced_tiles(sink.extents[dim])[:-1] for dim in dims}
+        pairs = sum(len(tiles[a]) * len(tiles[b]) for a, b in permutations(dims, 2))
+        if (pairs + sum(map(len, tiles.values()))) * 2 ** len(inputs) > FEW * self.effort:
+            return None
+        orders = [*((dim,) for dim in dims), *permutations(dims, 2)]
+        loops = [
+            tuple(map(Loop, order, chosen))
+            for order in orders
+            for chosen in product(*(tiles[dim] for dim in order))
+        ]
+        sizes = range(len(inputs) + 1)
+        streams = [frozenset(names) for n in sizes for names in combinations(inputs, n)]
+        return list(product(loops, streams))
 
     def _moves_least(self, segment: Segment, options: list[GroupOption]) -> bool:
         """Tell whether some option moves every operand once, in half of the scratchpad."""
@@ -315,7 +344,7 @@ class GroupSearch:
             nest_front(extents, box, streamed, self.tilings // STEP_TILINGS)
             for extents, box, streamed in stepped.nests
         ]
-        for need, chosen in combinations(fronts, stepped.wide):
+        for need, chosen in demands(fronts, stepped.wide):
             yield stepped.option(need, chosen)
 
     def _stepped(
@@ -430,13 +459,11 @@ def streamed_uses(extents: OperatorExtents, places: dict[str, Place]) -> frozens
     )
 
 
-def combinations(
-    fronts: Sequence[Front], wide: Sequence[int]
-) -> Iterator[tuple[int, list[NestOption]]]:
+def demands(fronts: Sequence[Front], wide: Sequence[int]) -> Iterator[tuple[int, list[NestOption]]]:
     """Yield for rising demands the nests that move least, one per operator."""
     least = max(w + front.options[0].bytes for w, front in zip(wide, fronts, strict=True))
-    demands = {w + o.bytes for w, f in zip(wide, fronts, strict=True) for o in f.options}
-    for demand in sorted(d for d in demands if d >= least):
+    all_demands = {w + o.bytes for w, f in zip(wide, fronts, strict=True) for o in f.options}
+    for demand in sorted(d for d in all_demands if d >= least):
         chosen = [front.within(demand - w) for w, front in zip(wide, fronts, strict=True)]
         yield demand, [option for option in chosen if option is not None]
 
