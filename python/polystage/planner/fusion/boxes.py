@@ -37,6 +37,13 @@ def is_empty(boxes: np.ndarray) -> np.ndarray:
     return np.asarray((boxes[..., 0] + boxes[..., 1] >= 0).any(axis=-1))
 
 
+def is_nothing(boxes: np.ndarray) -> np.ndarray:
+    """Return which boxes are EMPTY: the same as `is_empty` for boxes that are settled, but fast."""
+    if not boxes.shape[-2]:
+        return np.zeros(boxes.shape[:-2], dtype=bool)
+    return boxes[..., 0, 0] == EMPTY
+
+
 def settled(boxes: np.ndarray) -> np.ndarray:
     """Write EMPTY into boxes that are empty along any axis."""
     empty = is_empty(boxes)
@@ -59,7 +66,7 @@ def from_ranges(ranges: np.ndarray) -> np.ndarray:
 
 def to_ranges(boxes: np.ndarray) -> np.ndarray:
     """Return start and stop along every axis; both are 0 where a box is empty."""
-    ranges = np.where(is_empty(boxes)[..., None, None], 0, boxes)
+    ranges = np.where(is_nothing(boxes)[..., None, None], 0, boxes)
     ranges[..., 1] *= -1
     return ranges
 
@@ -158,7 +165,7 @@ class BoxMap:
                 found[..., axis, 0] = lower
                 found[..., axis, 1] = -lower - self.form.extent[axis](origin, size)
             found = np.maximum(found, self.limits)
-        found[is_empty(boxes)] = EMPTY
+        found[is_nothing(boxes)] = EMPTY
         return settled(found)
 
     def preimage(self, boxes: np.ndarray) -> np.ndarray:

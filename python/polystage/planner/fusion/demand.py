@@ -12,7 +12,7 @@ import numpy as np
 
 from polystage.errors import PlanError
 from polystage.planner.fusion.attention import Attention
-from polystage.planner.fusion.boxes import EMPTY, BoxMap, hull_of, is_empty, volumes, without
+from polystage.planner.fusion.boxes import EMPTY, BoxMap, hull_of, is_nothing, volumes, without
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
@@ -208,16 +208,16 @@ class Demand:
         found = hull_of(parts)
         if isinstance(operator, Attention):  # scores are made once for all that they weigh
             found[..., operator.values, 1] = np.where(
-                is_empty(found), EMPTY, -operator.extents[operator.values]
+                is_nothing(found), EMPTY, -operator.extents[operator.values]
             )
-            found[..., operator.values, 0] = np.where(is_empty(found), EMPTY, 0)
+            found[..., operator.values, 0] = np.where(is_nothing(found), EMPTY, 0)
         return found
 
     def _needed(self, access: Access, form: BoxMap) -> np.ndarray:
         readers = [boxes for _, boxes in self.reads.get(access.array, [])]
         nothing = np.full((*self.shape, len(form.shape), 2), EMPTY, dtype=np.int64)
         needed = hull_of([nothing, *readers])
-        if self.is_used_after(access.array) or bool(is_empty(needed).all()):
+        if self.is_used_after(access.array) or bool(is_nothing(needed).all()):
             needed = spread(needed, form.shape)
         return needed
 

@@ -13,7 +13,7 @@ from polystage.allocation import aligned
 from polystage.errors import PlanError
 from polystage.planner.fusion.boxes import (
     EMPTY,
-    is_empty,
+    is_nothing,
     lengths,
     to_ranges,
     volumes,
@@ -134,7 +134,7 @@ class _Scheduling:
                 continue
             total = self.demand.steady(name)
             needed = self.demand.from_outside(name) if total is None else total
-            if needed is None or bool(is_empty(needed).all()):
+            if needed is None or bool(is_nothing(needed).all()):
                 continue
             if place is Place.WINDOW and total is None:
                 by_step[name] = first_needed(needed, self.demand.shape)
@@ -208,8 +208,10 @@ class _Scheduling:
             held = np.minimum(held, loads)
         if stores is not None and not self.demand.is_exact(name):
             held = np.minimum(held, stores[:, 0].reshape(held.shape))
+        if self.demand.steps == 1:
+            return window_extents(held, held), False
         kept = carried(held, self.demand.shape)
-        return window_extents(held, kept), not bool(is_empty(kept).all())
+        return window_extents(held, kept), not bool(is_nothing(kept).all())
 
     # -- operators -----------------------------------------------------------------------------
 
@@ -219,7 +221,7 @@ class _Scheduling:
         last = len(self.group.operators) - 1
         for place, boxes in enumerate(self.demand.computes):
             nest = self.group.nests[place] if self.group.nests else Nest()
-            there = ~is_empty(self._flat(boxes))
+            there = ~is_nothing(self._flat(boxes))
             ranges = to_ranges(self._flat(boxes)[there])
             if not len(ranges):
                 continue

@@ -13,6 +13,7 @@ import numpy as np
 from polystage.planner.fusion.boxes import (
     EMPTY,
     is_empty,
+    is_nothing,
     lengths,
     settled,
     volumes,
@@ -57,21 +58,23 @@ def _without_repeated(needed: np.ndarray) -> np.ndarray:
     """Empty the boxes that lie in the one at the start of any loop."""
     new = needed.copy()
     for level in range(needed.ndim - 2):
-        first = needed.take([0], axis=level)
-        is_inside = np.asarray((first <= needed).all(axis=(-1, -2)))
-        np.moveaxis(is_inside, level, 0)[0] = False
-        new[is_inside] = EMPTY
+        first, later = _along(level, slice(None, 1)), _along(level, slice(1, None))
+        is_inside = (needed[first] <= needed[later]).all(axis=(-1, -2))
+        new[later][is_inside] = EMPTY
     return new
+
+
+def _along(level: int, part: slice) -> tuple[slice, ...]:
+    """Return the index of a part of a loop's iterations."""
+    return (*(slice(None),) * level, part)
 
 
 def _before(needed: np.ndarray, level: int) -> np.ndarray:
     """Return the hull of what earlier iterations of a loop need, with all loops inside of it."""
     reach = _reach(needed, level)
     before = np.full_like(reach, EMPTY)
-    earlier = [slice(None)] * reach.ndim
-    later = list(earlier)
-    earlier[level], later[level] = slice(None, -1), slice(1, None)
-    before[tuple(later)] = np.minimum.accumulate(reach[tuple(earlier)], axis=level)
+    earlier, later = _along(level, slice(None, -1)), _along(level, slice(1, None))
+    before[later] = np.minimum.accumulate(reach[earlier], axis=level)
     return before
 
 
@@ -87,7 +90,7 @@ def _is_swept(needed: np.ndarray) -> bool:
     levels = needed.ndim - 2
     if sum(extent > 1 for extent in needed.shape[:levels]) == 0:
         return True
-    empty = is_empty(needed)
+    empty = is_nothing(needed)
     is_there = np.ones_like(empty)
     moves = np.zeros(needed.shape[-2], dtype=np.int64)
     low = needed
@@ -106,7 +109,7 @@ def _is_swept(needed: np.ndarray) -> bool:
 
 def _moves_forwards(needed: np.ndarray, level: int) -> bool:
     """Tell whether starts and stops never go back in a loop."""
-    empty = is_empty(needed)[..., None]
+    empty = is_nothing(needed)[..., None]
     starts = np.maximum.accumulate(np.where(empty, -EMPTY, needed[..., 0]), axis=level)
     stops = np.minimum.accumulate(needed[..., 1], axis=level)
     forwards = (starts == needed[..., 0]) & (stops == needed[..., 1])
@@ -121,7 +124,7 @@ def spread(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     loop of its own, the last step needs everything.
     """
     swept = _without_repeated(needed)
-    moving = None if is_empty(swept).all() or not _is_swept(swept) else _moving(swept)
+    moving = None if is_nothing(swept).all() or not _is_swept(swept) else _moving(swept)
     if moving is None:
         new = fresh(needed)
         if new is not None and int(volumes(new).sum()) == prod(shape):
@@ -135,14 +138,14 @@ def spread(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
             found[..., axis, :] = 0, -shape[axis]
         else:
             _close_gaps(found, swept, axis, level, shape[axis])
-    found[is_empty(swept)] = EMPTY
+    found[is_nothing(swept)] = EMPTY
     return np.minimum(found, needed)
 
 
 def _moving(swept: np.ndarray) -> list[int | None] | None:
     """Return in which loop each axis moves, if in any, or None where two move in one."""
     found: list[int | None] = [None] * swept.shape[-2]
-    high = np.where(is_empty(swept)[..., None, None], -EMPTY, swept)
+    high = np.where(is_nothing(swept)[..., None, None], -EMPTY, swept)
     for level in range(swept.ndim - 2):
         moves = (high.max(axis=level) > swept.min(axis=level)).any(axis=-1)
         axes = np.flatnonzero(moves.reshape(-1, moves.shape[-1]).any(axis=0)).tolist()
@@ -178,7 +181,7 @@ def carried(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return needed
     found = np.full_like(needed, EMPTY)
     if _is_constant(needed):
-        if np.count_nonzero(~is_empty(needed)) > 1:
+        if np.count_nonzero(~is_nothing(needed)) > 1:
             found[...] = needed.min(axis=tuple(range(needed.ndim - 2)))
         return found
     for level in range(needed.ndim - 2):
@@ -188,17 +191,10 @@ def carried(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         reach = _reach(needed, level)
         until = np.minimum.accumulate(reach, axis=level)
         after = np.flip(np.minimum.accumulate(np.flip(reach, level), axis=level), level)
-        shared = settled(
-            np.maximum(
-                until.take(range(count - 1), axis=level), after.take(range(1, count), axis=level)
-            )
-        )
-        here = np.full_like(reach, EMPTY)
-        view = np.moveaxis(here, level, 0)
-        moved = np.moveaxis(shared, level, 0)
-        view[:-1] = moved
-        view[1:] = np.minimum(view[1:], moved)
-        found = np.minimum(found, here)
+        earlier, later = _along(level, slice(None, -1)), _along(level, slice(1, None))
+        shared = settled(np.maximum(until[earlier], after[later]))
+        np.minimum(found[earlier], shared, out=found[earlier])
+        np.minimum(found[later], shared, out=found[later])
     return found
 
 
@@ -217,7 +213,7 @@ def first_needed(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if new is not None:
             return new
     flat = needed.reshape(-1, *needed.shape[-2:])
-    first = int(np.argmin(is_empty(flat)))
+    first = int(np.argmin(is_nothing(flat)))
     found = np.full((*shape, *needed.shape[-2:]), EMPTY, dtype=np.int64)
     found.reshape(-1, *needed.shape[-2:])[first] = flat.min(axis=0)
     return found
@@ -226,4 +222,6 @@ def first_needed(needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _is_constant(needed: np.ndarray) -> bool:
     """Tell whether the steps that need anything need the same."""
     flat = needed.reshape(-1, *needed.shape[-2:])
+    if len(flat) == 1:
+        return True
     return bool(((flat == flat.min(axis=0)) | (flat == EMPTY)).all())
