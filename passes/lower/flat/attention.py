@@ -14,12 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from polystage.errors import PassError
 from polystage.linear import Linear
 from polystage.machine import cost
-from polystage.mlir import func, ir
+from polystage.mlir import ir
+from polystage.passes.lower.flat.attention_bodies import (
+    DIVIDE,
+    DIVIDE_OR_ZERO,
+    FACTOR,
+    FACTOR_ALONE,
+    MAXIMUM,
+    NAMES,
+    SHRINK,
+    SUM,
+    WEIGHT,
+    pointwise,
+)
 from polystage.passes.lower.flat.bodies import ScalarFunctions, Source
 from polystage.passes.lower.flat.chunk import Chunk, Location
 from polystage.passes.lower.flat.forms import Indices, OperatorForm
@@ -27,60 +38,8 @@ from polystage.passes.lower.flat.indices import Index, index_of
 from polystage.passes.lower.flat.pieces import Axis, Piece, address, refine
 from polystage.passes.lower.flat.writer import FlatWriter, Window
 from polystage.planner.fusion.attention import Attention
-from polystage.polyhedral import Statement
 
 _LOWEST = -3.4028234663852886e38
-_ROUNDING = ("arith.extf", "arith.truncf")
-
-_MAXIMUM = """func.func private @f(%s: f32, %m: f32) -> f32 {
-  %r = arith.maximumf %m, %s : f32
-  return %r : f32
-}"""
-_SUM = """func.func private @f(%p: f32, %l: f32) -> f32 {
-  %r = arith.addf %l, %p : f32
-  return %r : f32
-}"""
-_WEIGHT = """func.func private @f(%s: f32, %m: f32, %p: f32) -> f32 {
-  %d = arith.subf %s, %m : f32
-  %r = math.exp %d : f32
-  return %r : f32
-}"""
-_FACTOR = """func.func private @f(%m: f32, %before: f32, %l: f32) -> (f32, f32) {
-  %d = arith.subf %before, %m : f32
-  %f = math.exp %d : f32
-  %r = arith.mulf %l, %f : f32
-  return %f, %r : f32, f32
-}"""
-_FACTOR_ALONE = """func.func private @f(%m: f32, %before: f32) -> f32 {
-  %d = arith.subf %before, %m : f32
-  %f = math.exp %d : f32
-  return %f : f32
-}"""
-_SHRINK = """func.func private @f(%f: f32, %o: f32) -> f32 {
-  %r = arith.mulf %o, %f : f32
-  return %r : f32
-}"""
-_DIVIDE = """func.func private @f(%o: f32, %l: f32, %out: f32) -> f32 {
-  %r = arith.divf %o, %l : f32
-  return %r : f32
-}"""
-_DIVIDE_OR_ZERO = """func.func private @f(%o: f32, %l: f32, %out: f32) -> f32 {
-  %zero = arith.constant 0.0 : f32
-  %none = arith.cmpf oeq, %l, %zero : f32
-  %q = arith.divf %o, %l : f32
-  %r = arith.select %none, %zero, %q : f32
-  return %r : f32
-}"""
-_NAMES = {
-    _MAXIMUM: "max",
-    _SUM: "add",
-    _WEIGHT: "weight",
-    _FACTOR: "factor",
-    _FACTOR_ALONE: "factor",
-    _SHRINK: "shrink",
-    _DIVIDE: "divide",
-    _DIVIDE_OR_ZERO: "divide",
-}
 
 _Where = tuple[Indices, Location]
 """Where an array is, and at which indices it is accessed."""
@@ -193,7 +152,7 @@ class AttentionEngine:
             if not self.operator.has_sum:
                 self.writer.activate(source, destination)
                 continue
-            text = _DIVIDE_OR_ZERO if self.operator.masked_rows_are_zero else _DIVIDE
+            text = DIVIDE_OR_ZERO if self.operator.masked_rows_are_zero else DIVIDE
             windows = [source, tile.window("sum", tile.q), destination]
             self._compute(
                 "elementwise", text, tile, (tile.q, tile.v), windows, [(0, 1), (0,), (0, 1)]
@@ -226,20 +185,20 @@ class AttentionEngine:
             self._memset(maximum, _LOWEST)
         else:
             self.writer.activate(maximum, tile.window("factor", q))
-        self._compute("reduce", _MAXIMUM, tile, (q, k), [scores, maximum], [(0, 1), (0,)])
+        self._compute("reduce", MAXIMUM, tile, (q, k), [scores, maximum], [(0, 1), (0,)])
         if not tile.opens:
             self._shrink(tile)
         windows = [scores, maximum, tile.window("weights", q, k)]
-        self._compute("elementwise", _WEIGHT, tile, (q, k), windows, [(0, 1), (0,), (0, 1)])
+        self._compute("elementwise", WEIGHT, tile, (q, k), windows, [(0, 1), (0,), (0, 1)])
 
     def _shrink(self, tile: _Tile) -> None:
         """f = exp(old m - m), l = l * f, O = O * f."""
         q, v = tile.q, tile.v
         rows = [tile.window(name, q) for name in self.operator.rows]
-        text = _FACTOR if self.operator.has_sum else _FACTOR_ALONE
+        text = FACTOR if self.operator.has_sum else FACTOR_ALONE
         self._compute("elementwise", text, tile, (q,), rows, [(0,)] * len(rows))
         windows = [tile.window("factor", q), tile.window("result", q, v)]
-        self._compute("elementwise", _SHRINK, tile, (q, v), windows, [(0,), (0, 1)])
+        self._compute("elementwise", SHRINK, tile, (q, v), windows, [(0,), (0, 1)])
 
     def _add_weights(self, tile: _Tile) -> None:
         """l = l + rows of P."""
@@ -247,7 +206,7 @@ class AttentionEngine:
         sums, weights = tile.window("sum", q), tile.window("weights", q, k)
         if tile.opens:
             self._memset(sums, 0.0)
-        self._compute("reduce", _SUM, tile, (q, k), [weights, sums], [(0, 1), (0,)])
+        self._compute("reduce", SUM, tile, (q, k), [weights, sums], [(0, 1), (0,)])
 
     def _mix(self, tile: _Tile) -> None:
         """O = O + P V."""
@@ -336,7 +295,7 @@ class AttentionEngine:
         dims: Sequence[tuple[int, ...]],
     ) -> None:
         """Write an instruction over a box of variables; `dims` say which of them a window has."""
-        function = self.functions.from_text(_NAMES.get(text, "score"), text)
+        function = self.functions.from_text(NAMES.get(text, "score"), text)
         sizes = [tile.piece.size(v) for v in variables]
         self.writer.compute(kind, windows, function, sizes, dims)
 
@@ -348,65 +307,4 @@ class AttentionEngine:
         """Return the text of the function that all pointwise bodies make together."""
         sources = [Source(read.op, read.operand) for read in self.operator.reads[3:] if read.op]
         with self.writer.context, ir.Location.unknown():
-            return _pointwise_text(self.operator, sources)
-
-
-def _pointwise_text(operator: Attention, masks: Sequence[Source]) -> str:
-    """Return a function (score, masks.., old) -> new, in f32 from one body to the next.
-
-    truncf(mulf(extf(score), scale)) ; addf(extf(that), extf(mask))  ->
-    addf(mulf(score, scale), mask)
-    """
-    f32 = ir.F32Type.get()
-    types = [f32, *(_wide(ir.MemRefType(m.op.operands[m.operand].type)) for m in masks), f32]
-    function = func.FuncOp("f", (types, [f32]), visibility="private", ip=False)
-    block = function.add_entry_block()
-    value, before = block.arguments[0], operator.statements[0]
-    with ir.InsertionPoint(block):
-        for statement in operator.pointwise:
-            arguments = {
-                mask.operand: argument
-                for mask, argument in zip(masks, list(block.arguments)[1:], strict=False)
-                if mask.op == statement.op
-            }
-            own = (a for a in statement.reads if a.array == before.writes[0].array)
-            arguments[next(own).operand] = value
-            value, before = _copied(statement, arguments), statement
-        func.ReturnOp([value])
-    return str(function)
-
-
-def _wide(type_: ir.MemRefType) -> ir.Type:
-    """Return the type in which elements come into a body: floats as f32."""
-    element: Any = type_.element_type
-    return ir.F32Type.get() if isinstance(element, ir.FloatType) else element
-
-
-def _copied(statement: Statement, arguments: dict[int | None, Any]) -> Any:
-    """Copy a body to where the next operation goes, without rounding; return what it yields."""
-    body = statement.op.regions[0].blocks[0]
-    values: dict[ir.Value, Any] = {
-        argument: arguments[number]
-        for number, argument in enumerate(body.arguments)
-        if number in arguments
-    }
-
-    def copy(value: ir.Value) -> Any:
-        if value not in values:
-            values[value] = _copy_of(value, statement, copy)
-        return values[value]
-
-    return copy(list(body.operations)[-1].operands[0])
-
-
-def _copy_of(value: ir.Value, statement: Statement, copy: Any) -> Any:
-    if isinstance(value, ir.BlockArgument):  # a scalar operand: a value from outside
-        return copy(statement.op.operands[ir.BlockArgument(value).arg_number])
-    op = ir.OpResult(value).owner
-    operands = [copy(v) for v in op.operands]
-    if op.name in _ROUNDING:
-        return operands[0]
-    copied = op.operation.clone()
-    for number, operand in enumerate(operands):
-        copied.operands[number] = operand
-    return copied.results[list(op.results).index(value)]
+            return pointwise(self.operator, sources)

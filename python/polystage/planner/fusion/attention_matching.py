@@ -8,13 +8,28 @@ the second contraction), or none at all. Nothing else may see what is in between
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import TypeVar
 
-from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.planner.fusion.attention import Attention, scratch_of
 from polystage.planner.fusion.operators import OperatorKind
-from polystage.planner.fusion.score_space import DifferentSpaceError, ScoreSpace, extents_of
+from polystage.planner.fusion.patterns import (
+    NoMatchError,
+    argument_number,
+    argument_of,
+    constant_of,
+    extents_of,
+    fill_value,
+    folds,
+    is_plain,
+    made_by,
+    only,
+    operand_of,
+    operation_count,
+    require,
+    written,
+    yielded,
+)
+from polystage.planner.fusion.score_space import ScoreSpace
 from polystage.polyhedral import Access, Kind, Role, Statement, TensorProgram
 from polystage.polyhedral.operations import with_nested
 from polystage.polyhedral.scalar import multiplied_arguments, strip_casts
@@ -32,7 +47,7 @@ def find_attention(program: TensorProgram) -> tuple[Attention, ...]:
             if statement.kind is Kind.CONTRACTION:
                 try:
                     found.append(_Match(index, statement).attention())
-                except (_NoAttention, DifferentSpaceError):
+                except NoMatchError:
                     continue
     return tuple(found)
 
@@ -40,16 +55,6 @@ def find_attention(program: TensorProgram) -> tuple[Attention, ...]:
 _Condition = Callable[[float], bool]
 _EQUAL = 1
 """`oeq` of arith.cmpf."""
-T = TypeVar("T")
-
-
-class _NoAttention(Exception):
-    """These statements are something else."""
-
-
-def _require(condition: object) -> None:
-    if not condition:
-        raise _NoAttention
 
 
 class _Index:
@@ -85,7 +90,7 @@ class _Index:
 class _Match:
     """The attention whose scores one contraction makes, part by part.
 
-    Raises: _NoAttention, from every method, where there is none.
+    Raises: NoMatchError, from every method, where there is none.
     """
 
     index: _Index
@@ -98,7 +103,7 @@ class _Match:
     masked_rows_are_zero: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.scores.depth == 0)
+        require(self.scores.depth == 0)
         self.space = ScoreSpace.of(self.scores, self._readers(self.scores))
 
     def attention(self) -> Attention:
@@ -107,10 +112,10 @@ class _Match:
         self._accumulate(self.scores, lambda value: value == 0)
         weights = self._pointwise(self.scores)
         weights, row_sum = self._softmax(weights)
-        mix = _only([s for s in self._readers(weights) if s is not row_sum])
+        mix = only([s for s in self._readers(weights) if s is not row_sum])
         result = self._mix(weights, mix)
         if not self.has_sum:
-            _require(self.pointwise and not self._is_feed_forward((first, second, result)))
+            require(self.pointwise and not self._is_feed_forward((first, second, result)))
         last = mix if row_sum is None else self._divide_result(mix, row_sum)
         self._check_nobody_looks_in(last)
         return self._operator(first, second, result, mix, last)
@@ -136,16 +141,16 @@ class _Match:
         if [s.kind for s in readers] == [Kind.CONTRACTION]:
             return scores, None
         weights, flags = scores, None
-        if any(_folds(s, "maximumf", "maxnumf") for s in readers):
+        if any(folds(s, "maximumf", "maxnumf") for s in readers):
             weights, flags = self._exponential(scores, readers)
             readers = self._readers(weights)
-        _require(len(readers) == 2)
-        total = _only([s for s in readers if _folds(s, "addf")])
-        other = _only([s for s in readers if s is not total])
+        require(len(readers) == 2)
+        total = only([s for s in readers if folds(s, "addf")])
+        other = only([s for s in readers if s is not total])
         self._fold(total, weights, lambda value: value == 0)
         self.has_sum = True
         if other.kind is Kind.CONTRACTION:
-            _require(flags is None)
+            require(flags is None)
             return weights, total
         self._divide(other, weights, total, flags)
         return other, None
@@ -154,49 +159,49 @@ class _Match:
         self, scores: Statement, readers: list[Statement]
     ) -> tuple[Statement, Statement | None]:
         """Take `exp(score - maximum)`, and the flags of rows that are masked as a whole."""
-        maximum = _only([s for s in readers if _folds(s, "maximumf", "maxnumf")])
+        maximum = only([s for s in readers if folds(s, "maximumf", "maxnumf")])
         self._fold(maximum, scores, lambda value: value <= _LOWEST)
         self.has_maximum = True
-        shifted = _only(self._readers(maximum))
-        _require(shifted in readers)
+        shifted = only(self._readers(maximum))
+        require(shifted in readers)
         flags = None
         if len(readers) == 3:
             (compared,) = (s for s in readers if s not in (maximum, shifted))
             flags = self._flags(compared, scores)
         else:
-            _require(len(readers) == 2)
-        value = _yielded(shifted)
-        exponential = _takes(value, "math.exp")
+            require(len(readers) == 2)
+        value = yielded(shifted)
+        exponential = operand_of(value, "math.exp")
         score, row = self._pair(shifted, exponential or value, "arith.subf")
-        _require((score, row) == (self._read(shifted, scores), self._read(shifted, maximum)))
-        _require(len(shifted.reads) == 2)
+        require((score, row) == (self._read(shifted, scores), self._read(shifted, maximum)))
+        require(len(shifted.reads) == 2)
         self.members.append(shifted)
         self._read_scores(shifted, scores)
         self._read_row(shifted, maximum)
         if exponential is not None:
             return shifted, flags
-        weights = _only(self._readers(shifted))
-        value = _takes(_yielded(weights), "math.exp")
-        _require(value is not None and _number(weights, value) == self._read(weights, shifted))
-        _require(len(weights.reads) == 1)
+        weights = only(self._readers(shifted))
+        value = operand_of(yielded(weights), "math.exp")
+        require(
+            value is not None and argument_number(weights, value) == self._read(weights, shifted)
+        )
+        require(len(weights.reads) == 1)
         self.members.append(weights)
         self._read_scores(weights, shifted)
         return weights, flags
 
     def _flags(self, compared: Statement, scores: Statement) -> Statement:
         """Take `all(score == -inf)` of every row."""
-        comparison = defining_op(_yielded(compared))
-        _require(comparison is not None and comparison.name == "arith.cmpf")
-        assert comparison is not None
-        _require(ir.IntegerAttr(comparison.attributes["predicate"]).value == _EQUAL)
+        comparison = made_by(yielded(compared), "arith.cmpf")
+        require(ir.IntegerAttr(comparison.attributes["predicate"]).value == _EQUAL)
         left, right = (strip_casts(value) for value in comparison.operands)
-        _require(_constant(right) == float("-inf"))
-        _require(_number(compared, left) == self._read(compared, scores))
-        _require(len(compared.reads) == 1)
+        require(constant_of(right) == float("-inf"))
+        require(argument_number(compared, left) == self._read(compared, scores))
+        require(len(compared.reads) == 1)
         self._read_scores(compared, scores)
         self.members.append(compared)
-        flags = _only(self._readers(compared))
-        _require(_folds(flags, "andi"))
+        flags = only(self._readers(compared))
+        require(folds(flags, "andi"))
         self._fold(flags, compared, lambda value: bool(value))
         return flags
 
@@ -204,20 +209,17 @@ class _Match:
         self, statement: Statement, weights: Statement, total: Statement, flags: Statement | None
     ) -> None:
         """Take `weight / sum`, and zero where the row is masked as a whole."""
-        value = _yielded(statement)
+        value = yielded(statement)
         rows = [total]
         if flags is not None:
-            select = defining_op(value)
-            _require(select is not None and select.name == "arith.select")
-            assert select is not None
-            condition, zero, value = select.operands
-            _require(_number(statement, condition) == self._read(statement, flags))
-            _require(_constant(strip_casts(zero)) == 0)
+            condition, zero, value = made_by(value, "arith.select").operands
+            require(argument_number(statement, condition) == self._read(statement, flags))
+            require(constant_of(strip_casts(zero)) == 0)
             rows.append(flags)
             self.masked_rows_are_zero = True
         weight, row = self._pair(statement, value, "arith.divf")
-        _require((weight, row) == (self._read(statement, weights), self._read(statement, total)))
-        _require(len(statement.reads) == 1 + len(rows))
+        require((weight, row) == (self._read(statement, weights), self._read(statement, total)))
+        require(len(statement.reads) == 1 + len(rows))
         self._read_scores(statement, weights)
         for producer in rows:
             self._read_row(statement, producer)
@@ -225,20 +227,20 @@ class _Match:
 
     def _mix(self, weights: Statement, mix: Statement) -> Access:
         """Take the second contraction; return its read of V."""
-        _require(mix.kind is Kind.CONTRACTION)
+        require(mix.kind is Kind.CONTRACTION)
         operands = self._operands(mix)
-        own = _only([a for a in operands if a.array == _written(weights)])
-        other = _only([a for a in operands if a is not own])
+        own = only([a for a in operands if a.array == written(weights)])
+        other = only([a for a in operands if a is not own])
         self.space.enter_mix(mix, own)
         self._accumulate(mix, lambda value: value == 0)
         return other
 
     def _divide_result(self, mix: Statement, total: Statement) -> Statement:
         """Take the division by the row sums after the second contraction."""
-        last = _only(self._readers(mix))
-        _require(last.kind is Kind.ELEMENTWISE and len(last.reads) == 2)
-        result, row = self._pair(last, _yielded(last), "arith.divf")
-        _require((result, row) == (self._read(last, mix), self._read(last, total)))
+        last = only(self._readers(mix))
+        require(last.kind is Kind.ELEMENTWISE and len(last.reads) == 2)
+        result, row = self._pair(last, yielded(last), "arith.divf")
+        require((result, row) == (self._read(last, mix), self._read(last, total)))
         self._take_each(last, mix, self.space.enter_result)
         self._read_row(last, total)
         self.members.append(last)
@@ -253,20 +255,20 @@ class _Match:
 
     def _accumulate(self, statement: Statement, starts: _Condition) -> None:
         """Take a statement that accumulates, and the fill that its result starts from."""
-        array = _written(statement)
+        array = written(statement)
         writers = self.index.writers(array)
-        _require(len(writers) == 2 and writers[1] is statement)
+        require(len(writers) == 2 and writers[1] is statement)
         fill = writers[0]
-        _require(fill.kind is Kind.FILL)
-        value = _constant(_yielded(fill))
-        _require(value is not None and starts(value))
-        _require(prod(extents_of(fill)) == self.index.arrays[array].elements)
+        require(fill.kind is Kind.FILL)
+        value = constant_of(yielded(fill))
+        require(value is not None and starts(value))
+        require(prod(extents_of(fill)) == self.index.arrays[array].elements)
         self.members += [fill, statement]
 
     def _fold(self, statement: Statement, of: Statement, starts: _Condition) -> None:
         """Take a reduction of every row of what `of` makes."""
-        own = [a for a in statement.reads if a.array == _written(of)]
-        _require(len(own) == 1 and len(statement.reads) == 2 and _is_plain(own[0]))
+        own = [a for a in statement.reads if a.array == written(of)]
+        require(len(own) == 1 and len(statement.reads) == 2 and is_plain(own[0]))
         self.space.enter_row(statement, own[0])
         self._accumulate(statement, starts)
 
@@ -278,71 +280,68 @@ class _Match:
         self, statement: Statement, producer: Statement, enter: Callable[[Statement, Access], None]
     ) -> None:
         """Take a statement that computes, element by element, from what `producer` makes."""
-        own = [a for a in statement.reads if a.array == _written(producer)]
-        _require(len(own) == 1 and len(statement.writes) == 1 and _is_plain(own[0]))
-        _require(statement.kind in (Kind.ELEMENTWISE, Kind.COPY) and statement.depth == 0)
-        _require(self.index.writers(_written(statement)) == [statement])
-        _require(statement.op.name == "linalg.generic")
+        own = [a for a in statement.reads if a.array == written(producer)]
+        require(len(own) == 1 and len(statement.writes) == 1 and is_plain(own[0]))
+        require(statement.kind in (Kind.ELEMENTWISE, Kind.COPY) and statement.depth == 0)
+        require(self.index.writers(written(statement)) == [statement])
+        require(statement.op.name == "linalg.generic")
         enter(statement, own[0])
 
     def _read_row(self, statement: Statement, producer: Statement) -> None:
         """Check that every score meets the value of its own row."""
-        own = [a for a in statement.reads if a.array == _written(producer)]
-        _require(len(own) == 1 and _is_plain(own[0]))
+        own = [a for a in statement.reads if a.array == written(producer)]
+        require(len(own) == 1 and is_plain(own[0]))
         self.space.check_same_element(statement, own[0])
 
     def _check_nobody_looks_in(self, last: Statement) -> None:
         """Check that nothing else touches what is in between, nor changes in time what is read."""
         members = {id(s) for s in self.members}
-        output = _written(last)
-        for array in {_written(s) for s in self.members} - {output}:
-            _require(self.index.arrays[array].role is Role.INTERMEDIATE)
-            _require(all(id(s) in members for s in self.index.touching(array)))
+        output = written(last)
+        for array in {written(s) for s in self.members} - {output}:
+            require(self.index.arrays[array].role is Role.INTERMEDIATE)
+            require(all(id(s) in members for s in self.index.touching(array)))
         place = self.index.place
         start, stop = place[id(self.scores)], place[id(last)]
         inputs = {a.array for s in self.members for a in s.reads}
         for statement in self.index.statements[start:stop]:
             if id(statement) not in members:
-                _require(inputs.isdisjoint(a.array for a in statement.writes))
+                require(inputs.isdisjoint(a.array for a in statement.writes))
         for statement in self.index.touching(output):
-            _require(id(statement) in members or place[id(statement)] > stop)
+            require(id(statement) in members or place[id(statement)] > stop)
 
     # --- reading statements -----------------------------------------------------------------------
 
     def _readers(self, statement: Statement) -> list[Statement]:
-        return self.index.readers(_written(statement))
+        return self.index.readers(written(statement))
 
     def _operands(self, statement: Statement) -> list[Access]:
         """Return the two reads that a contraction multiplies."""
-        _require(statement.op.name == "linalg.generic" and statement.depth == 0)
+        require(statement.op.name == "linalg.generic" and statement.depth == 0)
         carry = statement.writes[0].operand
         body = statement.op.regions[0].blocks[0]
         factors = multiplied_arguments(body, carry) if carry is not None else None
-        _require(factors is not None and len(statement.reads) == 3)
+        require(factors is not None and len(statement.reads) == 3)
         found = [a for a in statement.reads if a.operand != carry]
-        _require(len(found) == 2 and {a.operand for a in found} == set(factors or ()))
-        _require(all(_is_plain(a) for a in found))
+        require(len(found) == 2 and {a.operand for a in found} == set(factors or ()))
+        require(all(is_plain(a) for a in found))
         return found
 
     @staticmethod
     def _other_reads(statement: Statement, producer: Statement) -> list[Access]:
         """Return the reads of arrays that `producer` does not make: masks."""
-        others = [a for a in statement.reads if a.array != _written(producer)]
-        _require(all(_is_plain(a) and a.operand is not None for a in others))
-        _require(all(op.name != "linalg.index" for op in with_nested(statement.op)))
+        others = [a for a in statement.reads if a.array != written(producer)]
+        require(all(is_plain(a) and a.operand is not None for a in others))
+        require(all(op.name != "linalg.index" for op in with_nested(statement.op)))
         return others
 
     def _read(self, statement: Statement, producer: Statement) -> int:
         """Return the number of the body argument that holds what `producer` makes."""
-        return _argument(_only([a for a in statement.reads if a.array == _written(producer)]))
+        return argument_of(only([a for a in statement.reads if a.array == written(producer)]))
 
     @staticmethod
     def _pair(statement: Statement, value: ir.Value, name: str) -> tuple[int, int]:
         """Return the body arguments that an operation combines."""
-        op = defining_op(strip_casts(value))
-        _require(op is not None and op.name == name)
-        assert op is not None
-        left, right = (_number(statement, strip_casts(v)) for v in op.operands)
+        left, right = (argument_number(statement, v) for v in made_by(value, name).operands)
         return left, right
 
     # --- result -----------------------------------------------------------------------------------
@@ -374,7 +373,7 @@ class _Match:
         array = self.index.arrays[write.array]
         weight_bytes = self.index.arrays[result.array].element_bytes
         scores = prod(extents[: heads + 2])
-        operations = sum(_operations(s) for s in self.pointwise) + 4 * self.has_sum
+        operations = sum(operation_count(s) for s in self.pointwise) + 4 * self.has_sum
         return Attention(
             name=name,
             kind=OperatorKind.ATTENTION,
@@ -383,7 +382,7 @@ class _Match:
             iterators=(*["parallel"] * (heads + 1), "reduction", "reduction", "parallel"),
             reads=reads,
             writes=(space.reordered(write, order, name),),
-            initial=_fill_attribute(self.index.writers(_written(mix))[0]),
+            initial=fill_value(self.index.writers(written(mix))[0]),
             macs=scores * (extents[-2] + extents[-1]),
             lane_operations=scores * operations,
             accumulator=None if array.element_bytes == 4 else 4,
@@ -394,82 +393,3 @@ class _Match:
             has_sum=self.has_sum,
             masked_rows_are_zero=self.masked_rows_are_zero,
         )
-
-
-# --- details of statements ------------------------------------------------------------------------
-
-
-def _only(found: list[T]) -> T:
-    _require(len(found) == 1)
-    return found[0]
-
-
-def _written(statement: Statement) -> str:
-    _require(len(statement.writes) == 1)
-    return statement.writes[0].array
-
-
-def _is_plain(access: Access) -> bool:
-    """Tell whether all instances make the access, and where."""
-    return access.exprs is not None and not access.where
-
-
-def _argument(access: Access) -> int:
-    """Return the number of the body argument that an access feeds."""
-    _require(access.operand is not None)
-    assert access.operand is not None
-    return access.operand
-
-
-def _yielded(statement: Statement) -> ir.Value:
-    """Return the value that a body gives, before any cast."""
-    _require(statement.op.name == "linalg.generic")
-    return strip_casts(list(statement.op.regions[0].blocks[0].operations)[-1].operands[0])
-
-
-def _number(statement: Statement, value: ir.Value) -> int | None:
-    """Return which body argument a value is, up to casts."""
-    arguments = statement.op.regions[0].blocks[0].arguments
-    stripped = strip_casts(value)
-    return next((number for number, argument in enumerate(arguments) if argument == stripped), None)
-
-
-def _takes(value: ir.Value, name: str) -> ir.Value | None:
-    """Return the operand of an operation called `name` that makes `value`."""
-    op = defining_op(value)
-    return strip_casts(op.operands[0]) if op is not None and op.name == name else None
-
-
-def _folds(statement: Statement, *names: str) -> bool:
-    """Tell whether a reduction folds its operand as it is with one of the arith operations."""
-    if statement.kind is not Kind.REDUCTION or statement.op.name != "linalg.generic":
-        return False
-    op = defining_op(_yielded(statement))
-    if op is None or op.name.removeprefix("arith.") not in names:
-        return False
-    numbers = {_number(statement, value) for value in op.operands}
-    return None not in numbers and numbers == {a.operand for a in statement.accesses}
-
-
-def _constant(value: ir.Value) -> float | None:
-    op = defining_op(value)
-    if op is None or op.name != "arith.constant":
-        return None
-    attribute = op.attributes["value"]
-    if isinstance(attribute, ir.BoolAttr | ir.FloatAttr | ir.IntegerAttr):
-        return attribute.value
-    return None
-
-
-def _fill_attribute(fill: Statement) -> ir.Attribute:
-    """Return the value that a fill writes."""
-    op = defining_op(_yielded(fill))
-    _require(op is not None and op.name == "arith.constant")
-    assert op is not None
-    return op.attributes["value"]
-
-
-def _operations(statement: Statement) -> int:
-    """Return how many scalar operations a body has, those that only convert left out."""
-    body = list(statement.op.regions[0].blocks[0].operations)[:-1]
-    return sum(strip_casts(op.results[0]) == op.results[0] for op in body)

@@ -8,16 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from polystage.mlir import ir
+from polystage.planner.fusion.patterns import extents_of, require
 from polystage.polyhedral import Access, Statement
-from polystage.polyhedral.domains import box, ranges_of, variables
+from polystage.polyhedral.domains import box, variables
 from polystage.polyhedral.expressions import linear_terms, substitute, to_aff, used_dims
 from polystage.polyhedral.model import map_from_affs
 
 Exprs = tuple[ir.AffineExpr, ...]
-
-
-class DifferentSpaceError(Exception):
-    """A statement does not go over the scores one by one."""
 
 
 class ScoreSpace:
@@ -52,7 +49,7 @@ class ScoreSpace:
                 parallel.update(range(first, len(space.extents)))
         space._scores = frozenset(parallel)
         depth = sorted(set(range(len(space.extents))) - parallel)
-        _require(len(depth) == 1)
+        require(len(depth) == 1)
         space._depth = depth[0]
         space._enter(scores, own)
         return space
@@ -60,7 +57,7 @@ class ScoreSpace:
     def enter_pointwise(self, statement: Statement, access: Access) -> None:
         """Add a statement that makes one element of each score, which `access` reads."""
         self._enter(statement, self._solve(statement, access))
-        _require(self._used(self._elements[statement.writes[0].array]) == self._scores)
+        require(self._used(self._elements[statement.writes[0].array]) == self._scores)
 
     def enter_row(self, statement: Statement, access: Access) -> None:
         """Add a statement that makes one element of each row of scores, which `access` reads."""
@@ -68,7 +65,7 @@ class ScoreSpace:
         self._sum_over_keys(statement, dims)
         self._enter(statement, dims)
         rows = self._used(self._elements[statement.writes[0].array])
-        _require(rows == self._scores - {self.keys})
+        require(rows == self._scores - {self.keys})
 
     def enter_mix(self, statement: Statement, weights: Access) -> None:
         """Add the contraction of weights with values."""
@@ -76,18 +73,18 @@ class ScoreSpace:
         self._sum_over_keys(statement, dims)
         self._enter(statement, dims)
         new = set(range(len(self.extents))) - self._scores - {self._depth}
-        _require(len(new) == 1)
+        require(len(new) == 1)
         self._values = new.pop()
 
     def enter_result(self, statement: Statement, access: Access) -> None:
         """Add a statement that makes one element of each of the result, which `access` reads."""
         self._enter(statement, self._solve(statement, access))
         result = self._used(self._elements[statement.writes[0].array])
-        _require(result == self._used(self._elements[access.array]))
+        require(result == self._used(self._elements[access.array]))
 
     def check_same_element(self, statement: Statement, access: Access) -> None:
         """Check that a statement reads the very element that was made for its score."""
-        _require(_equal(self._exprs(statement, access), self._elements[access.array]))
+        require(_equal(self._exprs(statement, access), self._elements[access.array]))
 
     def dims_of(self, statement: Statement, access: Access) -> frozenset[int]:
         """Return the dims that the elements of an access depend on."""
@@ -105,10 +102,10 @@ class ScoreSpace:
         Queries are the last dim that Q has and neither K nor V.
         """
         assert self.keys is not None and self._depth is not None and self._values is not None
-        _require({self.keys, self._depth} <= key and self._depth in query)
-        _require({self.keys, self._values} <= value and self.keys not in query)
+        require({self.keys, self._depth} <= key and self._depth in query)
+        require({self.keys, self._values} <= value and self.keys not in query)
         own = sorted((query - key - value) & self._scores)
-        _require(own)
+        require(own)
         heads = sorted(self._scores - {own[-1], self.keys})
         return (*heads, own[-1], self.keys, self._depth, self._values)
 
@@ -137,7 +134,7 @@ class ScoreSpace:
     def _enter(self, statement: Statement, dims: list[ir.AffineExpr]) -> None:
         self._dims_of[statement.name] = dims
         write = statement.writes[0]
-        _require(write.exprs is not None)
+        require(write.exprs is not None)
         self._elements[write.array] = self._exprs(statement, write)
 
     def _exprs(self, statement: Statement, access: Access) -> Exprs:
@@ -158,7 +155,7 @@ class ScoreSpace:
             elif dim in known:
                 dims.append(known[dim])
             else:
-                _require(new_dims)
+                require(new_dims)
                 dims.append(self._new_dims((extent,)))
         self._dims_of[statement.name] = dims
         self.check_same_element(statement, access)
@@ -169,24 +166,14 @@ class ScoreSpace:
         summed = self._used(
             d for d, i in zip(dims, statement.iterators, strict=True) if i == "reduction"
         )
-        _require(len(summed) == 1 and summed <= self._scores)
+        require(len(summed) == 1 and summed <= self._scores)
         (keys,) = summed
-        _require(self.keys in (None, keys))
+        require(self.keys in (None, keys))
         self.keys = keys
 
     @staticmethod
     def _used(exprs: Iterable[ir.AffineExpr]) -> frozenset[int]:
         return frozenset[int]().union(*(used_dims(expr) for expr in exprs))
-
-
-def extents_of(statement: Statement) -> tuple[int, ...]:
-    """Return the extents of a statement's dims."""
-    return tuple(high + 1 for _, high in ranges_of(statement.domain))
-
-
-def _require(condition: object) -> None:
-    if not condition:
-        raise DifferentSpaceError
 
 
 def _equal(left: Exprs, right: Exprs) -> bool:
