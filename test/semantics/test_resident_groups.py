@@ -108,6 +108,12 @@ def sums_of_arrays(net):
     return net.sum(net.conv(both, 8), net.sum(net.conv(a, 8, 3, 1, 1), net.conv(b, 8)))
 
 
+def mean_of_a_sum(net):
+    x = net.relu(net.conv("x", 9))
+    y = net.relu(net.sum(net.conv(x, 9, 3, 1, 1), x))
+    return net.dense(net.add("ReduceMean", [y], 9, axes=[2, 3], keepdims=1), 12)
+
+
 def wide_window(net):
     return net.relu(net.conv(net.relu(net.conv("x", 8, 7, 2, 3)), 9))
 
@@ -117,6 +123,7 @@ CASES = {
     "odd_channels": (odd_channels, (1, 11, 9, 7)),
     "windows_of_one_array": (windows_of_one_array, (1, 5, 6, 6)),
     "sums_of_arrays": (sums_of_arrays, (2, 6, 5, 5)),
+    "mean_of_a_sum": (mean_of_a_sum, (1, 5, 6, 6)),
     "wide_window": (wide_window, (2, 2, 14, 17)),
     "batch": (odd_channels, (4, 11, 9, 7)),
 }

@@ -17,6 +17,7 @@ from polystage.passes.lower.resident.groups import (
 )
 from polystage.passes.lower.resident.operators import Other, ResidentOperator
 from polystage.passes.lower.resident.recognise import recognise
+from polystage.passes.lower.resident.split_folds import split_folds
 
 GROUP = "npu.group"
 """Attribute of an operation: the number of the group that it runs in."""
@@ -45,6 +46,7 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
 
     Where a group does its batch part by part, its operations have `npu.part`, the size of one.
     """
+    split_folds(computing_operations(function), target)
     operators = recognise(computing_operations(function), target)
     possible = possible_operators(operators, target)
     found = resident_groups(possible, target)
