@@ -67,24 +67,22 @@ def plan_program(
 
 
 def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:
-    """Return a group of a path with large tiles, and its schedule, which fits.
-
-    The search bounds what a group needs from above, but where it is too kind to an option, the
-    capacity it gets is lowered by what is missing.
-    """
+    """Return a group of a path with large tiles, and its schedule, which fits."""
     segment, option, before = step.segment, step.option, step.before
     assert segment is not None and option is not None and before is not None
     passing = search.bytes_of(before.resident - segment.span.touched)
-    capacity = search.capacity - search.capacity // SLACK - passing
-    while True:
-        wide = search.groups.widened(segment, option, capacity)
-        group = segment.group(wide)
-        steps = schedule(search.program, group, before.resident)
-        if steps.bytes <= search.capacity:
-            return group, steps
-        if wide == option or capacity < option.bytes:
-            raise PlanError(
-                f"a group that ends with '{search.program.operators[group.operators[-1]].name}' "
-                f"needs {steps.bytes} bytes, but was planned with {option.bytes + passing}"
-            )
-        capacity = max(capacity - (steps.bytes - search.capacity), 0)
+    for reserve in (search.capacity // SLACK, 0):
+        wide = search.groups.widened(segment, option, search.capacity - reserve - passing)
+        if wide is not None:
+            group = segment.group(wide)
+            steps = schedule(search.program, group, before.resident)
+            if steps.bytes <= search.capacity:
+                return group, steps
+    group = segment.group(option)
+    steps = schedule(search.program, group, before.resident)
+    if steps.bytes > search.capacity:
+        raise PlanError(
+            f"a group that ends with '{segment.span.operators[-1].name}' needs {steps.bytes} "
+            f"bytes, but was planned with {option.bytes + passing}"
+        )
+    return group, steps

@@ -31,6 +31,12 @@ from polystage.polyhedral import Role
 
 MAX_STEPS = 256
 """Steps of the finest tiling that is tried; they are written out one after another."""
+MAX_FINE_STEPS = 512
+"""Steps of two loops over rows and columns."""
+FINE_TILES = 6
+"""Tiles of columns that are compared, the largest."""
+MAX_FINE_OPERATORS = 12
+"""Operators of a group that steps through columns, too."""
 TILES_PER_LOOP = 2
 """Tiles that are compared where operands are streamed again in every step."""
 FEW = 512
@@ -166,6 +172,8 @@ class GroupSearch:
             yield from finest
             if finest and finest[0].bytes <= self.capacity // 2:
                 continue  # all its inputs come once
+            for loops in self._finer_steps(segment.span, dim, tiles[0]):
+                yield from self._looped(segment, loops, frozenset())
             for streams, extra in self._stream_choices(segment):
                 for tile in self._coarse_tiles(segment, dim, tiles, extra):
                     yield from self._looped(segment, (Loop(dim, tile),), streams)
@@ -217,6 +225,20 @@ class GroupSearch:
             if role not in seen and any(dim in use.dims for use in uses if not use.is_write):
                 seen.add(role)
                 yield dim
+
+    def _finer_steps(self, span: Span, dim: int, tile: int) -> Iterator[tuple[Loop, ...]]:
+        """Yield two loops where those over `dim` alone need too much: windows slide along it, and
+        the next dim that operands depend on alike, as columns beside rows, is cut in parts."""
+        extents = self._extents[span.stop - 1]
+        roles = [tuple(d in use.dims for use in extents.uses) for d in range(len(extents.extents))]
+        alike = [d for d in range(dim + 1, len(roles)) if roles[d] == roles[dim]]
+        if not alike or dim in extents.reductions or len(span) > MAX_FINE_OPERATORS:
+            return
+        rows = -(-extents.extents[dim] // tile)
+        tiles = balanced_tiles(extents.extents[alike[0]])[:-1]
+        parts = [t for t in tiles if rows * -(-extents.extents[alike[0]] // t) <= MAX_FINE_STEPS]
+        for part in parts[-FINE_TILES:]:
+            yield Loop(dim, tile), Loop(alike[0], part)
 
     def _tiles(self, segment: Segment, dim: int) -> list[int]:
         """Return the tiles of a dim of the sink that make no more than the most steps."""
@@ -391,8 +413,9 @@ class GroupSearch:
 
     # --- fewer and larger steps and chunks --------------------------------------------------------
 
-    def widened(self, segment: Segment, option: GroupOption, capacity: int) -> GroupOption:
-        """Return an option that moves no more in fewer steps and chunks, within `capacity`."""
+    def widened(self, segment: Segment, option: GroupOption, capacity: int) -> GroupOption | None:
+        """Return an option that moves no more in fewer steps and chunks, within `capacity`; None
+        where there is none."""
         places = dict(zip(segment.span.arrays, option.places, strict=True))
         if len(segment.span) == 1:
             alone = self._best_alone(segment, capacity)
@@ -403,7 +426,7 @@ class GroupSearch:
             found = stepped and self._chunked(stepped, capacity)
             if found and found.traffic <= option.traffic:
                 return found
-        return option
+        return None
 
     def _chunked(self, stepped: "_Stepped", capacity: int) -> GroupOption | None:
         """Return the nests that move least in `capacity`, and of these those of fewest chunks."""
