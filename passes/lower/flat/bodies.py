@@ -14,7 +14,8 @@ from polystage.planner.fusion.operators import Operator
 from polystage.polyhedral import Statement
 
 _LOADS = ("memref.load", "affine.load")
-_CASTS = ("arith.ext", "arith.trunc", "linalg.yield")
+CASTS = ("arith.ext", "arith.trunc", "linalg.yield")
+"""What a body does beside computing."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _describe(block: ir.Block) -> str:
     words: list[str] = []
     for op in block.operations:
         name = op.operation.name
-        if name.startswith(_CASTS) or name in ("arith.constant", "func.return"):
+        if name.startswith(CASTS) or name in ("arith.constant", "func.return"):
             continue
         word = name.partition(".")[2].removesuffix("f").removesuffix("i")
         if not words or words[-1] != word:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from polystage.linear import Linear
 from polystage.mlir import ir
 from polystage.passes.lower.flat.bodies import (
+    CASTS,
     Coordinate,
     Leaf,
     ScalarFunction,
@@ -19,6 +20,7 @@ from polystage.passes.lower.flat.chunk import Chunk, Location, window, windows
 from polystage.passes.lower.flat.forms import Indices, Operand, OperatorForm
 from polystage.passes.lower.flat.pieces import ZERO, Piece, address, refine, shown
 from polystage.passes.lower.flat.writer import FlatWriter, Window
+from polystage.planner.fusion.operators import Operator, OperatorKind
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class LanesEngine:
             constants = {
                 o.source: o.fill for o in operands if o.source not in placed and o.fill is not None
             }
+            if changes_nothing(operator, constants.values()):
+                continue
             function = self.functions.anchor(anchor, constants, wide)
             emit(self.writer, kind, function, piece, coordinates.added_to(placed, function, piece))
 
@@ -99,6 +103,24 @@ class Coordinates:
             self.writer.iota(Window(storage, ZERO, (size,), (1,)), self.chunk.starts[dim], 0)
             self.known[dim] = Location.box(storage, [self.chunk.starts[dim]], [size])
         return self.known[dim]
+
+
+def changes_nothing(operator: Operator, constants: Iterable[ir.Attribute]) -> bool:
+    """Whether folding constants into a running result leaves it as it is: zeros in sums, those of
+    products too, and the initial value in a maximum or minimum."""
+    if not operator.reductions or operator.initial is None:
+        return False
+    values = [c.value for c in constants]  # type: ignore[attr-defined]
+    if operator.kind is OperatorKind.CONTRACTION:
+        return 0 in values
+    body = operator.statements[0].op.regions[0].blocks[0]
+    names = [op.operation.name for op in body.operations]
+    folds = [n.partition(".")[2] for n in names if not n.startswith(CASTS)]
+    if len(folds) != 1:
+        return False
+    start = operator.initial.value  # type: ignore[attr-defined]
+    is_extremum = folds[0].startswith(("max", "min"))
+    return (is_extremum and start in values) or (folds[0] in ("addf", "addi") and 0 in values)
 
 
 def initialise(writer: FlatWriter, chunk: Chunk) -> None:
