@@ -27,6 +27,8 @@ from polystage.polyhedral import Role
 
 BEAM = 24
 """States that are kept per place."""
+SMALL = 30
+"""Operators among which effort is divided: programs of fewer are searched more closely."""
 MAX_GROUP = 32
 """Operators of one group."""
 FREE_CHOICES = 3
@@ -75,7 +77,8 @@ class PlanSearch:
         self.max_group = max_group
         self.shares = max_group > 1
         """Whether operators share what is on chip; otherwise each finds and leaves all in DRAM."""
-        self.groups = GroupSearch(program, capacity, budget)
+        effort = max(1, SMALL // max(len(program.operators), 1))
+        self.groups = GroupSearch(program, capacity, budget * effort)
         self.sizes = {name: aligned(array.size_bytes) for name, array in program.arrays.items()}
         uses = {n: (*program.readers(n), *program.writers(n)) for n in program.arrays}
         self.first_use = {name: min(users) for name, users in uses.items()}

@@ -187,7 +187,7 @@ class GroupSearch:
         inputs = [name for name in segment.span.arrays if name not in made]
         tiles = {dim: balanced_tiles(sink.extents[dim])[:-1] for dim in dims}
         pairs = sum(len(tiles[a]) * len(tiles[b]) for a, b in permutations(dims, 2))
-        if (pairs + sum(map(len, tiles.values()))) * 2 ** len(inputs) > FEW * self.effort:
+        if (pairs + sum(map(len, tiles.values()))) * 2 ** len(inputs) > FEW:
             return None
         orders = [*((dim,) for dim in dims), *permutations(dims, 2)]
         loops = [

@@ -15,7 +15,9 @@ from polystage.planner.fusion.decisions import Loop, Nest
 TILINGS = 16_000
 """How many tilings of one operator are compared, all orders of its loops together."""
 MAX_LOOPS = 3
-"""Dims that get a chunk loop beside those that run one by one: the longest."""
+"""Dims that get a chunk loop beside those that run one by one: the longest. One more where
+`MANY_TILINGS` are compared."""
+MANY_TILINGS = 4 * TILINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _sampled(
     operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int], tilings: int
 ) -> list[NestOption]:
     """Return the best of every order of loops, from tiles that are spread over all there are."""
-    dims = chunked_dims(operator, box, streamed)
+    dims = chunked_dims(operator, box, streamed, MAX_LOOPS + (tilings >= MANY_TILINGS))
     orders = useful_orders(operator, dims, streamed)
     count = max(2, int((tilings / len(orders)) ** (1 / max(len(dims), 1))))
     grid = _grid([spread(tiles_of(operator, dim, box), count) for dim in dims])
@@ -155,7 +157,7 @@ def pareto(options: Sequence[NestOption]) -> list[NestOption]:
 
 
 def chunked_dims(
-    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int]
+    operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int], count: int
 ) -> tuple[int, ...]:
     """Return the dims that get a loop, the longest ones.
 
@@ -168,7 +170,7 @@ def chunked_dims(
     if not streamed and not operator.scratch:
         dims = [d for d in dims if d not in operator.reductions]
     dims.sort(key=lambda d: (d not in operator.one_by_one, -box[d]))
-    return tuple(sorted(dims[: MAX_LOOPS + len(operator.one_by_one.intersection(dims))]))
+    return tuple(sorted(dims[: count + len(operator.one_by_one.intersection(dims))]))
 
 
 def useful_orders(
