@@ -79,6 +79,9 @@ def possible_operators(
         wider = widen_layouts(layouts, operator, partitions_of(target))
         if reason is None and wider is None:
             reason = "a border of an operand is filled with something else for another operation"
+        touched = [operator.output.array, *(window.array for window, _, _ in operator.reads)]
+        if wider and not all(wider[a].suits(target.access_pattern) for a in touched):
+            reason = "an array has more dimensions, or larger strides, than an access"
         if reason is not None:
             found.append(Other(operator.ops, reason))
         elif wider is not None:

@@ -8,11 +8,13 @@ from math import ceil, prod
 from typing import Any
 
 from polystage.dtypes import byte_width
+from polystage.machine.components import AccessPattern
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.operators import ResidentOperator
 from polystage.passes.lower.resident.windows import Window
+from polystage.passes.memref_types import row_major_strides
 
 Range = tuple[int, int, int]
 """Start, size and step in one dimension."""
@@ -59,6 +61,14 @@ class Layout:
     def bytes(self) -> int:
         """The bytes in each partition."""
         return prod(self.buffer_shape[1:]) * byte_width(self.element_type)
+
+    def suits(self, pattern: AccessPattern) -> bool:
+        """Whether an engine can walk a tile of the array."""
+        shape = self.buffer_shape
+        strides = row_major_strides(shape)
+        wide = [stride for n, stride in zip(shape[2:], strides[2:], strict=True) if n > 1]
+        most, longest = pattern.max_free_dims, pattern.max_stride
+        return len(wide) <= most and all(stride <= longest for stride in wide)
 
     def count(self, tile: int) -> int:
         """Return how many partitions a tile takes."""
@@ -158,8 +168,9 @@ class ResidentArray:
         for place, d in enumerate(layout.free, start=2):
             end = layout.before[d] + layout.shape[d]
             for start, size in ((0, layout.before[d]), (end, layout.after[d])):
-                if size:
+                for tile in range(layout.tiles if size else 0):
                     strip = [*whole[:place], (start, size), *whole[place + 1 :]]
+                    strip[1] = tile, 1
                     self._fill(builder, strip, layout.fill)
             whole[place] = layout.before[d], layout.shape[d]
 
