@@ -82,8 +82,8 @@ def test_pass_replaces() -> None:
 
 def test_invalid_value() -> None:
     with pytest.raises(TargetError) as caught:
-        attached(target="tiny", set="psum.banks=0")
-    assert caught.value.message == "--set: 'psum.banks' is 0, but must be at least 1"
+        attached(target="tiny", set="psum.banks=-1")
+    assert caught.value.message == "--set: 'psum.banks' is -1, but must be at least 0"
 
 
 def test_invalid_attribute_incomplete() -> None:
