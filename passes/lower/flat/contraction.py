@@ -50,16 +50,21 @@ def factors(operator: Operator, form: OperatorForm) -> tuple[Operand, Operand] |
     return a, b
 
 
+def _dims_of(form: OperatorForm, operands: tuple[Operand, Operand]) -> list[frozenset[int]]:
+    """Return the dims that each factor depends on."""
+    return [
+        frozenset[int]().union(*(form.dims(a.access) for a in operand.alternatives))
+        for operand in operands
+    ]
+
+
 def suits_array(form: OperatorForm, operands: tuple[Operand, Operand], target: Target) -> bool:
     """Whether the array is faster than the lanes, of which each takes two cycles for a product.
 
     It is not where few dimensions lie along its rows or columns: in a depthwise convolution.
     """
     operator = form.operator
-    depends = [
-        frozenset[int]().union(*(form.dims(a.access) for a in operand.alternatives))
-        for operand in operands
-    ]
+    depends = _dims_of(form, operands)
     dims = [
         _Dim(size, (int(d in depends[0]), int(d in depends[1]), int(d in operator.parallels)))
         for d, size in enumerate(operator.extents)
@@ -117,6 +122,18 @@ class ContractionEngine:
         self.form = form
         self.operands = operands
         self.target = target
+
+    def extents(self) -> dict[str, int]:
+        """Return the sizes of the whole contraction: batch, and m, n and k of its products."""
+        operator = self.form.operator
+        first, second = _dims_of(self.form, self.operands)
+        dims = {
+            "batch": (first & second) & {*operator.parallels},
+            "m": (second - first) & {*operator.parallels},
+            "n": (first - second) & {*operator.parallels},
+            "k": {*operator.reductions},
+        }
+        return {name: prod(operator.extents[d] for d in ds) for name, ds in dims.items()}
 
     def begin(self, chunk: Chunk) -> None:
         """Nothing: every chunk prepares what it accumulates into."""

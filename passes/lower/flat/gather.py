@@ -8,9 +8,9 @@ from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.linear import Linear
 from polystage.mlir import ir
-from polystage.passes.lower.flat.bodies import ScalarFunctions, Source
+from polystage.passes.lower.flat.bodies import Leaf, ScalarFunctions, Source
 from polystage.passes.lower.flat.chunk import Chunk, Location
-from polystage.passes.lower.flat.forms import OperatorForm
+from polystage.passes.lower.flat.forms import Indices, OperatorForm
 from polystage.passes.lower.flat.indices import Index
 from polystage.passes.lower.flat.lanes import Coordinates, emit, read_operands
 from polystage.passes.lower.flat.writer import FlatWriter, Window
@@ -55,7 +55,9 @@ class GatherEngine:
         coordinates = Coordinates(self.writer, chunk)
         found = {x.source: self._gathered(chunk, x, coordinates) for x in self.lookups}
         op = self.form.operator.statements[0].op
-        others = {source: (self._every(chunk), location) for source, location in found.items()}
+        others: dict[Leaf, tuple[Indices, Location]] = {
+            source: (self._every(chunk), location) for source, location in found.items()
+        }
         output = self.form.writes[0], chunk.places[self.form.output()]
         others[Source(op, len(op.operands) - 1)] = output
         function = self.functions.anchor(self.form.operator.statements[0], {}, None)
@@ -72,13 +74,20 @@ class GatherEngine:
     def _gathered(self, chunk: Chunk, lookup: _Lookup, coordinates: Coordinates) -> Location:
         """Return a buffer over all dims with what a load gives in a chunk."""
         columns = [dim for _, dim in lookup.columns]
-        rows = [d for d, size in enumerate(chunk.sizes) if d not in columns]
+        rows = [d for d in range(len(chunk.sizes)) if d not in columns]
         looked_up = chunk.with_sizes(dict.fromkeys(columns, 1))
         load = lookup.source.op
         indices = [
             self._indices(looked_up, load.operands[axis + 1], coordinates) for axis in lookup.axes
         ]
         table = chunk.places[lookup.table]
+        if table.storage.is_on_chip:
+            raise PassError(
+                f"'{self.form.operator.name}' looks rows of '{self.form.array(lookup.table)}' up, "
+                f"which is on chip, but gathers read dram",
+                location=self.form.operator.layer,
+                help="make its place 'streamed'",
+            )
         storage = self.writer.alloc(chunk.sizes, table.storage.element_type)
         place = Location.box(storage, chunk.starts, chunk.sizes)
         order = [*rows, *columns]

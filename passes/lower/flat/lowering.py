@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from polystage.errors import PassError
 from polystage.machine.target import Target
@@ -34,11 +34,16 @@ def lower_flat(module: ir.Module, target: Target) -> func.FuncOp:
     """
     program = Program.from_module(module)
     plan = read_plan(program)
-    names = [name for name, array in program.arrays.items() if array.value is not None]
-    values = [program.arrays[name].value for name in names]
+    stored = {
+        name: array.value for name, array in program.arrays.items() if array.value is not None
+    }
+    values = list(stored.values())
     builder = KernelBuilder(module, KERNEL, [v.type for v in values], target)
     arrays = Arrays(
-        {name: _in_dram(argument) for name, argument in zip(names, builder.arguments, strict=True)},
+        {
+            name: _in_dram(argument)
+            for name, argument in zip(stored, builder.arguments, strict=True)
+        },
         {name: str(array.role) for name, array in program.arrays.items()},
     )
     writer = FlatWriter(builder)
@@ -50,6 +55,7 @@ def lower_flat(module: ir.Module, target: Target) -> func.FuncOp:
     for group, resident in zip(plan.groups, resident_before(program, plan), strict=True):
         scheduled = schedule(program, group, resident)
         GroupWriter(writer, program, group, scheduled, arrays, engines).write()
+    _note_contractions(builder.function, engines)
     _call(program, builder, values)
     return builder.function
 
@@ -82,6 +88,20 @@ def _engine(
         if operands is not None and suits_array(form, operands, target):
             return form, ContractionEngine(writer, functions, form, operands, target)
     return form, LanesEngine(writer, functions, form)
+
+
+def _note_contractions(
+    kernel: func.FuncOp, engines: Mapping[int, tuple[OperatorForm, Engine]]
+) -> None:
+    """Tell the report what the matmuls of each layer compute."""
+    i64 = ir.IntegerType.get_signless(64)
+    noted: dict[str, list[ir.Attribute]] = {}
+    for form, engine in engines.values():
+        if isinstance(engine, ContractionEngine) and form.operator.layer:
+            sizes = {key: ir.IntegerAttr.get(i64, n) for key, n in engine.extents().items()}
+            noted.setdefault(form.operator.layer, []).append(ir.DictAttr.get(sizes))
+    layers = {layer: ir.ArrayAttr.get(found) for layer, found in noted.items()}
+    kernel.attributes["npu.contractions"] = ir.DictAttr.get(layers)
 
 
 def _call(program: Program, builder: KernelBuilder, values: Sequence[ir.Value]) -> None:

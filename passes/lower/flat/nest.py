@@ -96,7 +96,7 @@ class NestWriter:
         arrays = {n: self.form.array(n) for n in range(count)}
         places = {n: on_chip[name] for n, name in arrays.items() if name in on_chip}
         for number, read in enumerate(self.form.operator.reads):
-            if read.exprs is None:  # a table that is looked up where it is
+            if read.exprs is None and number not in places:  # a table that is looked up where it is
                 places[number] = self.memory.in_dram[arrays[number]]
         sums = None
         if kept is not None and self.form.operator.accumulator is not None:
@@ -299,7 +299,7 @@ class NestWriter:
             for index in self.form.all_indices(access)
         )
 
-        def kind(tile: tuple[int, int]) -> Hashable:
+        def kind(tile: tuple[int, int]) -> tuple[int, bool, Hashable]:
             at, size = tile
             opens = is_reduction and at == 0 and state.is_first
             inside = state.at(dim, start + at, size, True)
@@ -374,7 +374,7 @@ def _pattern(checks: Sequence[Callable[[Piece], Hashable]], piece: Piece) -> Has
                 found.append(check(current))
                 break
             except Refined as refined:
-                if len(refined.pieces) > 1:
+                current, *others = refined.pieces
+                if others:
                     return None
-                current = refined.pieces[0]
     return tuple(found)

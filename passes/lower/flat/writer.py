@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,7 @@ class FlatWriter:
         return tuple((0, loop.trips - 1) for loop in self._loops)
 
     @contextmanager
-    def loop(self, trips: int) -> Iterator[Linear]:
+    def loop(self, trips: int) -> Generator[Linear]:
         """Write a loop; yields its variable, which counts from 0."""
         index = self.builder.index
         with self._points[-1], self._location:
