@@ -127,7 +127,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_an_account() -> None:
 
 
 def test_every_group_says_why_it_ends() -> None:
-    _, found = planned(filters(48, 300, count=3), 65536)
+    _, found = planned(filters(24, 150, count=3), 16384)
     notes = explain(found)
     assert [note.group for note in notes] == list(range(len(notes)))
     assert notes[-1].end == "ends with the program"
@@ -137,5 +137,5 @@ def test_every_group_says_why_it_ends() -> None:
 
 
 def test_equal_programs_get_equal_plans() -> None:
-    plans: list[Plan] = [planned(filters(8, 128, count=3), 8192)[1].plan for _ in range(2)]
+    plans: list[Plan] = [planned(filters(8, 64, count=2), 4096)[1].plan for _ in range(2)]
     assert plans[0] == plans[1]

@@ -27,7 +27,7 @@ from polystage.polyhedral import Role
 
 BEAM = 24
 """States that are kept per place."""
-SMALL = 30
+SMALL = 16
 """Operators among which effort is divided: programs of fewer are searched more closely."""
 MAX_GROUP = 32
 """Operators of one group."""
