@@ -11,6 +11,7 @@ from polystage.machine.target import Target
 from polystage.mlir import arith, ir, linalg, memref
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.polyhedral.scalar import multiplied_arguments
 
 _FOLDS = ("arith.addf", "arith.maximumf")
 
@@ -41,6 +42,8 @@ def _folded_value(op: ir.Operation) -> ir.Value | None:
     if len(op.opview.outputs) != 1 or not len(op.opview.inputs):
         return None
     body = op.regions[0].blocks[0]
+    if multiplied_arguments(body, len(body.arguments) - 1) is not None:
+        return None  # a contraction, whose products nobody wants to see
     fold = defining_op(_uncast(list(body.operations)[-1].operands[0]))
     if fold is None or fold.name not in _FOLDS:
         return None
