@@ -33,6 +33,7 @@ def lowering(*, map_banks: bool, dtype: str = "f32") -> list[str]:
     """Return the passes of the default pipeline after normalisation and copy elimination."""
     after_normalize = ",".join(stage.passes for stage in DEFAULT_PIPELINE[1:])
     text = after_normalize.replace("@dtype", dtype).replace("@target", TARGET)
+    text = text.replace("@objective", "traffic")
     dropped = {ELIMINATE_COPIES} if map_banks else {ELIMINATE_COPIES, MAP_BANKS}
     elements = parse_pipeline(f"{MODULE}({text})").children
     return [str(e) for e in elements if not (isinstance(e, PassCall) and e.name in dropped)]

@@ -4,7 +4,7 @@ What does not depend on the machine is done once; a program is compiled once for
 differ in times only (DRAM bandwidth, number of cores), whose times are then simulated with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,8 @@ class _Compiler:
         base = options.base()
         self.base = base
         dtype = options.dtype or base.default_dtype
-        texts = [stage.passes.replace("@dtype", dtype) for stage in DEFAULT_PIPELINE]
+        values = {"@dtype": dtype, "@objective": "latency"}
+        texts = [_with(values, stage.passes) for stage in DEFAULT_PIPELINE]
         self.rest = f"{MODULE}({','.join(texts[place + 1 :])})"
         self.prepared = _clone(source.module)
         run_pipeline(self.prepared, f"{MODULE}({','.join(texts[:place])})")
@@ -188,6 +189,12 @@ def _attach(module: ir.Module, target: Target) -> None:
 def _clone(module: ir.Module) -> ir.Module:
     with module.context, ir.Location.unknown():
         return module.operation.clone()
+
+
+def _with(values: Mapping[str, str], passes: str) -> str:
+    for name, value in values.items():
+        passes = passes.replace(name, value)
+    return passes
 
 
 def _reason(error: PolystageError) -> str:
