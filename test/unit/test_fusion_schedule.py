@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from attention_programs import AttentionProgram
 from fusion_programs import Graph, memref, parse
 from fusion_replay import Replay, streamed_bytes
 from hypothesis import event, given, settings
@@ -285,6 +286,29 @@ func.func @main(%a: memref<6x7xf32>, %b: memref<7x4xf32>) -> memref<6x4xf32> {
 }"""
 
 
+EVERY_SECOND = """
+func.func @main(%a: memref<3xf32>) -> memref<6xf32> {
+  %o = memref.alloc() : memref<6xf32>
+  %x = memref.subview %o[0] [3] [2] : memref<6xf32> to memref<3xf32, strided<[2]>>
+  %y = memref.subview %o[1] [3] [2] : memref<6xf32> to memref<3xf32, strided<[2], offset: 1>>
+  linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>],
+      iterator_types = ["parallel"]}
+      ins(%a : memref<3xf32>) outs(%x : memref<3xf32, strided<[2]>>) {
+  ^bb0(%p: f32, %old: f32):
+    %s = arith.addf %p, %p : f32
+    linalg.yield %s : f32
+  }
+  linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>],
+      iterator_types = ["parallel"]}
+      ins(%a : memref<3xf32>) outs(%y : memref<3xf32, strided<[2], offset: 1>>) {
+  ^bb0(%p: f32, %old: f32):
+    %s = arith.mulf %p, %p : f32
+    linalg.yield %s : f32
+  }
+  return %o : memref<6xf32>
+}"""
+
+
 class TestNests:
     @settings(max_examples=50, deadline=None)
     @given(st.data())
@@ -410,6 +434,39 @@ class TestRefusals:
         assert self.refusal(program, group) == (
             f"'{name}' becomes resident in a group that makes only a part of it\n"
             "help: make it resident from the first group on that writes it"
+        )
+
+    def test_what_comes_from_before_is_a_box(self):
+        graph = Graph()
+        x = graph.input(1, 4, 4)
+        target = graph.alloc(3, 4, 4)
+        for start in (0, 2, 1):
+            graph.elementwise(x, target=(*graph.window(target, start, 1), target))
+        program = graph.program(graph.elementwise(target))
+        name = program.operators[0].write.array
+        assert self.refusal(program, Group((2, 3), (), (), placed(program))) == (
+            f"'elementwise_3' reads a part of '{name}' that its group makes and another that comes "
+            "from before, and the latter is no box\n"
+            "help: put the operators that make the array into another group"
+        )
+
+    def test_every_second_element_is_not_a_box(self):
+        program = parse(EVERY_SECOND)
+        name = program.operators[0].write.array
+        assert self.refusal(program, Group((0,), (), (), placed(program))) == (
+            f"the group of 'elementwise' makes 3 of 6 elements of '{name}', with others between "
+            "them\nhelp: stream the array, or put all operators that write it into one group"
+        )
+        found = replayed(program, together(program, Loop(0, 1)))
+        assert found.write_bytes == {name: 6 * 4}
+
+    def test_a_step_has_whole_rows_of_scores(self):
+        program = parse(AttentionProgram().text())
+        group = Group((0,), (Loop(2, 2),), (Nest(),), placed(program))
+        name = program.operators[0].name
+        assert self.refusal(program, group) == (
+            f"a group loops over dim 2 of the attention '{name}', but its rows of scores must be "
+            "complete in each step\nhelp: loop over the dims 0, 1 only: heads and queries"
         )
 
     def test_what_cannot_be_modelled_runs_alone(self):

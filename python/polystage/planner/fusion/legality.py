@@ -1,5 +1,7 @@
 """Which operators may run together, step by step, without anybody seeing another value."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from polystage.errors import PlanError
@@ -8,6 +10,7 @@ from polystage.planner.fusion.boxes import is_empty, whole
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
+from polystage.polyhedral import Access
 
 
 def check_group(program: Program, group: Group) -> None:
@@ -107,10 +110,9 @@ def _conflicts(program: Program) -> list[tuple[int, int, str]]:
             continue
         regions = {index: _regions(program, program.operators[index], name) for index in touching}
         for second in writers:
-            written = [box for is_write, box in regions[second] if is_write]
+            written = [region for region in regions[second] if region.is_write]
             for first in touching[: touching.index(second)]:
-                boxes = [box for _, box in regions[first]]
-                if any(not is_empty(np.maximum(a, b)) for a in written for b in boxes):
+                if any(a.meets(b) for a in written for b in regions[first]):
                     found.append((first, second, name))
     return found
 
@@ -119,12 +121,26 @@ def _sink(program: Program, group: Group) -> str:
     return program.operators[group.operators[-1]].name
 
 
-def _regions(program: Program, operator: Operator, name: str) -> list[tuple[bool, np.ndarray]]:
-    """Return the hulls of what an operator reads and writes of an array, in all its iterations."""
+@dataclass(frozen=True)
+class _Region:
+    """What an operator reads or writes of an array, in all its iterations."""
+
+    access: Access
+    hull: np.ndarray
+    is_write: bool
+
+    def meets(self, other: "_Region") -> bool:
+        """Tell whether both have an element in common."""
+        if is_empty(np.maximum(self.hull, other.hull)):
+            return False
+        return not self.access.map.range().is_disjoint(other.access.map.range())
+
+
+def _regions(program: Program, operator: Operator, name: str) -> list[_Region]:
     maps = program.maps(operator)
     everything = whole(operator.extents)
     reads = zip(operator.reads, maps.reads, strict=True)
     writes = zip(operator.writes, maps.writes, strict=True)
-    found = [(False, form.image(everything)) for access, form in reads if access.array == name]
-    found += [(True, form.image(everything)) for access, form in writes if access.array == name]
+    found = [_Region(a, form.image(everything), False) for a, form in reads if a.array == name]
+    found += [_Region(a, form.image(everything), True) for a, form in writes if a.array == name]
     return found
