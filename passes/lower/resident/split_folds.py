@@ -9,8 +9,8 @@ from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import arith, ir, linalg, memref
-from polystage.passes.lower.generic_op import GenericOp
-from polystage.passes.lower.tensor_engine.contraction import Contraction
+from polystage.passes.lower.generic_op import Access, GenericOp
+from polystage.passes.lower.tensor_engine.contraction import Contraction, multiplied_operands
 from polystage.polyhedral.scalar import multiplied_arguments
 
 _FOLDS = ("arith.addf", "arith.maximumf")
@@ -29,7 +29,9 @@ def split_folds(operations: Sequence[ir.Operation], target: Target) -> int:
     for op in operations:
         if op.name == "linalg.generic" and (value := _folded_value(op)) is not None:
             generic = GenericOp.from_op(op.opview)
-            if _is_plain(generic) and any(_is_contracted(v, op, target) for v in op.opview.inputs):
+            whole = [op.operands[a.argument] for a in generic.inputs if _walks_all(generic, a)]
+            plain = _is_plain(generic) and multiplied_operands(generic) is None
+            if plain and any(_is_contracted(v, op, target) for v in whole):
                 _split(op, generic, value)
                 split += 1
     return split
@@ -64,6 +66,11 @@ def _is_plain(generic: GenericOp) -> bool:
     """Whether every operand walks each of its dimensions with one loop."""
     accesses = (*generic.inputs, *generic.outputs)
     return all(x.single is not None or not x.dims for a in accesses for x in a.index)
+
+
+def _walks_all(generic: GenericOp, access: Access) -> bool:
+    """Whether an operand has an element for every iteration, so that no larger array arises."""
+    return all(n == 1 or d in access.dims for d, n in enumerate(generic.extents))
 
 
 def _is_contracted(value: ir.Value, reader: ir.Operation, target: Target) -> bool:
