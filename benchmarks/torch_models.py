@@ -135,7 +135,7 @@ def gpt2(small: bool, layers: int = 12) -> Built:
     return Output(transformers.GPT2LMHeadModel(config), "logits", use_cache=False), tokens
 
 
-def bert(small: bool, length: int = 64) -> Built:
+def bert(small: bool, length: int = 64, layers: int = 12) -> Built:
     sizes = (
         {
             "hidden_size": 48,
@@ -145,7 +145,7 @@ def bert(small: bool, length: int = 64) -> Built:
             "vocab_size": 200,
         }
         if small
-        else {}
+        else {"num_hidden_layers": layers}
     )
     config = transformers.BertConfig(**sizes, **EAGER)
     tokens = torch.randint(0, config.vocab_size, (1, 12 if small else length))
