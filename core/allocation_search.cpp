@@ -107,6 +107,8 @@ public:
             for (std::int64_t k = start_[b]; k < start_[b + 1]; ++k)
                 over_[sections_[k]].push_back(b);
         }
+        for (int s = 0; s < count; ++s)
+            looks_.push_back(looks_.back() + static_cast<std::int64_t>(over_[s].size()));
     }
 
     Answer run() {
@@ -212,6 +214,7 @@ private:
     }
 
     Answer branch(Node& node, Sections& blame) {
+        spent += looks_[node.high] - looks_[node.low];
         const Branching choice = choose(node);
         blame_choice(node, choice, blame);
         const std::int64_t floor = floor_[choice.section];
@@ -467,6 +470,7 @@ private:
     InputRows<double> keys_;
     const std::int64_t capacity_, effort_;
     std::vector<std::vector<int>> over_;
+    std::vector<std::int64_t> looks_{0};  // how many buffers are over all sections before
     Random random_;
     std::vector<std::uint64_t> names_;
     std::vector<std::int64_t> head_;

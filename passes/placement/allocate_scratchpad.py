@@ -27,7 +27,7 @@ from polystage.passes.placement.live_ranges import Allocation, Sharing, address_
 from polystage.passes.placement.opposite_ends import far_kernels
 from polystage.passes.registry import Pass, register_pass
 
-EFFORT = 50_000_000
+EFFORT = 100_000_000
 """Steps of the exact search for one memory of one kernel: half a second of the compiled core."""
 
 
@@ -108,9 +108,11 @@ class AllocateScratchpadPass(Pass):
         demand = Demand(found, memory.granule)
         while demand.greatest > memory.capacity and self._give_up(demand, memory, anywhere=False):
             pass
-        places = _fit(found, memory, EFFORT)
+        places, count = _fit(found, memory, EFFORT), 1
         while places is None and self._give_up(demand, memory, anywhere=True):
-            places = _fit(found, memory, effort=0)
+            for _ in range(count - 1):
+                self._give_up(demand, memory, anywhere=True)
+            places, count = _fit(found, memory, EFFORT // 8), 2 * count
         return places or _packed(found, memory, EFFORT)
 
     def _give_up(self, demand: Demand, memory: Memory, *, anywhere: bool) -> bool:

@@ -3,6 +3,7 @@ time."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -123,3 +124,16 @@ def orders(table: Table) -> Iterator[Int64]:
     yield np.lexsort((start, -area, -demand))
     yield np.lexsort((start, -table.length, -table.size))
     yield np.lexsort((-table.size, start))
+
+
+def vary(
+    table: Table, order: Int64, addresses: Int64, chosen: random.Random
+) -> tuple[Int64, Int64]:
+    """Return an order in which something that lies highest is placed earlier, and its addresses, if
+    they are no higher; else the given ones."""
+    tops = addresses + table.size
+    highest = chosen.choice(np.flatnonzero(tops == tops.max()).tolist())
+    at = int(np.flatnonzero(order == highest)[0])
+    varied = np.insert(np.delete(order, at), chosen.randrange(at + 1), highest)
+    found = place_in_order(table, varied)
+    return (varied, found) if table.peak(found) <= table.peak(addresses) else (order, addresses)

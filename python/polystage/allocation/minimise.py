@@ -6,9 +6,7 @@ import random
 from collections.abc import Callable
 from time import monotonic
 
-import numpy as np
-
-from polystage.allocation.first_fit import decreasing, place_in_order
+from polystage.allocation.first_fit import decreasing, place_in_order, vary
 from polystage.allocation.problem import Allocation, DoesNotFitError, Problem
 from polystage.allocation.search import MOST_PLACES, search
 from polystage.allocation.solve import best_order, tables, write
@@ -17,7 +15,7 @@ from polystage.allocation.table import Int64, Table
 Progress = Callable[[str, int, int], None]
 """Is told a memory, its peak and its bound whenever one of them gets better."""
 
-FIRST_EFFORT = 40_000_000
+FIRST_EFFORT = 100_000_000
 """For the first search at the bound: half a second of the compiled core."""
 SHARE = 8
 """Of this effort, a search above the bound takes one in so many, and varying orders as well."""
@@ -71,7 +69,7 @@ class _Run:
         _, self.addresses = best_order(table)
         self.peak = table.peak(self.addresses)
         self.order: Int64 = decreasing(table) if len(table) else table.size
-        self.order_peak = self.peak
+        self.varied = place_in_order(table, self.order)
         self.random = random.Random(0)
         self.progress(self.peak, self.bound)
 
@@ -110,16 +108,9 @@ class _Run:
         return target + max(steps // 2, 1) * self.unit
 
     def _vary(self) -> None:
-        """Place what lies highest earlier, and keep the order if that is no worse."""
-        addresses = place_in_order(self.table, self.order)
-        tops = addresses + self.table.size
-        highest = self.random.choice(np.flatnonzero(tops == tops.max()).tolist())
-        at = int(np.flatnonzero(self.order == highest)[0])
-        order = np.insert(np.delete(self.order, at), self.random.randrange(at + 1), highest)
-        addresses = place_in_order(self.table, order)
-        if self.table.peak(addresses) <= self.order_peak:
-            self.order, self.order_peak = order, self.table.peak(addresses)
-            self._accept(addresses)
+        """Vary the order, and accept what comes of it if that is better."""
+        self.order, self.varied = vary(self.table, self.order, self.varied, self.random)
+        self._accept(self.varied)
 
     def _accept(self, addresses: Int64) -> None:
         if self.table.peak(addresses) < self.peak:

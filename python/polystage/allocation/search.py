@@ -29,7 +29,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import inf
 
 import numpy as np
@@ -39,7 +39,7 @@ from polystage.compiled import _core, uses_core
 
 MOST_PLACES = 4000
 """More are not searched for: the search goes as deep as there are places."""
-DEFAULT_EFFORT = 300_000_000
+DEFAULT_EFFORT = 1_000_000_000
 """In steps (a look at a place in a section): a few seconds of the compiled core."""
 
 
@@ -57,6 +57,7 @@ def search(table: Table, capacity: int, effort: int = DEFAULT_EFFORT) -> Answer:
     enough; the same answer every time, from the compiled core or without it."""
     if len(table) > MOST_PLACES or effort <= 0:
         return Answer(None, False, 0)
+    table = table.padded(capacity)
     unit = table.unit()
     sections = table.sections
     fixed = np.where(table.address == FREE, FREE, table.address // unit)
@@ -161,6 +162,7 @@ class Search:
             self.names.append(self._next_random())
             for s in mine:
                 self.over[s].append(b)
+        self.looks = [0, *accumulate(map(len, self.over))]
         self.head, self.support = [0] * self.n, [NOWHERE] * self.n
         self.failures: dict[int, list[list[tuple[int, int]]]] = {}
         self.remembered = 0
@@ -269,6 +271,7 @@ class Search:
         return answer, blame
 
     def _branch(self, node: _Node) -> tuple[int, int]:
+        self.spent += self.looks[node.high] - self.looks[node.low]
         section, candidates, room = self._choose(node)
         blame = self._blame_choice(node, section, candidates)
         floor = self.floor[section]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 
-from polystage.allocation.first_fit import orders, place_in_order
+from polystage.allocation.first_fit import orders, place_in_order, vary
 from polystage.allocation.problem import (
     Allocation,
     AllocationError,
@@ -16,13 +17,16 @@ from polystage.allocation.problem import (
 from polystage.allocation.search import DEFAULT_EFFORT, search
 from polystage.allocation.table import FREE, Int64, Table
 
+VARIATIONS = 50
+"""Orders to try between those that are always tried and the exact search."""
+
 
 def allocate(problem: Problem, effort: int = DEFAULT_EFFORT) -> Allocation:
     """Return an address for every buffer such that buffers live at the same time do not overlap.
 
-    Addresses come from the first order of placement that fits, else from an exact search of at most
-    `effort` steps. In a memory without a capacity they come from the best order. The same problem
-    has the same answer every time.
+    Addresses come from the first order of placement that fits, else from variations of the best
+    one, else from an exact search of at most `effort` steps (0: neither). In a memory without a
+    capacity they come from the best order. The same problem has the same answer every time.
 
     Units: bytes.
 
@@ -49,6 +53,10 @@ def _solve(buffers: Sequence[Buffer], memory: Memory, effort: int) -> tuple[Tabl
             found = place_in_order(table, order)
             if table.peak(found) <= memory.capacity:
                 return table, found
+    for table in possible if effort else ():
+        varied = _varied(table, memory.capacity)
+        if varied is not None:
+            return table, varied
     answers = []
     for table in possible:
         answer = search(table, memory.capacity, effort)
@@ -57,6 +65,18 @@ def _solve(buffers: Sequence[Buffer], memory: Memory, effort: int) -> tuple[Tabl
         answers.append(answer.proven)
     smallest = min(choices, key=lambda t: t.bound)
     raise DoesNotFitError(*smallest.worst(), memory.capacity, memory.name, proven=all(answers))
+
+
+def _varied(table: Table, capacity: int) -> Int64 | None:
+    """Return addresses within the capacity from variations of the best order, or None."""
+    order = min(orders(table), key=lambda order: table.peak(place_in_order(table, order)))
+    addresses = place_in_order(table, order)
+    chosen = random.Random(0)
+    for _ in range(VARIATIONS):
+        order, addresses = vary(table, order, addresses, chosen)
+        if table.peak(addresses) <= capacity:
+            return addresses
+    return None
 
 
 def best_order(table: Table) -> tuple[Table, Int64]:

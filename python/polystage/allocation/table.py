@@ -4,7 +4,7 @@ them are live together."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd, lcm
 
@@ -88,6 +88,15 @@ class Table:
     def peak(self, addresses: Int64) -> int:
         """Return where the highest place ends."""
         return int((addresses + self.size).max(initial=0))
+
+    def padded(self, capacity: int) -> Table:
+        """Return the table with sizes up to where the next buffer can start: within a capacity that
+        is a multiple of all alignments, the same addresses are possible, but more is known of
+        what is left."""
+        step = gcd(*self.alignment.tolist(), *self.address[self.address != FREE].tolist())
+        if step <= 1 or capacity % step:
+            return self
+        return replace(self, size=-(-self.size // step) * step)
 
     def unit(self) -> int:
         """Return the bytes that all sizes and sensible addresses are multiples of."""
