@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from polystage.dialects import npu
 from polystage.mlir import ir
+from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
 from polystage.planner.fusion.program import Program
 
 
@@ -228,3 +229,35 @@ def parse(text: str) -> Program:
     with ir.Context() as context, ir.Location.unknown():
         npu.load(context)
         return Program.from_module(ir.Module.parse(text))
+
+
+def placed(program: Program, place: Place = Place.WINDOW, **others: Place) -> dict[str, Place]:
+    return {name: others.get(name, place) for name in program.arrays}
+
+
+def together(program: Program, *loops: Loop, **others: Place) -> Group:
+    """All operators of a program in one group, with windows."""
+    count = len(program.operators)
+    return Group(tuple(range(count)), loops, (Nest(),) * count, placed(program, **others))
+
+
+PRODUCT = """
+func.func @main(%a: memref<6x7xf32>, %b: memref<7x4xf32>) -> memref<6x4xf32> {
+  %c = memref.alloc() : memref<6x4xf32>
+  linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>],
+      iterator_types = ["parallel", "parallel"]} outs(%c : memref<6x4xf32>) {
+  ^bb0(%old: f32):
+    %zero = arith.constant 0.0 : f32
+    linalg.yield %zero : f32
+  }
+  linalg.generic {indexing_maps = [affine_map<(d0, d1, d2) -> (d0, d2)>,
+      affine_map<(d0, d1, d2) -> (d2, d1)>, affine_map<(d0, d1, d2) -> (d0, d1)>],
+      iterator_types = ["parallel", "parallel", "reduction"]}
+      ins(%a, %b : memref<6x7xf32>, memref<7x4xf32>) outs(%c : memref<6x4xf32>) {
+  ^bb0(%x: f32, %y: f32, %old: f32):
+    %p = arith.mulf %x, %y : f32
+    %s = arith.addf %old, %p : f32
+    linalg.yield %s : f32
+  }
+  return %c : memref<6x4xf32>
+}"""

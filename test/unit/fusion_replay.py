@@ -7,7 +7,7 @@ import numpy as np
 from polystage.planner.fusion.decisions import Group, Nest, Place
 from polystage.planner.fusion.operators import Operator
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.schedule import GroupSchedule, Purpose
+from polystage.planner.fusion.schedule import GroupSchedule, Purpose, schedule
 from polystage.polyhedral import Role
 from polystage.polyhedral.expressions import evaluate
 
@@ -215,3 +215,14 @@ def streamed_bytes(
             total += int(extents.prod())
             largest = np.maximum(largest, extents)
     return total * array.element_bytes, tuple(largest.tolist())
+
+
+def replayed(program: Program, group: Group):
+    found = schedule(program, group)
+    Replay(program, group, found, frozenset()).run()
+    return found
+
+
+def window(found, name: str):
+    (buffer,) = [b for b in found.buffers if b.array == name and b.purpose is Purpose.ARRAY]
+    return buffer
