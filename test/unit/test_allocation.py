@@ -113,7 +113,7 @@ def test_two_outputs_do_not_take_the_same_place():
     assert y != z
 
 
-def test_the_search_comes_where_orders_do_not_fit():
+def test_more_than_orders_comes_where_these_do_not_fit():
     buffers = [
         Buffer("a", 3, 5, 3),
         Buffer("b", 4, 7, 4),
