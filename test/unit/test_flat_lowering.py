@@ -104,7 +104,7 @@ def check(program: Program, plan: Plan) -> None:
     assert result.totals.dram_write_by_cause == dict(written)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_plans_compute_the_program_and_move_what_was_planned(data):
     program = data.draw(programs())
