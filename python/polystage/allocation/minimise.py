@@ -75,6 +75,9 @@ class _Run:
 
     def improve(self, deadline: float) -> None:
         """Search and vary orders in turn until the deadline."""
+        until = monotonic() + 0.05
+        while self.bound < self.peak and monotonic() < min(until, deadline):
+            self._vary()
         effort = FIRST_EFFORT
         while self.bound < self.peak and monotonic() < deadline:
             begin = monotonic()
