@@ -5,7 +5,7 @@
 // CHECK-LABEL: func.func @main
 // CHECK: call @program(
 // CHECK-LABEL: func.func private @program
-// CHECK-SAME: attributes {npu.kernel}
+// CHECK-SAME: npu.kernel
 // CHECK: "npu.dma"({{.*}}) {cause = "input"
 // CHECK: "npu.elementwise"({{.*}}function = @maximum
 // CHECK: "npu.matmul"({{.*}}, %false) : (memref<1x16x32xf32, strided<[1, 3, 48], offset: 1>
