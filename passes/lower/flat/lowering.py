@@ -101,7 +101,8 @@ def _note_contractions(
             sizes = {key: ir.IntegerAttr.get(i64, n) for key, n in engine.extents().items()}
             noted.setdefault(form.operator.layer, []).append(ir.DictAttr.get(sizes))
     layers = {layer: ir.ArrayAttr.get(found) for layer, found in noted.items()}
-    kernel.attributes["npu.contractions"] = ir.DictAttr.get(layers)
+    if layers:
+        kernel.attributes["npu.contractions"] = ir.DictAttr.get(layers)
 
 
 def _call(program: Program, builder: KernelBuilder, values: Sequence[ir.Value]) -> None:
