@@ -113,7 +113,7 @@ class Decoder:
         self.lives = 0
         self.allocs: list[Alloc] = []
         self.occupied: dict[str, Occupancy] = {}
-        self.static_views: dict[tuple[View, ir.Type], View] = {}
+        self.static_views: dict[tuple[object, ...], View] = {}
         self.windows: dict[tuple[View, object], OperandWindow] = {}
         self.layer = ""
         self.work_of: dict[str, Work] = {}

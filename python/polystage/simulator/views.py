@@ -89,7 +89,8 @@ def _subview(decoder: Decoder, op: ir.Operation) -> None:
     if len(op.operands) > 1:
         decoder.views[op.results[0]] = _slice(decoder, op, source)
         return
-    key = source, op.results[0].type  # where nothing is dynamic, the type says which window it is
+    # the type alone does not say which window it is: the source may start anywhere
+    key = source, op.results[0].type, op.attributes["static_offsets"]
     view = decoder.static_views.get(key)
     if view is None:
         view = decoder.static_views[key] = _slice(decoder, op, source)
