@@ -7,7 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 import polystage as ps
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.resident.marking import mark_resident
+from polystage.passes.lower.resident.marking import computing_operations, mark_resident
+from polystage.passes.lower.resident.split_folds import split_folds
 from polystage.pipeline import default_pipeline
 
 RNG = np.random.default_rng(0)
@@ -175,3 +176,34 @@ def test_a_batch_goes_part_by_part_where_not_all_fits(tmp_path):
         np.testing.assert_allclose(
             ps.simulate(program, x).outputs[name], value, rtol=1e-5, atol=1e-5
         )
+
+
+CHAIN = """
+#a = affine_map<(m, n, k) -> (m, k)>
+#b = affine_map<(m, n, k) -> (k, n)>
+#c = affine_map<(m, n, k) -> (m, n)>
+func.func @main(%x: memref<4x4xf32>, %y: memref<4x4xf32>, %z: memref<4x4xf32>) {
+  %u = memref.alloc() : memref<4x4xf32>
+  BODY ins(%x, %y : memref<4x4xf32>, memref<4x4xf32>) outs(%u : memref<4x4xf32>) { INNER }
+  BODY ins(%u, %y : memref<4x4xf32>, memref<4x4xf32>) outs(%z : memref<4x4xf32>) { INNER }
+  return
+}
+""".replace(
+    "BODY",
+    'linalg.generic {indexing_maps = [#a, #b, #c], iterator_types = ["parallel", "parallel", '
+    '"reduction"]}',
+).replace(
+    "INNER",
+    """^bb0(%p: f32, %q: f32, %out: f32):
+    %m = arith.mulf %p, %q : f32
+    %s = arith.addf %out, %m : f32
+    linalg.yield %s : f32""",
+)
+
+
+def test_no_contraction_is_taken_apart():
+    with ir.Context(), ir.Location.unknown():
+        module = ir.Module.parse(CHAIN)
+        (main,) = module.body.operations
+        operations = computing_operations(main)
+        assert split_folds(operations, Target.load("tiny")) == 0
