@@ -1,6 +1,7 @@
-"""Long kernels without loops, as of a flat scratchpad: right, and in time linear in their length."""
+"""Long kernels without loops, as of a flat scratchpad: right, and linear in their length."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,13 +32,13 @@ def convolutions(rows):
     rings = [k.alloc([1, CHANNELS, RING, WIDTH], address=at) for at in places[:-1]]
     for i in range(rows):
         k.dma(row(k, k.x, i), row(k, rings[0], i % RING))
-        for source, made in zip(rings, rings[1:], strict=False):
+        for source, made in pairwise(rings):
             sums = k.alloc([1, CHANNELS, 1, WIDTH], address=places[-1])
             for tap in range(min(3, i + 1)):
                 taps = k.subview(weights, [0, tap * CHANNELS, 0], [1, CHANNELS, CHANNELS])
                 k.matmul(taps, row(k, source, (i - tap) % RING), sums, tap > 0)
-            operands = [sums, row(k, made, i % RING)]
-            k.box("elementwise", "double", operands, [1, CHANNELS, 1, WIDTH], ["d0, d1, d2, d3"] * 2)
+            operands, maps = [sums, row(k, made, i % RING)], ["d0, d1, d2, d3"] * 2
+            k.box("elementwise", "double", operands, [1, CHANNELS, 1, WIDTH], maps)
         k.dma(row(k, rings[-1], i % RING), row(k, k.y, i), "output")
     return program(k, target="flat")
 
