@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from polystage.machine.target import Target
 from polystage.mlir import ir
@@ -85,6 +86,17 @@ class GroupWriter:
                 sums.write(operator, loaded, self._shift(operator, biases))
             self._store(operator)
             _name_layer(_after(self.builder, start), layers[position])
+        self._describe(layers)
+
+    def _describe(self, layers: Sequence[str]) -> None:
+        """Note the extents of every layer's contractions, which reports compare the tiles with."""
+        described = {
+            layer: ir.ArrayAttr.get([_extents(product) for product in operator.products])
+            for layer, operator in zip(layers, self.group.operators, strict=True)
+            if isinstance(operator, Sum) and operator.products
+        }
+        if described:
+            self.builder.function.attributes["npu.contractions"] = ir.DictAttr.get(described)
 
     # --- transfers -------------------------------------------------------------------------------
 
@@ -180,6 +192,17 @@ class GroupWriter:
 def _pieces(operator: ResidentOperator, target: Target) -> list[tuple[Product, WeightPiece]]:
     products = operator.products if isinstance(operator, Sum) else ()
     return [(product, piece) for product in products for piece in pieces_of(product, target)]
+
+
+def _extents(product: Product) -> ir.DictAttr:
+    i64 = ir.IntegerType.get_signless(64)
+    extents = {
+        "batch": 1,
+        "m": product.extents[product.row],
+        "n": prod(product.extents[d] for d in product.columns),
+        "k": product.channels * prod(product.extents[d] for d in product.taps),
+    }
+    return ir.DictAttr.get({name: ir.IntegerAttr.get(i64, n) for name, n in extents.items()})
 
 
 def _last(builder: KernelBuilder) -> int:
