@@ -263,12 +263,25 @@ def depthwise(channels, size):
     )  # fmt: skip
 
 
+def gated_difference(rows, width):
+    """Return t * tanh(t) of t = x - sum(x), which two instructions read."""
+    return (
+        Chain(x=(rows, width))
+        .add("s", (rows,), "m, d", [("x", "m, d"), ("s", "m")], SUM, "d", 0.0)
+        .add("y", (rows, width), "m, d", [("x", "m, d"), ("s", "m"), ("y", "m, d")], """
+    %t = arith.subf %x0, %x1 : f32
+    %h = math.tanh %t : f32
+    %v = arith.mulf %t, %h : f32""")
+    )  # fmt: skip
+
+
 SUM = "%v = arith.addf %x0, %old : f32"
 SQUARES = "%p = arith.mulf %x0, %x0 : f32\n    %v = arith.addf %p, %old : f32"
 CHAINS = {
     "layer_norm": layer_norm(37, 50),
     "layer_norm_of_many_rows": layer_norm(300, 24),
     "softmax": softmax(3, 9, 20),
+    "gated_difference": gated_difference(21, 30),
     "depthwise": depthwise(40, 7),
     "depthwise_of_many_channels": depthwise(150, 6),
 }

@@ -11,7 +11,7 @@ from polystage.passes.lower.lane_engines.loop_nest import LoopNest
 from polystage.passes.lower.lane_engines.scalar_code import peel_affine
 from polystage.passes.lower.lane_engines.scalar_functions import body_function, engine_of
 from polystage.passes.lower.lane_engines.scalar_graph import Node, cone, is_cast, topological
-from polystage.passes.lower.lane_engines.tile_planner import TilePlanner, shared_nodes
+from polystage.passes.lower.lane_engines.tile_planner import TilePlanner
 from polystage.passes.lower.lane_engines.tile_program import Activate, Compute, Fill, Slot
 
 
@@ -23,17 +23,16 @@ class ChainPlanner(TilePlanner):
     """
 
     def __init__(self, builder: KernelBuilder, nest: LoopNest, chain: ChainBody) -> None:
-        super().__init__(builder, nest, chain.body, None)
         self.folds = chain.folds
         self.folding: Node | None = None
-        folded = [fold.value for fold in chain.folds.values()]
         self.accumulating = {
             node
             for fold in chain.folds.values()
             for node in _topological(fold.value)
             if fold.node in _topological(node)
         }
-        self.shared = {n for n in shared_nodes(chain.body, folded) if n not in self.accumulating}
+        folded = [fold.value for fold in chain.folds.values()]
+        super().__init__(builder, nest, chain.body, None, folded)
 
     def dims(self, node: Node) -> set[int]:
         """Return the loops that a value depends on, the partition aside."""

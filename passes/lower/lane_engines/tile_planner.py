@@ -124,7 +124,12 @@ class TilePlanner:
     """Plans the steps of one tile: what a value needs first, each value once."""
 
     def __init__(
-        self, builder: KernelBuilder, nest: LoopNest, body: ScalarBody, initial: Initial | None
+        self,
+        builder: KernelBuilder,
+        nest: LoopNest,
+        body: ScalarBody,
+        initial: Initial | None,
+        folded: Sequence[Node] = (),
     ) -> None:
         self.builder = builder
         self.target: Target = builder.target
@@ -134,7 +139,7 @@ class TilePlanner:
         self.program = TileProgram(nest)
         self.slots: dict[Node, Slot] = {}
         self.depends: dict[Node, set[int]] = {}
-        self.shared = {n for n in shared_nodes(body) if not self.accumulates(n)}
+        self.shared = {n for n in shared_nodes(body, folded) if not self.accumulates(n)}
 
     # --- buffers ----------------------------------------------------------------------------------
 
