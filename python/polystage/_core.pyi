@@ -1,4 +1,4 @@
-"""Compiled twins of the longest loops of the simulator and the allocator: core/ at the top of the project."""
+"""Compiled twins of the longest loops of simulator and allocator: core/ at the project's top."""
 
 from collections.abc import Sequence
 

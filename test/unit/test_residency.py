@@ -35,7 +35,7 @@ def test_nothing_overlaps_and_loads_are_in_order(demand, capacity):
             positions.append(piece.position)
     assert positions == sorted(positions)
     for i, ((first, last), address, size) in enumerate(boxes):
-        assert first <= last and 0 <= address and address + size <= capacity
+        assert first <= last and 0 <= address <= capacity - size
         for (f, t), a, s in boxes[:i]:
             apart = last < f or t < first
             assert apart or address + size <= a or a + s <= address

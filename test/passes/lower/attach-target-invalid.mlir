@@ -10,7 +10,7 @@
 
 // NAME: error: npu-attach-target: unknown target 'tinny'
 // NAME: help: name a preset (flat, inferentia1, neuroncore_v2, scalesim_os, scalesim_ws, tiny) or the path of a .toml file
-// VALUE: error: npu-attach-target: --set: 'psum.banks' is -1, but must be at least 1
+// VALUE: error: npu-attach-target: --set: 'psum.banks' is -1, but must be at least 0
 // KEY: error: npu-attach-target: --set: unknown key 'psum.bank'
 // KEY: help: did you mean 'psum.banks'
 
