@@ -56,9 +56,8 @@ def has_math_in_functions(op: ir.Operation) -> str:
     """Functions of numbers are part of scalar functions, which the lanes of a flat target take."""
     if not op.name.startswith("math."):
         return ""
-    function = op.parent
-    is_scalar = function is not None and function.operation.name == "func.func"
-    if is_scalar and "npu.kernel" not in function.operation.attributes:
+    parent = None if op.parent is None else op.parent.operation
+    if parent and parent.name == "func.func" and "npu.kernel" not in parent.attributes:
         return ""
     return f"'{op.name}' is no instruction"
 

@@ -307,8 +307,8 @@ class _Table:
         tiles = [int(tile) for tile in self.tiles[row]]
         pairs = zip(self.order, tiles, strict=True)
         loops = (Loop(d, t) for d, t in pairs if t < self.box[d])
-        numbers = (int(column[row]) for column in (self.bytes, self.traffic, self.chunks))
-        return NestOption(*numbers, Nest(tuple(loops)))
+        size, traffic, chunks = (int(c[row]) for c in (self.bytes, self.traffic, self.chunks))
+        return NestOption(size, traffic, chunks, Nest(tuple(loops)))
 
 
 def _widened(
