@@ -19,7 +19,8 @@ MAPS = """
 #a = affine_map<(m, n, k) -> (m, k)>
 #b = affine_map<(m, n, k) -> (k, n)>
 #c = affine_map<(m, n, k) -> (m, n)>
-#id = affine_map<(f, x) -> (f, x)>
+#id2 = affine_map<(f, x) -> (f, x)>
+#id3 = affine_map<(f, x, y) -> (f, x, y)>
 """
 
 MULTIPLY = """
@@ -30,9 +31,10 @@ MULTIPLY = """
   }"""
 
 
-def fill(array: str, kind: str) -> str:
+def fill(array: str, kind: str, dims: int = 2) -> str:
+    parallel = ", ".join(['"parallel"'] * dims)
     return f"""
-  linalg.generic {{indexing_maps = [#id], iterator_types = ["parallel", "parallel"]}}
+  linalg.generic {{indexing_maps = [#id{dims}], iterator_types = [{parallel}]}}
     outs({array} : {kind}) {{ ^bb0(%o: f32): linalg.yield %zero : f32 }}"""
 
 
@@ -66,6 +68,32 @@ def matmul(m: int, n: int, k: int) -> str:
     arguments = f"%x: {kinds[0]}, %w: {kinds[1]}, %y: {kinds[2]}"
     zero = "%zero = arith.constant 0.0 : f32"
     return f"{MAPS}func.func @main({arguments}) {{\n  {zero}{body}\n  return\n}}"
+
+
+DEPTHWISE_AND_PROJECTION = f"""{MAPS}
+#in = affine_map<(c, x, y, s, t) -> (c, x + s, y + t)>
+#taps = affine_map<(c, x, y, s, t) -> (c, s, t)>
+#out = affine_map<(c, x, y, s, t) -> (c, x, y)>
+#part = affine_map<(f, x, y, c) -> (c, x, y)>
+#weights = affine_map<(f, x, y, c) -> (f, c)>
+#sum = affine_map<(f, x, y, c) -> (f, x, y)>
+func.func @main(%x: memref<64x34x34xf32>, %t: memref<64x3x3xf32>, %w: memref<8x64xf32>,
+                %y: memref<8x32x32xf32>) {{
+  %zero = arith.constant 0.0 : f32
+  %h = memref.alloc() : memref<64x32x32xf32>
+  {fill("%h", "memref<64x32x32xf32>", 3)}
+  linalg.generic {{indexing_maps = [#in, #taps, #out],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction", "reduction"]}}
+    ins(%x, %t : memref<64x34x34xf32>, memref<64x3x3xf32>)
+    outs(%h : memref<64x32x32xf32>) {{{MULTIPLY}
+  {fill("%y", "memref<8x32x32xf32>", 3)}
+  linalg.generic {{indexing_maps = [#part, #weights, #sum],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction"]}}
+    ins(%h, %w : memref<64x32x32xf32>, memref<8x64xf32>)
+    outs(%y : memref<8x32x32xf32>) {{{MULTIPLY}
+  return
+}}
+"""
 
 
 def planned(text: str, capacity: int, max_group: int = 32) -> tuple[ir.Module, Planned]:
@@ -111,6 +139,23 @@ def test_a_matmul_is_close_to_its_bound(capacity: int) -> None:
     _, found = planned(matmul(96, 96, 96), capacity)
     bound = contraction_bytes(found.program, found.program.operators[0], capacity)
     assert bound <= found.traffic <= 1.35 * bound
+
+
+def test_blocks_of_a_matmul_are_cut_again_inside() -> None:
+    """Sums of 94 x 86 with single columns of one operand and parts of rows of the other fill the
+    scratchpad; a single nest has no room for as many sums."""
+    _, found = planned(matmul(1024, 1024, 1024), 32768)
+    assert found.traffic == 96 << 20
+
+
+def test_parts_of_what_is_summed_up_are_made_block_by_block() -> None:
+    """No rows of all channels fit, but one part of the channels is added to a block of sums after
+    the other."""
+    _, found = planned(DEPTHWISE_AND_PROJECTION, 8192)
+    (group,) = found.plan.groups
+    assert [loop.dim for loop in group.loops] == [1, 2, 3]
+    _, alone = planned(DEPTHWISE_AND_PROJECTION, 8192, max_group=1)
+    assert found.traffic < 0.7 * alone.traffic
 
 
 def test_a_scratchpad_that_is_too_small_is_refused() -> None:

@@ -16,13 +16,9 @@ from polystage.errors import PlanError
 from polystage.planner.fusion.cost import Price
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.search_groups import (
-    MAX_STREAMING_OPERATORS,
-    GroupOption,
-    GroupSearch,
-    Segment,
-    Span,
-)
+from polystage.planner.fusion.search_groups import GroupSearch
+from polystage.planner.fusion.search_loops import MAX_STREAMING_OPERATORS
+from polystage.planner.fusion.search_segments import GroupOption, Segment, Span
 from polystage.polyhedral import Role
 
 BEAM = 24
