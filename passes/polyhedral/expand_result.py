@@ -12,7 +12,7 @@ from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir, memref
 from polystage.passes.lower.generic_op import Access, GenericOp
-from polystage.passes.lower.physical_layout import PARTITION
+from polystage.passes.lower.physical_layout import PARTITION, PARTITION_LOOP, partition_loop
 from polystage.passes.memref_types import expanded_type, reassociation
 from polystage.slices import reassociation as groups_of
 
@@ -24,7 +24,8 @@ def expand_result(op: ir.Operation, fills: Sequence[ir.Operation]) -> bool:
     """Let `op`, and the `fills` of its output, write an array of the shape that the one
     `memref.expand_shape` of it has; return whether that could be done.
 
-    Every operand has to walk a split loop plainly: a window such as `2 * h + k` does not split.
+    Every operand has to walk a split loop plainly: a window such as `2 * h + k` does not split, nor
+    does a body that asks for the numbers of its loops.
     """
     result = op.operands[len(op.operands) - 1]
     allocation = defining_op(result)
@@ -33,6 +34,8 @@ def expand_result(op: ir.Operation, fills: Sequence[ir.Operation]) -> bool:
         return False
     (view,) = users
     if view.name != "memref.expand_shape":
+        return False
+    if any(inner.operation.name == "linalg.index" for inner in op.regions[0].blocks[0].operations):
         return False
     generic = GenericOp.from_op(op.opview)
     shape = list(ir.MemRefType(view.results[0].type).shape)
@@ -85,9 +88,14 @@ def _allocation(old: ir.Operation, shapes: Sequence[Sequence[int]]) -> ir.Value:
     if PARTITION in old.attributes:
         dim = ir.IntegerAttr(old.attributes[PARTITION])
         before = sum(len(shape) for shape in shapes[: dim.value])
-        wide = next((i for i, n in enumerate(shapes[dim.value]) if n > 1), 0)
+        wide = _first_wide(shapes[dim.value])
         new.operation.attributes[PARTITION] = ir.IntegerAttr.get(dim.type, before + wide)
     return new.memref
+
+
+def _first_wide(shape: Sequence[int]) -> int:
+    """Return the first dimension of more than one element, which takes the place of the whole."""
+    return next((i for i, n in enumerate(shape) if n > 1), 0)
 
 
 def _rewrite(op: ir.Operation, splits: Splits, output: ir.Value) -> None:
@@ -108,6 +116,11 @@ def _rewrite(op: ir.Operation, splits: Splits, output: ir.Value) -> None:
         op.attributes["indexing_maps"] = ir.ArrayAttr.get(list(map(ir.AffineMapAttr.get, new_maps)))
         spread = [kind for d, kind in enumerate(kinds) for _ in place[d]]
         op.attributes["iterator_types"] = ir.ArrayAttr.get(spread)
+    loop = partition_loop(op)
+    if loop is not None:
+        i64 = ir.IntegerType.get_signless(64)
+        chosen = place[loop][_first_wide(splits.get(loop, [1]))]
+        op.attributes[PARTITION_LOOP] = ir.IntegerAttr.get(i64, chosen)
 
 
 def _rewrite_operand(

@@ -16,6 +16,7 @@ MACHINE = measured.Machine("tiny", batch=2, cores=1, measured_per_s=(1.0, 1.0), 
 
 @pytest.fixture(scope="module")
 def program() -> ir.Module:
+    """Two convolutions on arrays so large that none of them stays on chip."""
     rng = np.random.default_rng(0)
     weights = {"a": rng.normal(size=(8, 4, 3, 3)), "b": rng.normal(size=(4, 8, 1, 1))}
     nodes = [
@@ -27,8 +28,8 @@ def program() -> ir.Module:
     graph = helper.make_graph(
         nodes,
         "block",
-        [helper.make_tensor_value_info("x", 1, [1, 4, 12, 12])],
-        [helper.make_tensor_value_info("y", 1, [1, 4, 12, 12])],
+        [helper.make_tensor_value_info("x", 1, [1, 4, 48, 48])],
+        [helper.make_tensor_value_info("y", 1, [1, 4, 48, 48])],
         [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
     )
     source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -56,7 +56,7 @@ def test_a_check_without_numbers_did_not_fail():
 
 def test_user_pipelines_say_their_arithmetic():
     def dtype(pipeline, chosen=None):
-        return runs.CompilerOptions("tiny", (), chosen, pipeline).resolved_dtype()
+        return runs.CompilerOptions("tiny", (), chosen, pipeline=pipeline).resolved_dtype()
 
     assert dtype("") == "f32"
     assert dtype("builtin.module(cse,npu-set-float-type{type=bf16})") == "bf16"
