@@ -119,6 +119,16 @@ class Graph:
         )
         return name, memref(total)
 
+    def over(self, top: str, below: str) -> tuple[str, str]:
+        """The map `below`, whose first channels are hidden by those of `top`."""
+        a, b = self.shapes[top], self.shapes[below]
+        name = self.name()
+        self.lines.append(
+            f'{name} = "npu.overlay"({top}, {below}) {{offsets = array<i64: 0, 0, 0>}} : '
+            f"({memref(a)}, {memref(b)}) -> {memref(b)}"
+        )
+        return name, memref(b)
+
     def elementwise(self, *sources: str, target=None) -> str:
         shape = self.shapes[sources[0]]
         if target is None:

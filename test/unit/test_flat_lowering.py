@@ -124,6 +124,19 @@ def sliding(program: Program, *loops: Loop) -> Plan:
     return Plan((Group(tuple(range(count)), loops, (Nest(),) * count, places),))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 10])
+def test_a_hidden_part_of_an_array_is_not_loaded(channels):
+    graph = Graph()
+    shown, _ = graph.over(graph.input(4, 3, 5), graph.input(10, 3, 5))
+    graph.shapes[shown] = (10, 3, 5)
+    program = graph.program(graph.elementwise(shown))
+    places = dict.fromkeys(program.arrays, Place.STREAMED)
+    plan = Plan((Group((0,), (), (Nest((Loop(0, channels), Loop(1, 1))),), places),))
+    read, _ = planned_bytes(program, plan)
+    assert read == {"input": 10 * 3 * 5 * 4}
+    check(program, plan)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 def test_two_padded_convolutions_slide(rows):
     graph = Graph()

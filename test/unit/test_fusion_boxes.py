@@ -3,7 +3,7 @@
 from itertools import product
 
 import numpy as np
-from fusion_programs import parse
+from fusion_programs import Graph, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +98,18 @@ class TestBoxMap:
         inside = points(from_ranges(wanted))
         everything = product(*map(range, extents))
         assert back >= {x for x in everything if _element(exprs, x) in inside}
+
+    def test_what_another_array_hides_is_not_touched(self):
+        graph = Graph()
+        top, below = graph.input(4, 3, 5), graph.input(10, 3, 5)
+        name, _ = graph.over(top, below)
+        graph.shapes[name] = (10, 3, 5)
+        program = graph.program(graph.elementwise(name))
+        first, second = program.maps(program.operators[-1]).reads
+        boxes = from_ranges(np.array([[[0, 4], [0, 3], [0, 5]], [[2, 7], [1, 3], [0, 5]]]))
+        assert to_ranges(first.image(boxes))[..., 0, :].tolist() == [[0, 4], [2, 4]]
+        assert bool(is_empty(second.image(boxes))[0])
+        assert to_ranges(second.image(boxes))[1].tolist() == [[4, 7], [1, 3], [0, 5]]
 
 
 def _element(exprs: list[str], iteration: tuple[int, ...]) -> tuple[int, ...]:

@@ -118,6 +118,9 @@ class BoxMap:
     """For the curved axes."""
     terms: tuple[tuple[tuple[tuple[int, int], ...], int], ...]
     """Per axis: dims with their factors, largest factor first, and the constant."""
+    domain: np.ndarray | None = field(default=None, repr=False)
+    """[dims, 2], the box of iterations outside of which the access does not happen, where that is
+    not all of them."""
 
     @cached_property
     def used(self) -> frozenset[int]:
@@ -134,6 +137,9 @@ class BoxMap:
                 found.append(frozenset(arguments))
             else:
                 found.append(frozenset(dim for dim, _ in terms))
+        if self.domain is not None and found:  # whether anything is touched depends on these, too
+            cut = (self.domain != whole(self.extents)).any(axis=-1)
+            found[0] |= frozenset(np.flatnonzero(cut).tolist())
         return tuple(found)
 
     @cached_property
@@ -151,6 +157,8 @@ class BoxMap:
         return self._image(boxes)
 
     def _image(self, boxes: np.ndarray) -> np.ndarray:
+        if self.domain is not None:
+            boxes = settled(np.maximum(boxes, self.domain))
         leading = boxes.shape[:-2]
         flat = boxes.reshape(*leading, -1) @ self.factors + self.constants
         found = np.maximum(flat.reshape(*leading, len(self.shape), 2), self.limits)
@@ -215,6 +223,7 @@ def box_map(operator: Operator, access: Access, shape: tuple[int, ...]) -> BoxMa
             ends = limits_of(expr, bound)
             if ends is not None:
                 limits[axis] = np.maximum(limits[axis], (ends[0], -ends[1] - 1))
+    domain = _domain(operator, access)
     is_bent = bool(curved) and access.exprs is not None
     return BoxMap(
         shape,
@@ -225,7 +234,24 @@ def box_map(operator: Operator, access: Access, shape: tuple[int, ...]) -> BoxMa
         tuple(curved),
         tile_footprint(operator.statements[0], access) if is_bent else None,
         tuple(terms),
+        None if domain is None or (domain == whole(operator.extents)).all() else domain,
     )
+
+
+def _domain(operator: Operator, access: Access) -> np.ndarray | None:
+    """Return the smallest box of the iterations in which an access happens, where one before it of
+    the same operand, or a bound of its own, decides on that; else None."""
+    same = [r for r in operator.reads if (r.op, r.operand) == (access.op, access.operand)]
+    is_first = access not in same[1:]
+    if access.exprs is None or (is_first and not access.where):
+        return None
+    instances = access.map.domain()
+    dims = range(len(operator.extents))
+    if instances.is_empty():
+        return np.full((len(dims), 2), EMPTY, dtype=np.int64)
+    low = [instances.dim_min_val(dim).to_python() for dim in dims]
+    high = [instances.dim_max_val(dim).to_python() for dim in dims]
+    return np.array([low, [-end - 1 for end in high]], dtype=np.int64).T
 
 
 def _linear(expr: ir.AffineExpr) -> tuple[list[tuple[int, int]] | None, int]:

@@ -292,8 +292,9 @@ def _over(access: Access, anchor: Statement, dims: Sequence[ir.AffineExpr]) -> A
     exprs = tuple(substitute(expr, dims, (), ranges) for expr in access.exprs)
     where = tuple(replace(b, expr=substitute(b.expr, dims, (), ranges)) for b in access.where)
     space = anchor.domain.get_space()
-    affs = [to_aff(expr, variables(space)) for expr in exprs]
-    relation = map_from_affs(space, affs, access.array).intersect_domain(anchor.domain)
+    affs = [to_aff(expr, variables(space)) for expr in dims]
+    instances = map_from_affs(space, affs, access.map.get_tuple_name(_IN))
+    relation = instances.intersect_domain(anchor.domain).apply_range(access.map)
     return replace(access, map=relation, exprs=exprs, where=where)
 
 
