@@ -137,6 +137,14 @@ def test_a_hidden_part_of_an_array_is_not_loaded(channels):
     check(program, plan)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_rows_that_a_tap_skips_at_a_border_are_not_loaded(stride):
+    graph = Graph()
+    program = graph.program(graph.conv(graph.input(1, 5, 4), 1, 2, stride=stride, padding=1))
+    places = dict.fromkeys(program.arrays, Place.STREAMED)
+    check(program, Plan((Group((0,), (), (Nest((Loop(4, 1),)),), places),)))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 def test_two_padded_convolutions_slide(rows):
     graph = Graph()

@@ -161,7 +161,10 @@ class BoxMap:
             boxes = settled(np.maximum(boxes, self.domain))
         leading = boxes.shape[:-2]
         flat = boxes.reshape(*leading, -1) @ self.factors + self.constants
-        found = np.maximum(flat.reshape(*leading, len(self.shape), 2), self.limits)
+        reached = flat.reshape(*leading, len(self.shape), 2)
+        found = np.maximum(reached, self.limits)
+        for axis in self._gapped:
+            found[..., axis, :] = self._within_limits(axis, reached[..., axis, :], lengths(boxes))
         if self.used and not self.curved:  # what comes of EMPTY is empty
             return settled(found)
         if self.curved and self.form is not None:
@@ -175,6 +178,33 @@ class BoxMap:
             found = np.maximum(found, self.limits)
         found[is_nothing(boxes)] = EMPTY
         return settled(found)
+
+    @cached_property
+    def _gapped(self) -> tuple[int, ...]:
+        """Axes that are cut off, and along which a box may skip elements."""
+        ends = self._reach_of(whole(self.extents))
+        return tuple(
+            axis
+            for axis, (terms, _) in enumerate(self.terms)
+            if any(abs(factor) > 1 for _, factor in terms) and (ends < self.limits)[axis].any()
+        )
+
+    def _reach_of(self, boxes: np.ndarray) -> np.ndarray:
+        return (boxes.reshape(-1) @ self.factors + self.constants).reshape(-1, 2)
+
+    def _within_limits(self, axis: int, ends: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Cut an axis off at its limits; where the limit falls between two touched elements, at the
+        one inside of it.
+
+        2 * h - 1 for 0 <= h <= 2, not below 0  ->  1 to 3
+        """
+        terms = [(abs(factor), sizes[..., dim] - 1) for dim, factor in self.terms[axis][0]]
+        step = np.maximum.reduce([np.where(more > 0, factor, 1) for factor, more in terms])
+        inner = sum(np.where(factor < step, factor * more, 0) for factor, more in terms)
+        beyond = self.limits[axis] - ends
+        rest = beyond % step[..., None]
+        is_gap = (beyond > 0) & (rest > np.asarray(inner)[..., None])
+        return np.maximum(ends, self.limits[axis]) + np.where(is_gap, step[..., None] - rest, 0)
 
     def preimage(self, boxes: np.ndarray) -> np.ndarray:
         """Return a box of the iterations that touch the given elements, [.., dims, 2]: the smallest
