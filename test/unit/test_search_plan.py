@@ -96,6 +96,51 @@ func.func @main(%x: memref<64x34x34xf32>, %t: memref<64x3x3xf32>, %w: memref<8x6
 """
 
 
+def widening_matmul(operands: str, types: str, out: str, kind: str) -> str:
+    return f"""{fill(out, kind)}
+  linalg.generic {{indexing_maps = [#a, #b, #c],
+      iterator_types = ["parallel", "parallel", "reduction"]}}
+    ins({operands} : {types}) outs({out} : {kind}) {{
+  ^bb0(%p: bf16, %q: bf16, %o: f32):
+    %wp = arith.extf %p : bf16 to f32
+    %wq = arith.extf %q : bf16 to f32
+    %m = arith.mulf %wp, %wq : f32
+    %sum = arith.addf %o, %m : f32
+    linalg.yield %sum : f32
+  }}"""
+
+
+FEED_FORWARD = f"""{MAPS}
+memref.global "private" constant @weights : memref<512x64xbf16> = dense<1.0>
+func.func @main(%x: memref<64x64xbf16>, %v: memref<64x512xbf16>,
+                %old: memref<64x64xbf16>, %y: memref<64x64xbf16>) {{
+  %zero = arith.constant 0.0 : f32
+  %w = memref.get_global @weights : memref<512x64xbf16>
+  %s = memref.alloc() : memref<64x512xf32>
+  %h = memref.alloc() : memref<64x512xbf16>
+  %t = memref.alloc() : memref<64x64xf32>
+  {widening_matmul("%x, %v", "memref<64x64xbf16>, memref<64x512xbf16>", "%s", "memref<64x512xf32>")}
+  linalg.generic {{indexing_maps = [#id2, #id2], iterator_types = ["parallel", "parallel"]}}
+    ins(%s : memref<64x512xf32>) outs(%h : memref<64x512xbf16>) {{
+  ^bb0(%i: f32, %o: bf16):
+    %m = arith.maximumf %i, %zero : f32
+    %r = arith.truncf %m : f32 to bf16
+    linalg.yield %r : bf16
+  }}
+  {widening_matmul("%h, %w", "memref<64x512xbf16>, memref<512x64xbf16>", "%t", "memref<64x64xf32>")}
+  linalg.generic {{indexing_maps = [#id2, #id2, #id2], iterator_types = ["parallel", "parallel"]}}
+    ins(%t, %old : memref<64x64xf32>, memref<64x64xbf16>) outs(%y : memref<64x64xbf16>) {{
+  ^bb0(%i: f32, %j: bf16, %o: bf16):
+    %e = arith.extf %j : bf16 to f32
+    %a = arith.addf %i, %e : f32
+    %r = arith.truncf %a : f32 to bf16
+    linalg.yield %r : bf16
+  }}
+  return
+}}
+"""
+
+
 def planned(text: str, capacity: int, max_group: int = 32) -> tuple[ir.Module, Planned]:
     """Plan a program; the module is returned so that it lives."""
     module = ir.Module.parse(text, ir.Context())
@@ -158,6 +203,16 @@ def test_parts_of_what_is_summed_up_are_made_block_by_block() -> None:
     assert found.traffic < 0.7 * alone.traffic
 
 
+def test_a_hidden_layer_comes_and_goes_while_its_reader_sums_up() -> None:
+    """Sums (16 KiB) and input (8 KiB) stay, columns of the hidden layer are made and added; what is
+    added in the end, and the output, pass in chunks when the sums are complete."""
+    _, found = planned(FEED_FORWARD, 28 << 10)
+    assert found.traffic == compulsory_bytes(found.program)
+    (group,) = found.plan.groups
+    assert [loop.dim for loop in group.loops] == [2]
+    assert group.places["arg2"] is Place.STREAMED
+
+
 def test_a_scratchpad_that_is_too_small_is_refused() -> None:
     with pytest.raises(PlanError, match=r"needs at least \d+ bytes on chip, but the .* has 16"):
         planned(matmul(8, 8, 8), 16)
@@ -179,6 +234,26 @@ def test_every_group_says_why_it_ends() -> None:
     assert all("ends here: with '" in note.end for note in notes[:-1])
     assert sum(note.traffic for note in notes) == found.traffic
     assert notes[0].text().startswith("group 0: ")
+
+
+def test_no_group_moves_less_than_it_must() -> None:
+    """Every second column is read; the others do not count."""
+    text = """
+#every_second = affine_map<(f, x) -> (f, 2 * x)>
+#id = affine_map<(f, x) -> (f, x)>
+func.func @main(%x: memref<8x64xf32>, %y: memref<8x32xf32>) {
+  linalg.generic {indexing_maps = [#every_second, #id], iterator_types = ["parallel", "parallel"]}
+    ins(%x : memref<8x64xf32>) outs(%y : memref<8x32xf32>) {
+  ^bb0(%i: f32, %o: f32):
+    linalg.yield %i : f32
+  }
+  return
+}
+"""
+    _, found = planned(text, 1 << 16)
+    (note,) = explain(found)
+    assert note.traffic < 8 * 64 * 4 + 8 * 32 * 4
+    assert note.excess == 0
 
 
 def test_equal_programs_get_equal_plans() -> None:

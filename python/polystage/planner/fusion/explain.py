@@ -31,10 +31,10 @@ class GroupNote:
 
     def text(self) -> str:
         """Return the note as one line."""
+        sink = self.operators[-1]
         names = self.operators[0].name
         if len(self.operators) > 1:
-            names += f" to {self.operators[-1].name}"
-        sink = self.operators[-1]
+            names += f" to {sink.name}"
         tiles = ", ".join(f"{loop.tile} of {sink.extents[loop.dim]}" for loop in self.loops)
         parts = [
             f"group {self.group}: {names}, {_counted(len(self.operators), 'operator')}",
@@ -54,6 +54,10 @@ def explain(planned: Planned) -> list[GroupNote]:
         segment, option = step.segment, step.option
         assert segment is not None and option is not None
         traffic = traffic_of(steps)
+        least = sum(
+            min(size, steps.read_bytes.get(name, 0) + steps.write_bytes.get(name, 0))
+            for name, size in planned.search.compulsory(segment.span).items()
+        )
         found.append(
             GroupNote(
                 number,
@@ -62,7 +66,7 @@ def explain(planned: Planned) -> list[GroupNote]:
                 planned.plan.groups[number].loops,
                 steps.bytes,
                 traffic,
-                traffic - planned.search.compulsory(segment.span),
+                traffic - least,
                 tuple(sorted(segment.kept)),
                 _why_it_ends(planned.search, step),
                 _next_better(planned.search, step, segment, option),

@@ -173,22 +173,22 @@ class PlanSearch:
             step.segment.span.start
             for step in alone.path()
             if step.segment and step.option
-            if step.option.traffic > self.compulsory(step.segment.span)
+            if step.option.traffic > sum(self.compulsory(step.segment.span).values())
         )
 
-    def compulsory(self, span: Span) -> int:
-        """Return the bytes of arguments and constants first read, and of results written.
+    def compulsory(self, span: Span) -> dict[str, int]:
+        """Return the bytes of arguments and constants first read, and of results written, by array.
 
         Tables that are looked up are left out, as they are of what options move.
         """
-        total = 0
+        found: dict[str, int] = {}
         operators = map(self.groups.extents, range(span.start, span.stop))
         for name in {use.array for extents in operators for use in extents.uses}:
             array = self.program.arrays[name]
             is_read = array.is_initialized and self.first_use[name] >= span.start
             is_result = array.role is Role.OUTPUT and name in span.written
-            total += array.size_bytes * ((is_read and name not in span.written) + is_result)
-        return total
+            found[name] = array.size_bytes * ((is_read and name not in span.written) + is_result)
+        return found
 
     def _stops(self, start: int, wasteful: frozenset[int]) -> Iterator[int]:
         """Yield the ends of groups from `start` that hold an operator which moves too much."""

@@ -6,6 +6,7 @@ Equal sequences, as layers of a model repeat them, are examined once.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from polystage.allocation import aligned
 from polystage.errors import PlanError
@@ -190,8 +191,10 @@ class GroupSearch:
         self, segment: Segment, loops: tuple[Loop, ...], streams: frozenset[str]
     ) -> Iterator[GroupOption]:
         """Yield the ways to run a group step by step; `streams` come again chunk by chunk."""
-        sink = self._extents[segment.span.stop - 1]
-        in_place = self._sums_up(segment.span, loops) and sink.accumulator is None
+        in_place = False
+        if self._sums_up(segment.span, loops):
+            in_place = self._extents[segment.span.stop - 1].accumulator is None
+            streams |= self.loops.late_inputs(segment)
         stepped = self._stepped(segment, loops, step_places(segment, streams, in_place))
         if stepped is None:
             return
@@ -223,7 +226,12 @@ class GroupSearch:
             (extents, box, streamed_uses(extents, places))
             for extents, box in zip(operators, steps.boxes, strict=True)
         ]
-        return _Stepped(loops, places, wide, still, nests, steps.times)
+        endings = steps.times[-1] // prod(
+            -(-operators[-1].extents[loop.dim] // loop.tile)
+            for loop in loops
+            if loop.dim in operators[-1].reductions
+        )
+        return _Stepped(loops, places, wide, still, nests, steps.times, endings)
 
     def _steps(self, span: Span, loops: tuple[Loop, ...]) -> Steps | None:
         """Return the steps of a span, or None where they cannot be carried out."""
@@ -287,10 +295,13 @@ class _Stepped:
     """Per operator what `nest_front` takes: the largest box of a step, and what is streamed."""
     times: tuple[int, ...]
     """In how many steps each operator runs."""
+    endings: int
+    """In how many of them the sink completes its sums."""
 
     def option(self, need: int, chosen: Sequence[NestOption]) -> GroupOption:
         """Return the whole, with a nest for every operator."""
         again = sum(n * nest.traffic for n, nest in zip(self.times, chosen, strict=True))
+        again -= (self.times[-1] - self.endings) * chosen[-1].late
         nests = tuple(nest.nest for nest in chosen)
         places = tuple(self.places.values())
         return GroupOption(need, self.still + again, self.loops, nests, places)

@@ -114,6 +114,20 @@ class StepLoops:
         extent = segment.span.operators[-1].extents[dim]
         return [tile for tile in balanced_tiles(extent) if -(-extent // tile) <= MAX_STEPS]
 
+    def late_inputs(self, segment: Segment) -> frozenset[str]:
+        """Return what the sink reads when its sums are complete, once each, as a residual: it need
+        not be on chip before."""
+        extents, span = self._extents[segment.span.stop - 1], segment.span
+        sums = {d for d, n in enumerate(extents.extents) if n > 1} - set(extents.reductions)
+        once = {u.array for u in extents.uses if u.is_late and not u.is_write and sums <= u.dims}
+        early = {
+            use.array
+            for operator in range(span.start, span.stop)
+            for use in self._extents[operator].uses
+            if operator < span.stop - 1 or not use.is_late
+        }
+        return frozenset(once - early - span.written - segment.resident)
+
     def coarse_tiles(
         self, segment: Segment, dim: int, tiles: Sequence[int], extra: int
     ) -> Iterator[int]:

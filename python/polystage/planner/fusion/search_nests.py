@@ -30,6 +30,8 @@ class NestOption:
     """DRAM bytes of streamed operands."""
     chunks: int
     """How often the innermost body runs."""
+    late: int
+    """The part of `traffic` that moves when sums are complete."""
     nest: Nest
 
 
@@ -256,6 +258,7 @@ class _Table:
     bytes: np.ndarray
     traffic: np.ndarray
     chunks: np.ndarray
+    late: np.ndarray
 
     @classmethod
     def of(
@@ -273,11 +276,14 @@ class _Table:
             chunk[dim] = tiles[:, column]
         widened = _widened(operator, box, order, chunk)
         need = np.zeros(count, dtype=np.int64)
-        traffic = np.zeros(count, dtype=np.int64)
+        traffic, late = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         for number in streamed:
             use = operator.uses[number]
             times = _repeats(operator, use, order, trips)
-            traffic += times * _elements(use, box, order, tiles) * use.element_bytes
+            moved = times * _elements(use, box, order, tiles) * use.element_bytes
+            traffic += moved
+            if use.is_late:
+                late += moved
             held = widened if use.is_write and operator.accumulator is None else chunk
             need += _aligned(_largest(use, held) * use.element_bytes)
         if operator.accumulator is not None:
@@ -293,7 +299,7 @@ class _Table:
                 cells = cells * extents[dim]
             need += _aligned(cells * scratch.element_bytes)
         chunks = trips.prod(axis=1, initial=1, dtype=np.int64)
-        return cls(box, order, tiles, need, traffic, chunks)
+        return cls(box, order, tiles, need, traffic, chunks, late)
 
     def front(self) -> list[NestOption]:
         """Return the tilings of which none needs less and moves less than another."""
@@ -307,8 +313,9 @@ class _Table:
         tiles = [int(tile) for tile in self.tiles[row]]
         pairs = zip(self.order, tiles, strict=True)
         loops = (Loop(d, t) for d, t in pairs if t < self.box[d])
-        size, traffic, chunks = (int(c[row]) for c in (self.bytes, self.traffic, self.chunks))
-        return NestOption(size, traffic, chunks, Nest(tuple(loops)))
+        columns = (self.bytes, self.traffic, self.chunks, self.late)
+        size, traffic, chunks, late = (int(column[row]) for column in columns)
+        return NestOption(size, traffic, chunks, late, Nest(tuple(loops)))
 
 
 def _widened(
