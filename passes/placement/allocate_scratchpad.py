@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import get_args
+
+import numpy as np
 
 from polystage.allocation import (
     Buffer,
@@ -15,7 +18,7 @@ from polystage.allocation import (
     aligned,
     allocate,
 )
-from polystage.allocation.first_fit import decreasing_within
+from polystage.allocation.first_fit import decreasing_within, place_in_order
 from polystage.allocation.table import Table
 from polystage.dialects.npu.target import required_target
 from polystage.errors import PassError
@@ -46,7 +49,9 @@ class AllocateScratchpadPass(Pass):
     places do not fit, the largest buffer of several live where most is has one less, and so on.
 
     Addresses that are there already stay. Where the lowest gaps for the largest buffers first do
-    not lead to addresses that fit, other orders are tried, then an exact search.
+    not lead to addresses that fit, buffers come in the order of their `hint`: where the planner has
+    them lie such that one place of each has room. Without hints other orders are tried, then an
+    exact search.
 
     Kernels that follow each other lie at opposite ends of the memory, each within its half of it
     if it fits there: so the weights of one come in while the kernel before still computes.
@@ -108,6 +113,10 @@ class AllocateScratchpadPass(Pass):
         demand = Demand(found, memory.granule)
         while demand.greatest > memory.capacity and self._give_up(demand, memory, anywhere=False):
             pass
+        if any(a.hint is not None for a in found):
+            places = _apart(found, memory) or self._as_hinted(found, memory)
+            if places is not None:
+                return places
         places, count = _fit(found, memory, EFFORT), 1
         while places is None and self._give_up(demand, memory, anywhere=True):
             for _ in range(count - 1):
@@ -115,20 +124,46 @@ class AllocateScratchpadPass(Pass):
             places, count = _fit(found, memory, EFFORT // 8), 2 * count
         return places or _packed(found, memory, EFFORT)
 
+    def _as_hinted(self, found: Sequence[Allocation], memory: Memory) -> list[list[int]] | None:
+        """Return the addresses where a place of each buffer comes in the order of the hints, which
+        puts it no higher than its hint, and further places, small ones first, where there is room;
+        None where one of each is too much."""
+        assert memory.capacity is not None
+        starts = np.cumsum([0, *(a.depth for a in found)])
+        first = starts[:-1]
+        table = _table(_buffers(found, memory, "within an iteration"))
+        hints = np.array([np.inf if a.hint is None else a.hint for a in found])
+        others = np.setdiff1d(np.arange(len(table)), first)
+        order = [first[np.argsort(hints, kind="stable")], others[np.argsort(table.size[others])]]
+        addresses = place_in_order(table, np.concatenate(order))
+        fits = addresses + table.size <= memory.capacity
+        if not fits[first].all():
+            return None
+        rows = [slice(start, end) for start, end in pairwise(starts.tolist())]
+        for allocation, row in zip(found, rows, strict=True):
+            self._leave(allocation, int(fits[row].sum()), memory)
+        return [addresses[row][fits[row]].tolist() for row in rows]
+
     def _give_up(self, demand: Demand, memory: Memory, *, anywhere: bool) -> bool:
         """Take one place from a buffer of several, if there is one."""
         allocation = demand.give_up(anywhere)
         if allocation is None:
             return False
+        self._leave(allocation, allocation.depth - 1, memory)
+        return True
+
+    def _leave(self, allocation: Allocation, places: int, memory: Memory) -> None:
+        """Let a buffer have so many places."""
         depth = allocation.depth
+        if places == depth:
+            return
         self.remark(
             allocation.op,
-            f"buffer {allocation.name} has {depth - 1} instead of {depth} places, for which "
+            f"buffer {allocation.name} has {places} instead of {depth} places, for which "
             f"{memory.name} is too small",
         )
-        self.count("places given up")
-        allocation.op.attributes["buffers"] = _i64(depth - 1)
-        return True
+        self.count("places given up", depth - places)
+        allocation.op.attributes["buffers"] = _i64(places)
 
     def _write(self, allocation: Allocation, addresses: Sequence[int]) -> None:
         op = allocation.op
@@ -138,6 +173,8 @@ class AllocateScratchpadPass(Pass):
             self.count("buffers of several places")
         elif "buffers" in op.attributes:
             del op.attributes["buffers"]
+        if "hint" in op.attributes:
+            del op.attributes["hint"]
 
 
 _REMEDY = "use a target with a larger scratchpad, or smaller tiles"
@@ -156,18 +193,30 @@ def _calls(module: ir.Module) -> list[str]:
     ]
 
 
-def _fit(found: Sequence[Allocation], memory: Memory, effort: int) -> list[list[int]] | None:
+def _apart(found: Sequence[Allocation], memory: Memory) -> list[list[int]] | None:
     """Return the addresses of all places, with as little sharing as goes into half of the memory,
-    else into all of it; None where that needs more than `effort`, or cannot be."""
+    else into all of it; None where the largest first do not go in."""
     assert memory.capacity is not None
     half = memory.capacity // 2 // address_unit(memory) * address_unit(memory)
-    buffers = [_buffers(found, memory, sharing) for sharing in get_args(Sharing)]
-    tables = [Table.of(places, [[i] for i in range(len(places))], Memory()) for places in buffers]
+    tables = [_table(_buffers(found, memory, sharing)) for sharing in get_args(Sharing)]
     for capacity in (half, memory.capacity):
         for table in tables:
             addresses = decreasing_within(table, capacity)
             if addresses is not None:
                 return _by_allocation(found, addresses.tolist())
+    return None
+
+
+def _table(places: Sequence[Buffer]) -> Table:
+    return Table.of(places, [[i] for i in range(len(places))], Memory())
+
+
+def _fit(found: Sequence[Allocation], memory: Memory, effort: int) -> list[list[int]] | None:
+    """Return the addresses of all places, apart if they go in that way, else with the most sharing;
+    None where that needs more than `effort`, or cannot be."""
+    apart = _apart(found, memory)
+    if apart is not None:
+        return apart
     try:
         return _packed(found, memory, effort)
     except DoesNotFitError:

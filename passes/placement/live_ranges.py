@@ -34,6 +34,8 @@ class Allocation:
     rank: int
     fixed: tuple[int, ...]
     """The addresses that its places have already, if they have."""
+    hint: int | None
+    """Where one place lies in an answer that fits, if one is known."""
 
     @property
     def depth(self) -> int:
@@ -97,6 +99,7 @@ def _allocation(op: ir.Operation, spans: dict[ir.Operation, tuple[int, int]]) ->
         _outermost_loop(op, spans) or life,
         0 if weights else 1,
         _addresses(op),
+        _hint(op),
     )
 
 
@@ -106,6 +109,10 @@ def _addresses(op: ir.Operation) -> tuple[int, ...]:
     if "address" in op.attributes:
         return (ir.IntegerAttr(op.attributes["address"]).value,)
     return ()
+
+
+def _hint(op: ir.Operation) -> int | None:
+    return ir.IntegerAttr(op.attributes["hint"]).value if "hint" in op.attributes else None
 
 
 def _loads_weights(user: ir.Operation) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from polystage.passes.lower.flat.chunk import Location
 from polystage.passes.lower.flat.engine import Engine
 from polystage.passes.lower.flat.forms import OperatorForm
-from polystage.passes.lower.flat.nest import Memory, NestWriter
+from polystage.passes.lower.flat.nest import Hints, Memory, NestWriter
 from polystage.passes.lower.flat.transfers import Box, move
 from polystage.passes.lower.flat.writer import FlatWriter
 from polystage.planner.fusion.decisions import Group, Place
@@ -21,10 +21,12 @@ from polystage.planner.fusion.schedule import Buffer, GroupSchedule, Purpose
 
 @dataclass
 class Arrays:
-    """Where the arrays of the program are; `resident` are on chip from group to group."""
+    """Where the arrays of the program are; `resident` are on chip from group to group, `hints` says
+    where the planner placed those."""
 
     in_dram: Mapping[str, Location]
     causes: Mapping[str, str]
+    hints: Mapping[str, int]
     resident: dict[str, Location] = field(default_factory=dict[str, Location])
 
 
@@ -39,7 +41,9 @@ class GroupWriter:
         schedule: GroupSchedule,
         arrays: Arrays,
         engines: Mapping[int, tuple[OperatorForm, Engine]],
+        addresses: Sequence[int],
     ) -> None:
+        """`addresses` are where the planner placed the buffers of the schedule, if it did."""
         self.writer = writer
         self.program = program
         self.group = group
@@ -47,11 +51,13 @@ class GroupWriter:
         self.arrays = arrays
         self.on_chip: dict[str, Location] = {}
         memory = Memory(self.on_chip, arrays.in_dram, arrays.causes)
+        self.placed = list(zip(schedule.buffers, addresses, strict=False))
         self.nests = [
-            NestWriter(writer, *engines[number], nest.chunks, memory)
-            for number, nest in zip(group.operators, group.nests, strict=True)
+            NestWriter(writer, *engines[number], nest.chunks, memory, self._hints(place))
+            for place, (number, nest) in enumerate(zip(group.operators, group.nests, strict=True))
         ]
         self.buffers = {b.array: b for b in schedule.buffers if b.purpose is Purpose.ARRAY}
+        self.array_hints = {b.array: at for b, at in self.placed if b.purpose is Purpose.ARRAY}
         self.kept: Location | None = None
 
     def write(self) -> None:
@@ -72,11 +78,13 @@ class GroupWriter:
             if self.group.places[name] is Place.RESIDENT:
                 if name not in self.arrays.resident:
                     self.arrays.resident[name] = self._reserve(
-                        name, self.program.arrays[name].shape
+                        name, self.program.arrays[name].shape, self.arrays.hints.get(name)
                     )
                 self.on_chip[name] = self.arrays.resident[name]
             elif name not in self.on_chip or self._is_anew(self.buffers[name]):
-                self.on_chip[name] = self._reserve(name, self.buffers[name].shape)
+                self.on_chip[name] = self._reserve(
+                    name, self.buffers[name].shape, self.array_hints.get(name)
+                )
             if name in self.schedule.loads:
                 self.writer.layer = self._operator(place).layer
                 self._move_in(name, self.schedule.loads[name][step])
@@ -94,9 +102,9 @@ class GroupWriter:
         """Whether a buffer is a new one in every step."""
         return buffer.operators != (0, len(self.group.operators) - 1)
 
-    def _reserve(self, name: str, shape: tuple[int, ...]) -> Location:
+    def _reserve(self, name: str, shape: tuple[int, ...], hint: int | None) -> Location:
         element = self.arrays.in_dram[name].storage.element_type
-        storage = self.writer.alloc(shape, element)
+        storage = self.writer.alloc(shape, element, hint)
         return Location.circular(storage, shape, self.program.arrays[name].shape)
 
     def _move_in(self, name: str, ranges: np.ndarray) -> None:
@@ -126,6 +134,16 @@ class GroupWriter:
     def _operator(self, place: int) -> Operator:
         return self.program.operators[self.group.operators[place]]
 
+    def _hints(self, place: int) -> Hints:
+        """Return where the buffers of one operator are; the sink's may last over steps."""
+        return Hints.of(
+            [
+                (buffer, address)
+                for buffer, address in self.placed
+                if buffer.purpose is not Purpose.ARRAY and buffer.operators[1] == place
+            ]
+        )
+
     def _compute(self, step: int, place: int) -> None:
         box = Box.of_ranges(self.schedule.computes[place][step].tolist())
         if box.is_empty:
@@ -148,12 +166,13 @@ class GroupWriter:
         if self.kept is None and operator.accumulator is not None:
             buffer = next(b for b in self._lasting if b.purpose is Purpose.ACCUMULATOR)
             type_ = self.nests[place].sums_type(operator.accumulator)
-            storage = self.writer.alloc(buffer.shape, type_)
+            storage = self.writer.alloc(buffer.shape, type_, self.nests[place].hints.sums)
             extents = [operator.extents[d] for d in operator.parallels]
             self.kept = Location.circular(storage, buffer.shape, extents)
         elif self.kept is None and self.group.places[array] is Place.STREAMED:
             buffer = next(b for b in self._lasting if b.array == array and b.access is None)
-            self.kept = self._reserve(array, buffer.shape)
+            hint = self.nests[place].hints.chunks.get((array, None))
+            self.kept = self._reserve(array, buffer.shape, hint)
         return self.kept
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from polystage.allocation import DoesNotFitError
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
@@ -18,10 +19,12 @@ from polystage.passes.lower.flat.group import Arrays, GroupWriter
 from polystage.passes.lower.flat.lanes import LanesEngine
 from polystage.passes.lower.flat.writer import FlatWriter, Storage
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.planner.fusion.decisions import Plan
 from polystage.planner.fusion.operators import Operator, OperatorKind
+from polystage.planner.fusion.placement import Placement, place
 from polystage.planner.fusion.plan_attributes import read_plan
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.schedule import resident_before, schedule
+from polystage.planner.fusion.schedule import GroupSchedule, resident_before, schedule
 
 KERNEL = "program"
 
@@ -39,12 +42,18 @@ def lower_flat(module: ir.Module, target: Target) -> func.FuncOp:
     }
     values = list(stored.values())
     builder = KernelBuilder(module, KERNEL, [v.type for v in values], target)
+    schedules = [
+        schedule(program, group, resident)
+        for group, resident in zip(plan.groups, resident_before(program, plan), strict=True)
+    ]
+    placement = _placement(program, plan, schedules, target)
     arrays = Arrays(
         {
             name: _in_dram(argument)
             for name, argument in zip(stored, builder.arguments, strict=True)
         },
         {name: str(array.role) for name, array in program.arrays.items()},
+        placement.resident,
     )
     writer = FlatWriter(builder)
     functions = ScalarFunctions(module)
@@ -52,12 +61,22 @@ def lower_flat(module: ir.Module, target: Target) -> func.FuncOp:
         number: _engine(writer, functions, operator, target)
         for number, operator in enumerate(program.operators)
     }
-    for group, resident in zip(plan.groups, resident_before(program, plan), strict=True):
-        scheduled = schedule(program, group, resident)
-        GroupWriter(writer, program, group, scheduled, arrays, engines).write()
+    for group, steps, addresses in zip(plan.groups, schedules, placement.groups, strict=True):
+        GroupWriter(writer, program, group, steps, arrays, engines, addresses).write()
     _note_contractions(builder.function, engines)
     _call(program, builder, values)
     return builder.function
+
+
+def _placement(
+    program: Program, plan: Plan, schedules: Sequence[GroupSchedule], target: Target
+) -> Placement:
+    """Return where the planner has everything lie; nothing, of a plan that it would not make, for
+    which `npu-allocate-scratchpad` may still find addresses."""
+    try:
+        return place(program, plan, schedules, target.sbuf.bytes)
+    except DoesNotFitError:
+        return Placement(((),) * len(plan.groups), {})
 
 
 def _in_dram(argument: ir.Value) -> Location:

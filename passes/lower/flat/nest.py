@@ -15,6 +15,7 @@ from polystage.passes.lower.flat.indices import Index
 from polystage.passes.lower.flat.pieces import Axis, Piece, Refined, refine, resolve, shown
 from polystage.passes.lower.flat.transfers import Box, hull, move, move_piece
 from polystage.passes.lower.flat.writer import FlatWriter
+from polystage.planner.fusion.buffers import Buffer, Purpose
 from polystage.planner.fusion.decisions import Loop
 
 
@@ -26,6 +27,26 @@ class Memory:
     in_dram: Mapping[str, Location]
     causes: Mapping[str, str]
     """Why the bytes of an array move."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Where the planner placed the buffers of one operator."""
+
+    chunks: Mapping[tuple[str, int | None], int]
+    """By array, and number of the read, or None for what is written."""
+    sums: int | None
+    scratch: Sequence[int]
+
+    @classmethod
+    def of(cls, placed: Sequence[tuple[Buffer, int]]) -> Hints:
+        """Return the hints of an operator's buffers and their addresses."""
+        by_purpose = {
+            purpose: [p for p in placed if p[0].purpose is purpose] for purpose in Purpose
+        }
+        chunks = {(b.array or "", b.access): at for b, at in by_purpose[Purpose.CHUNK]}
+        sums = next((at for _, at in by_purpose[Purpose.ACCUMULATOR]), None)
+        return cls(chunks, sums, [at for _, at in by_purpose[Purpose.SCRATCH]])
 
 
 @dataclass(frozen=True)
@@ -64,12 +85,14 @@ class NestWriter:
         engine: Engine,
         chunks: Sequence[Loop],
         memory: Memory,
+        hints: Hints,
     ) -> None:
         self.writer = writer
         self.form = form
         self.engine = engine
         self.chunks = tuple(chunks)
         self.memory = memory
+        self.hints = hints
         reductions = form.operator.reductions
         self.inner = next(
             (i for i, loop in enumerate(chunks) if loop.dim in reductions), len(chunks)
@@ -160,7 +183,8 @@ class NestWriter:
         if operator.accumulator is not None and state.sums is None:
             dims = operator.parallels
             sizes = [state.sizes[d] for d in dims]
-            storage = self.writer.alloc(sizes, self.sums_type(operator.accumulator))
+            type_ = self.sums_type(operator.accumulator)
+            storage = self.writer.alloc(sizes, type_, self.hints.sums)
             starts = [state.starts[d] for d in dims]
             state = replace(state, sums=Location.box(storage, starts, sizes))
         state = replace(state, scratch=tuple(self._scratch(state)))
@@ -178,13 +202,14 @@ class NestWriter:
 
     def _scratch(self, state: _State) -> Iterator[Location]:
         tiles = {loop.dim: loop.tile for loop in self.chunks}
-        for scratch in self.form.operator.scratch:
+        hints = self.hints.scratch or [None] * len(self.form.operator.scratch)
+        for scratch, hint in zip(self.form.operator.scratch, hints, strict=True):
             sizes = [state.sizes[d] for d in scratch.dims]
             starts = [state.starts[d] for d in scratch.dims]
             if not scratch.is_kept:  # anew for every chunk, whose start takes the place of zero
                 sizes = [min(tiles.get(d, state.sizes[d]), state.sizes[d]) for d in scratch.dims]
                 starts = [Linear()] * len(sizes)
-            storage = self.writer.alloc(sizes, self.sums_type(scratch.element_bytes))
+            storage = self.writer.alloc(sizes, self.sums_type(scratch.element_bytes), hint)
             yield Location.box(storage, starts, sizes)
 
     def _with_output(self, state: _State) -> _State:
@@ -200,8 +225,11 @@ class NestWriter:
         return replace(state, places=places)
 
     def _reserve(self, access: int, box: Box) -> Location:
-        array = self.memory.in_dram[self.form.array(access)]
-        storage = self.writer.alloc(box.sizes, array.storage.element_type)
+        name = self.form.array(access)
+        is_read = access < len(self.form.operator.reads)
+        hint = self.hints.chunks.get((name, access if is_read else None))
+        element = self.memory.in_dram[name].storage.element_type
+        storage = self.writer.alloc(box.sizes, element, hint)
         return Location.box(storage, box.starts, box.sizes)
 
     # --- transfers --------------------------------------------------------------------------------

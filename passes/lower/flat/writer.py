@@ -101,12 +101,17 @@ class FlatWriter:
 
     # --- buffers and views ------------------------------------------------------------------------
 
-    def alloc(self, shape: Sequence[int], element_type: ir.Type) -> Storage:
-        """Reserve a buffer in the scratchpad, which lives until its last use."""
+    def alloc(
+        self, shape: Sequence[int], element_type: ir.Type, hint: int | None = None
+    ) -> Storage:
+        """Reserve a buffer in the scratchpad, which lives until its last use; `hint` is where it
+        lies if there is no better place."""
         with self._points[-1], self._location:
             space = npu.space_attr("sbuf")
             type_ = ir.MemRefType.get([1, *shape], element_type, memory_space=space)
             op = ir.Operation.create("npu.alloc", [type_])
+        if hint is not None:
+            op.attributes["hint"] = self._attribute(("i64", hint))
         return Storage(op.results[0], is_on_chip=True)
 
     def view(self, window: Window) -> ir.Value:

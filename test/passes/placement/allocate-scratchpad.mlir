@@ -219,3 +219,28 @@ func.func private @give_up_where_most_is(%x: memref<8x500xf32>, %y: memref<8x400
   }
   return
 }
+
+// -----
+
+/// The largest first do not go in, but in the order of their hints, buffers lie no higher than these.
+
+// CHECK-LABEL: func.func private @hints
+// CHECK-NOT: hint
+func.func private @hints() attributes {npu.kernel} {
+  // CHECK: "npu.alloc"() {address = 2048 : i64} : () -> memref<8x512xf32
+  %a = "npu.alloc"() {hint = 2048 : i64} : () -> memref<8x512xf32, #npu.space<"sbuf">>
+  // CHECK: "npu.alloc"() {address = 0 : i64} : () -> memref<8x96xf32
+  %b = "npu.alloc"() {hint = 0 : i64} : () -> memref<8x96xf32, #npu.space<"sbuf">>
+  // CHECK: "npu.alloc"() {address = 384 : i64} : () -> memref<8x416xf32
+  %c = "npu.alloc"() {hint = 384 : i64} : () -> memref<8x416xf32, #npu.space<"sbuf">>
+  "npu.memset"(%a) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x512xf32, #npu.space<"sbuf">>) -> ()
+  // CHECK: "npu.alloc"() {address = 2048 : i64} : () -> memref<8x192xf32
+  %d = "npu.alloc"() {hint = 2048 : i64} : () -> memref<8x192xf32, #npu.space<"sbuf">>
+  "npu.memset"(%c) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x416xf32, #npu.space<"sbuf">>) -> ()
+  // CHECK: "npu.alloc"() {address = 384 : i64} : () -> memref<8x384xf32
+  %e = "npu.alloc"() {hint = 384 : i64} : () -> memref<8x384xf32, #npu.space<"sbuf">>
+  "npu.memset"(%e) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x384xf32, #npu.space<"sbuf">>) -> ()
+  "npu.memset"(%b) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x96xf32, #npu.space<"sbuf">>) -> ()
+  "npu.memset"(%d) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x192xf32, #npu.space<"sbuf">>) -> ()
+  return
+}

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from polystage.allocation import DoesNotFitError, aligned
 from polystage.errors import PlanError
 from polystage.machine import Target
 from polystage.planner.fusion.cost import Objective, Price
 from polystage.planner.fusion.decisions import Group, Plan
+from polystage.planner.fusion.placement import place
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
 from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
@@ -52,10 +54,26 @@ def plan_program(
     `budget` scales the effort of the search, `max_group` bounds the operators of one group; 1 is
     the best that every operator can do alone.
 
+    What fits in bytes need not have addresses, since what stays on chip parts what is free: where
+    none are found, groups are planned for a little less than there is.
+
     Raises: PlanError where an operator fits in no way.
     """
     price = Price(program, target, objective)
-    search = PlanSearch(program, target.sbuf.bytes, budget, max_group, price)
+    capacity = target.sbuf.bytes
+    while True:
+        search = PlanSearch(program, capacity, budget, max_group, price)
+        planned = _planned(search, target)
+        try:
+            place(program, planned.plan, planned.schedules, target.sbuf.bytes)
+        except DoesNotFitError:
+            capacity -= aligned(1 + target.sbuf.bytes // SLACK)
+            continue
+        return planned
+
+
+def _planned(search: PlanSearch, target: Target) -> Planned:
+    """Return the best plan that a search finds, with large tiles."""
     groups: list[Group] = []
     schedules: list[GroupSchedule] = []
     path = search.run().path()
@@ -63,7 +81,8 @@ def plan_program(
         group, steps = _exact(search, step)
         groups.append(group)
         schedules.append(steps)
-    return Planned(program, target, Plan(tuple(groups)), tuple(schedules), search, tuple(path))
+    plan = Plan(tuple(groups))
+    return Planned(search.program, target, plan, tuple(schedules), search, tuple(path))
 
 
 def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:
