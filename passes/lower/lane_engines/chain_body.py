@@ -80,7 +80,10 @@ def _reading(
         if node.name == "arith.extf" and node.operands[0].kind == "input":
             known = made.get(link.values[node.operands[0].number])
             if known is not None:
-                return _unrounded(known)
+                exact = _unrounded(known)
+                if exact.type == node.type:
+                    return exact
+                return graph.arith("extf", exact, type_=node.type)
         if node.kind != "input":
             return None
         number = link.values[node.number]
