@@ -53,9 +53,10 @@ class AllocOp(NpuOp, name="alloc"):
     """Reserve an on-chip buffer that lives until its block ends.
 
     Dimension 0 is the partition; the other dimensions lie row-major from byte `address` of every
-    partition. `address` is absent until `npu-allocate-scratchpad` has run. In a loop, `buffers`
-    may give it several places, at `addresses`: its executions, counted over all loops within one
-    call of the kernel, take them in turn.
+    partition. `address` is absent until `npu-allocate-scratchpad` has run, to which `hint` says
+    where the buffer lies in an answer that fits. In a loop, `buffers` may give it several places,
+    at `addresses`: its executions, counted over all loops within one call of the kernel, take them
+    in turn.
 
     Cost: none.
     """

@@ -94,10 +94,11 @@ def _module_around(op: ir.Operation | None) -> ir.Operation | None:
 
 
 def address_is_an_integer(op: ir.OpView) -> str | None:
-    """`address`, absent until `npu-allocate-scratchpad` has run, is an integer."""
-    address = op.attributes.get("address", None)
-    if address is not None and not isinstance(address, ir.IntegerAttr):
-        return f"has the address {address}, which must be an integer"
+    """`address`, absent until `npu-allocate-scratchpad` has run, and `hint` are integers."""
+    for name in ("address", "hint"):
+        value = op.attributes.get(name, None)
+        if value is not None and not isinstance(value, ir.IntegerAttr):
+            return f"has the {name} {value}, which must be an integer"
     return None
 
 

@@ -188,3 +188,11 @@ func.func private @invalid_type_of_address() {
   %0 = "npu.alloc"() {address = "x"} : () -> memref<4x4xf32, #npu.space<"sbuf">>
   return
 }
+
+// -----
+
+func.func private @invalid_type_of_hint() {
+  // expected-error@+1 {{'npu.alloc' op has the hint "x", which must be an integer}}
+  %0 = "npu.alloc"() {hint = "x"} : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  return
+}
