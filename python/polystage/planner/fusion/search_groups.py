@@ -41,6 +41,8 @@ from polystage.polyhedral import Role
 
 STEP_TILINGS = 8
 """How many times fewer tilings are compared for an operator of a group with steps."""
+WIDE_STEPS = 4
+"""Widest steps that fit and are compared by the chunks that they leave room for."""
 
 
 class GroupSearch:
@@ -262,14 +264,20 @@ class GroupSearch:
             alone = self._best_alone(segment, capacity)
             if alone and alone.traffic <= option.traffic:
                 return alone
+        wider: list[tuple[int, GroupOption]] = []
         for loops in wider_loops(segment.span.operators[-1], option.loops):
             stepped = self._stepped(segment, loops, places)
-            found = stepped and self._chunked(stepped, capacity)
-            if found and found.traffic <= option.traffic:
-                return found
-        return None
+            chosen = stepped and self._chunked(stepped, capacity)
+            if not stepped or not chosen:
+                continue
+            found = stepped.option(stepped.need(chosen), chosen)
+            if found.traffic <= option.traffic:
+                wider.append((stepped.executions(chosen), found))
+            if len(wider) == WIDE_STEPS:
+                break
+        return min(wider, key=lambda pair: pair[0])[1] if wider else None
 
-    def _chunked(self, stepped: "_Stepped", capacity: int) -> GroupOption | None:
+    def _chunked(self, stepped: "_Stepped", capacity: int) -> list[NestOption] | None:
         """Return the nests that move least in `capacity`, and of these those of fewest chunks."""
         chosen: list[NestOption] = []
         for (extents, box, streamed), wide in zip(stepped.nests, stepped.wide, strict=True):
@@ -277,8 +285,7 @@ class GroupSearch:
             if nest is None:
                 return None
             chosen.append(nest)
-        need = max(w + nest.bytes for w, nest in zip(stepped.wide, chosen, strict=True))
-        return stepped.option(need, chosen)
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -297,6 +304,14 @@ class _Stepped:
     """In how many steps each operator runs."""
     endings: int
     """In how many of them the sink completes its sums."""
+
+    def need(self, chosen: Sequence[NestOption]) -> int:
+        """Return the bytes at the worst moment, with a nest for every operator."""
+        return max(w + nest.bytes for w, nest in zip(self.wide, chosen, strict=True))
+
+    def executions(self, chosen: Sequence[NestOption]) -> int:
+        """Return how many chunks are executed in all."""
+        return sum(n * nest.chunks for n, nest in zip(self.times, chosen, strict=True))
 
     def option(self, need: int, chosen: Sequence[NestOption]) -> GroupOption:
         """Return the whole, with a nest for every operator."""
