@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from math import sqrt
 
+import numpy as np
+
 from polystage.machine import Target, cost
+from polystage.planner.fusion.boxes import hull_of, volumes, whole
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
 from polystage.polyhedral import Role
@@ -12,8 +15,8 @@ from polystage.polyhedral import Role
 def compulsory_bytes(program: Program) -> int:
     """Return the bytes that every execution moves: arguments and constants in, results out.
 
-    What is never read is not counted; constants of which a part is read (an embedding) count as
-    what their readers touch.
+    What is never read is not counted; of what is read in part (an embedding, rows that a stride
+    leaves over at the end) the part counts.
     """
     total = 0
     for name, array in program.arrays.items():
@@ -29,8 +32,16 @@ def _read_bytes(program: Program, name: str) -> int:
     array = program.arrays[name]
     readers = [program.operators[index] for index in program.readers(name)]
     if any(reader.kind is not OperatorKind.GATHER for reader in readers):
-        return array.size_bytes
+        box = hull_of(_touched(program, reader, name) for reader in readers)
+        return int(volumes(box)) * array.element_bytes
     return min(array.size_bytes, max(_looked_up(program, reader, name) for reader in readers))
+
+
+def _touched(program: Program, reader: Operator, name: str) -> np.ndarray:
+    """Return the box of what an operator reads of an array."""
+    maps = program.maps(reader).reads
+    reads = zip(reader.reads, maps, strict=True)
+    return hull_of(form.image(whole(reader.extents)) for read, form in reads if read.array == name)
 
 
 def _looked_up(program: Program, reader: Operator, name: str) -> int:
