@@ -121,7 +121,7 @@ class _Reader:
             return "an operand of its reader is no plain window"
         wide = [d for d in rider.dims if d in self.contraction.columns]
         inner = [i for i, x in enumerate(rider.index) if x.dims and rider.strides[i] == 1]
-        if wide and any(rider.index[i].single == self.row for i in inner):
+        if wide and any(rider.index[i].single in self.contraction.rows for i in inner):
             return "an operand of its reader lies in DRAM across the rows"
         return None
 
