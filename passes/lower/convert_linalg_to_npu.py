@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,15 +195,21 @@ class ProgramLowering:
         initials = [self.initials.get(op) for op in group.operations]
         key = group_key(group.operations, arguments, causes, initials)
         if key not in self.kernels:
-            if isinstance(group, Cluster):
-                builder, causes = self._builder("matmul", group.operands, causes)
-                lower_cluster(builder, group, causes, initials[0])
-            else:
-                builder, causes = self._builder("chain", group.operands, causes)
-                lower_chain(builder, group, causes)
-            self.kernels[key] = self._finish(builder)
+            with _located(first):
+                self.kernels[key] = self._make_group(group, causes, initials[0])
         self._call(key, arguments, last, first)
         self.pass_.count("operations fused", len(group.operations) - 1)
+
+    def _make_group(
+        self, group: Cluster | Chain, causes: list[str], initial: Initial | None
+    ) -> str:
+        kind = "matmul" if isinstance(group, Cluster) else "chain"
+        builder, causes = self._builder(kind, group.operands, causes)
+        if isinstance(group, Cluster):
+            lower_cluster(builder, group, causes, initial)
+        else:
+            lower_chain(builder, group, causes)
+        return self._finish(builder)
 
     def _call(
         self, key: str, arguments: Sequence[ir.Value], place: ir.Operation, named: ir.Operation
@@ -234,7 +241,7 @@ class ProgramLowering:
             return self._finish(builder)
         generic = GenericOp.from_op(op.opview).without_unit_dims()
         operands = [*op.operands, *captured]
-        try:
+        with _located(op):
             stationary = stationary_operand(op)
             contraction = Contraction.match(generic, self.target, stationary)
             if contraction is None and stationary is not None:
@@ -254,9 +261,6 @@ class ProgramLowering:
             else:
                 builder, causes = self._builder(kernel_kind(op), operands, causes)
                 lower_generic(builder, generic, causes, initial)
-        except PassError as error:
-            error.location = error.location or layer_name(op)
-            raise
         return self._finish(builder)
 
     def _finish(self, builder: KernelBuilder) -> str:
@@ -284,6 +288,16 @@ class ProgramLowering:
         name, depth = f"{kind}_{number}", self.pass_.buffers
         builder = KernelBuilder(self.module, name, types, self.target, depth)
         return builder, bind_arguments(builder, operands, causes)
+
+
+@contextmanager
+def _located(op: ir.Operation) -> Iterator[None]:
+    """Let an error that names no place name the layer of `op`."""
+    try:
+        yield
+    except PassError as error:
+        error.location = error.location or layer_name(op)
+        raise
 
 
 def _never_runs(op: ir.Operation) -> bool:
