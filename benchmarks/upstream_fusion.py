@@ -40,10 +40,11 @@ def element_bytes(array: Array) -> int:
 
 
 def touched(statement: Statement, *, written: bool) -> dict[str, int]:
-    """Return the most elements of each array that a statement reads, or writes."""
+    """Return the most elements of each array that a statement reads, or writes: of a table, no more
+    than it looks up."""
     found: dict[str, int] = {}
     for access in statement.writes if written else statement.reads:
-        hull = access.map.range().coalesce()
+        hull = access.map.range().coalesce() if access.is_exact else statement.domain
         extents = [
             hull.dim_max_val(d).to_python() - hull.dim_min_val(d).to_python() + 1
             for d in range(hull.n_dim())
