@@ -27,4 +27,7 @@ def test_the_page_of_resnet50_is_small_and_opens(run, opened):
     for canvas in ("canvas.overview", "canvas.queues", "canvas.map"):
         assert view.colors(canvas) > 8
     arithmetic = [row for row in layers if row["macs"] or any(row["operations"].values())]
-    assert view.page.locator("#roofline .dot").count() == len(arithmetic)
+    moving = [row for row in arithmetic if row["dram_read_bytes"] + row["dram_write_bytes"]]
+    assert view.page.locator("#roofline .dot").count() == len(moving) > 20
+    bounded = f"{len(arithmetic) - len(moving)} layers move no bytes of DRAM"
+    assert bounded in view.page.locator("#roofline").inner_text()

@@ -12,7 +12,7 @@ from polystage.allocation import aligned
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, Linear
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.lane_engines.loop_nest import LoopNest
+from polystage.passes.lower.lane_engines.loop_nest import LoopNest, expand_scalar
 from polystage.passes.lower.lane_engines.operand import Operand
 from polystage.passes.lower.lane_engines.scalar_graph import Node
 from polystage.passes.lower.lane_engines.tile_planner import TilePlanner
@@ -115,7 +115,11 @@ class EpilogueTiles:
         sizes = [box[x.dims[0]].size if x.dims and x.dims[0] in walked else 1 for x in access.index]
         kept = sorted(place[d] for d in walked) or [0]
         drop = [i for i in range(len(sizes)) if i not in kept]
-        view = builder.subview(self.values[access.argument], starts, sizes, drop=drop)
+        value = self.values[access.argument]
+        if access.index:
+            view = builder.subview(value, starts, sizes, drop=drop)
+        else:
+            view = expand_scalar(builder, value)
         if walked:
             view = builder.transpose(view, [kept.index(place[d]) for d in walked])
         if walked and (self.row not in walked or is_vector):
