@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -291,7 +291,7 @@ class ProgramLowering:
 
 
 @contextmanager
-def _located(op: ir.Operation) -> Iterator[None]:
+def _located(op: ir.Operation) -> Generator[None]:
     """Let an error that names no place name the layer of `op`."""
     try:
         yield
