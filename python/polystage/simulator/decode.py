@@ -310,8 +310,12 @@ class Decoder:
 
 def layer_of(op: ir.Operation) -> str:
     """Return the layer that a call or an instruction names, "" for none."""
-    attributes = op.attributes
-    return ir.StringAttr(attributes["layer"]).value if "layer" in attributes else ""
+    attribute = op.attributes.get("layer", None)
+    if attribute is None:
+        return ""
+    if not isinstance(attribute, ir.StringAttr):
+        raise SimulationError(f"'layer' is {attribute}, but must be a string", op=op)
+    return attribute.value
 
 
 # --- index operations ---
