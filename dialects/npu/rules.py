@@ -200,15 +200,16 @@ def matmul_shapes(op: ir.OpView) -> str | None:
     return None
 
 
-_ACCUMULATORS = {"f32": "f32", "bf16": "f32", "f16": "f32", "i8": "i32"}
+ACCUMULATORS = {"f32": "f32", "bf16": "f32", "f16": "f32", "f8E4M3": "f32", "i8": "i32"}
+"""The type in which the array sums products of operands of a type."""
 
 
 def matmul_types(op: ir.OpView) -> str | None:
-    """Operands are both f32, bf16 or f16 and accumulate in f32, or both i8 and accumulate in
-    i32."""
+    """Operands are both f32, bf16, f16 or f8E4M3 and accumulate in f32, or both i8 and accumulate
+    in i32."""
     a, b, c = (str(ir.MemRefType(op.operands[i].type).element_type) for i in range(3))
-    if a != b or _ACCUMULATORS.get(a) != c:
-        legal = ", ".join(f"{k} x {k} -> {v}" for k, v in _ACCUMULATORS.items())
+    if a != b or ACCUMULATORS.get(a) != c:
+        legal = ", ".join(f"{k} x {k} -> {v}" for k, v in ACCUMULATORS.items())
         return f"computes {a} x {b} -> {c}, allowed are {legal}"
     return None
 
@@ -230,13 +231,13 @@ def same_shape(op: ir.OpView) -> str | None:
 
 
 def shift_is_per_partition(op: ir.OpView) -> str | None:
-    """The shift has the partitions of the source, and one element of type f32, bf16 or f16 in
-    each."""
+    """The shift has the partitions of the source, and one element of type f32, bf16, f16 or
+    f8E4M3 in each."""
     if len(op.operands) < 3:
         return None
     type_ = ir.MemRefType(op.operands[2].type)
-    if str(type_.element_type) not in ("f32", "bf16", "f16"):
-        return f"has a shift of {type_.element_type}, allowed are f32, bf16 and f16"
+    if str(type_.element_type) not in ("f32", "bf16", "f16", "f8E4M3"):
+        return f"has a shift of {type_.element_type}, allowed are f32, bf16, f16 and f8E4M3"
     expected = shape_of(op.operands[0])[0]
     partitions, *free = shape_of(op.operands[2])
     if partitions != expected or product(free) != 1:

@@ -15,6 +15,7 @@ from polystage.passes.tensors.generic import element_type
 
 _LOADS = ("memref.load", "affine.load")
 _STORES = ("memref.store", "affine.store")
+_NARROW = {"bf16": ir.BF16Type, "f16": ir.F16Type, "f8": ir.Float8E4M3Type}
 
 
 @register_pass
@@ -25,13 +26,17 @@ class SetFloatTypePass(Pass):
     Arguments, results, buffers and weights (converted here) become `type`. Scalar bodies extend
     what they read and round what they write, so that a value is rounded once per operation. The
     caller of `@main` passes arrays of that type. Integers and other floats stay as they are.
+
+    `f8` is f8E4M3: 4 bits of exponent, 3 of mantissa, at most 240, infinities. It is what the
+    arrays of Trainium multiply; f8E4M3FN reaches 448 but has no infinity, which masks and the
+    borders of a maximum need.
     """
 
     name = "npu-set-float-type"
     input_form = "buffers"
     output_form = "buffers"
 
-    type: Literal["f32", "bf16", "f16"] = "bf16"
+    type: Literal["f32", "bf16", "f16", "f8"] = "bf16"
     """Element type of every array that was f32."""
 
     def run(self, module: ir.Module) -> None:
@@ -39,7 +44,7 @@ class SetFloatTypePass(Pass):
         if self.type == "f32":
             return
         with module.context, ir.Location.unknown():
-            self.narrow = {"bf16": ir.BF16Type, "f16": ir.F16Type}[self.type].get()
+            self.narrow = _NARROW[self.type].get()
             operations = list(walk(module.operation))
             for op in operations:
                 self._change_types(op)

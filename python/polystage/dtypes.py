@@ -93,6 +93,18 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype in _SMALL_FLOATS else dtype
 
 
+def cost_dtype(type_: ir.Type | np.dtype | str) -> str:
+    """Return the name by which targets know an operand type: f32, bf16, f16, f8, i8.
+
+    All floats of 8 bits are `f8`. Other types keep the names that MLIR gives them.
+
+    >>> cost_dtype("f8E4M3"), cost_dtype(np.dtype(np.float16)), cost_dtype("i32")
+    ('f8', 'f16', 'i32')
+    """
+    name = _NAMES.get(type_, type_.name) if isinstance(type_, np.dtype) else str(type_)
+    return "f8" if name.startswith("f8") else name
+
+
 def is_float(dtype: np.dtype) -> bool:
     """Say whether `dtype` is a floating-point one, those of ml_dtypes included."""
     return dtype.kind == "f" or dtype in _SMALL_FLOATS

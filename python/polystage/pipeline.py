@@ -94,10 +94,10 @@ def compile_module(
     """Return the npu program of a module, which stays as it is.
 
     `target` is a preset or the path of a TOML file, `settings` change single values of it
-    (`key=value`), `dtype` is the arithmetic (`f32`, `bf16`, `f16`; by default what the target does
-    best), `objective` is what fusion minimises (`traffic`, `latency`, `energy`; by default that of
-    `npu-fuse-operators`). `pipeline` replaces the default one as a whole. `explain` is called with
-    every remark on why operators run together or apart.
+    (`key=value`), `dtype` is the arithmetic (`f32`, `bf16`, `f16`, `f8`; by default what the
+    target does best), `objective` is what fusion minimises (`traffic`, `latency`, `energy`; by
+    default that of `npu-fuse-operators`). `pipeline` replaces the default one as a whole. `explain`
+    is called with every remark on why operators run together or apart.
 
     Raises: PolystageError; see `run_pipeline`.
     """

@@ -63,6 +63,7 @@ class TestCheck:
         assert tolerance("f32", 1000) == 1e-3
         assert tolerance("bf16", 100) == 2 * 2**-8 * 10
         assert tolerance("f16", 100) == 2 * 2**-11 * 10
+        assert tolerance("f8", 16) == 2 * 2**-4 * 4
 
 
 class TestInputs:

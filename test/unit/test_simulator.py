@@ -19,6 +19,7 @@ DTYPES = {
     "f32": np.float32,
     "f16": np.float16,
     "bf16": BF16,
+    "f8E4M3": np.dtype(ml_dtypes.float8_e4m3),
     "i8": np.int8,
     "i32": np.int32,
     "i64": np.int64,
@@ -50,7 +51,8 @@ def test_loop_loads_computes_and_stores():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "result_dtype"), [("f32", "f32"), ("bf16", "f32"), ("f16", "f32"), ("i8", "i32")]
+    ("dtype", "result_dtype"),
+    [("f32", "f32"), ("bf16", "f32"), ("f16", "f32"), ("f8E4M3", "f32"), ("i8", "i32")],
 )
 def test_matmul(dtype, result_dtype):
     k = Kernel(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from polystage.dtypes import cost_dtype
 from polystage.errors import PassError
 from polystage.linear import Linear
 from polystage.machine import cost
@@ -242,7 +243,7 @@ class AttentionEngine:
         k, m, n = (tile.piece.size(variable) for variable in (summed, held[1], streamed[1]))
         stride = window.strides[-1] * ir.FloatType(element).width // 8
         target = self.writer.builder.target
-        return cost.matmul(target, k, m, n, str(element), moving_stride_bytes=stride).busy_ns
+        return cost.matmul(target, k, m, n, cost_dtype(element), moving_stride_bytes=stride).busy_ns
 
     # --- where things are -------------------------------------------------------------------------
 

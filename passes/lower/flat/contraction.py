@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+from polystage.dialects.npu.rules import ACCUMULATORS
+from polystage.dtypes import cost_dtype
 from polystage.errors import PassError
 from polystage.linear import Linear
 from polystage.machine.target import Target
@@ -28,8 +30,6 @@ from polystage.polyhedral.scalar import multiplied_arguments
 _STATIC_REPEATS = 16
 """Repetitions of a matmul up to which each is written; more become a loop."""
 
-_ACCUMULATORS = {"f32": "f32", "bf16": "f32", "f16": "f32", "i8": "i32"}
-
 
 def factors(operator: Operator, form: OperatorForm) -> tuple[Operand, Operand] | None:
     """Return the operands whose products an operator sums, if the array takes them."""
@@ -41,7 +41,7 @@ def factors(operator: Operator, form: OperatorForm) -> tuple[Operand, Operand] |
     if arguments is None:
         return None
     types = [str(ir.MemRefType(op.operands[i].type).element_type) for i in (*arguments, carry)]
-    legal = _ACCUMULATORS.get(types[0])
+    legal = ACCUMULATORS.get(types[0])
     if types[0] != types[1] or legal is None:
         return None
     if operator.accumulator is None and types[2] != legal:
@@ -73,7 +73,7 @@ def suits_array(form: OperatorForm, operands: tuple[Operand, Operand], target: T
     element = ir.MemRefType(operator.statements[0].op.operands[0].type).element_type
     array, lanes = target.tensor, target.vector
     cycles = min(roles.cost(target) for roles in _roles(dims))
-    array_ns = cycles * getattr(array.cycles_per_row, str(element)) / array.clock_ghz
+    array_ns = cycles * getattr(array.cycles_per_row, cost_dtype(element)) / array.clock_ghz
     return array_ns < 2 * prod(operator.extents) / (lanes.lanes * lanes.clock_ghz)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from polystage.dtypes import byte_width
+from polystage.dtypes import byte_width, cost_dtype
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.passes.lower.kernel_builder import KernelBuilder
@@ -20,7 +20,7 @@ MAX_STACK = 8
 MIN_STACKED_RUN = 16
 """Fewest neighbouring elements that a piece may leave of a run in DRAM."""
 
-_ARRAY_TYPES = ("f32", "bf16", "f16", "i8")
+_ARRAY_TYPES = ("f32", "bf16", "f16", "f8", "i8")
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def can_transpose(operand: Operand, dim: int, partitions: int, target: Target) -
 
     Only where that is worth it: for a few elements, one descriptor each costs less.
     """
-    type_ = str(operand.element_type)
+    type_ = cost_dtype(operand.element_type)
     width = byte_width(operand.element_type)
     others = [i for i, x in enumerate(operand.index) if i != dim and x.single is not None]
     descriptors_ns = prod(operand.shape) * target.dma.descriptor_overhead_ns / target.dma.engines

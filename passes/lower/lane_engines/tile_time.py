@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from polystage.dtypes import byte_width
+from polystage.dtypes import byte_width, cost_dtype
 from polystage.machine import access, cost
 from polystage.machine.cost import Cost
 from polystage.machine.target import Target
@@ -243,7 +243,7 @@ class TileTime:
         partition = operand.dim_of(0)
         run = self.extents[0] if partition is not None else 1
         move = self._transfer(queue, self.extents[0] * elements * width, run * width, free)
-        turn = cost.transpose(self.target, rows, self.extents[0], str(operand.element_type))
+        turn = cost.transpose(self.target, rows, self.extents[0], cost_dtype(operand.element_type))
         together = max(1, min(turns, psum.bank_bytes // width // rows))
         evict = cost.activate(
             self.target, rows * together, partitions=self.extents[0], uses_psum=True

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from polystage.dtypes import byte_width
+from polystage.dtypes import byte_width, cost_dtype
 from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
@@ -155,7 +155,8 @@ def _weights_ns(run: Sequence[ResidentOperator], target: Target) -> float:
 def _array_ns(run: Sequence[ResidentOperator], target: Target) -> float:
     products = [p for o in run if isinstance(o, Sum) for p in o.products]
     return sum(
-        cost.compute_bound_ns(target, prod(p.extents), str(p.moving.element_type)) for p in products
+        cost.compute_bound_ns(target, prod(p.extents), cost_dtype(p.moving.element_type))
+        for p in products
     )
 
 
@@ -203,11 +204,11 @@ def _layouts(operators: Sequence[ResidentOperator], partitions: int) -> dict[ir.
 def _obstacle(operator: ResidentOperator, target: Target) -> str | None:
     """Return why a group cannot run an operator, or does not run it well."""
     types = {
-        str(operator.output.element_type),
-        *(str(w.element_type) for w, _, _ in operator.reads),
+        cost_dtype(operator.output.element_type),
+        *(cost_dtype(w.element_type) for w, _, _ in operator.reads),
     }
     for type_ in sorted(types):
-        if type_ not in ("f32", "bf16", "f16") or not target.tensor.supports(type_):
+        if type_ not in ("f32", "bf16", "f16", "f8") or not target.tensor.supports(type_):
             return f"the array does not take {type_}"
     if isinstance(operator, Sum) and any(
         product.moving.array == operator.output.array for product in operator.products

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from polystage.dialects.npu.views import defining_op
-from polystage.dtypes import byte_width
+from polystage.dtypes import byte_width, cost_dtype
 from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
@@ -121,7 +121,7 @@ def _time_ns(packing: Packing, target: Target) -> float:
     run = product.moving.shape[packing.innermost] * width
     load = cost.dma(target, packing.buffer_shape[0] * packing.bytes, run, run)
     columns = prod(product.extents[d] for d in product.columns)
-    dtype = str(product.moving.element_type)
+    dtype = cost_dtype(product.moving.element_type)
     multiply = cost.stream_cycles(target, columns, dtype) / target.tensor.clock_ghz
     return max(load.busy_ns, packing.matmuls * multiply)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
+from polystage.dtypes import cost_dtype
 from polystage.machine.target import Target
 from polystage.passes.lower.generic_op import Access, GenericOp
 from polystage.planner.layouts.variants import array_takes
@@ -36,8 +37,8 @@ class Contraction:
 
     @property
     def dtype(self) -> str:
-        """The element type of the operands, as MLIR prints it."""
-        return str(self.moving.element_type)
+        """The type of the operands, as targets name it."""
+        return cost_dtype(self.moving.element_type)
 
     def extent(self, dims: tuple[int, ...] | list[int]) -> int:
         """Return the product of the extents of `dims`."""
@@ -69,7 +70,7 @@ class Contraction:
         operands = multiplied_operands(generic)
         if operands is None:
             return None
-        types = [str(access.element_type) for access in (*operands, generic.outputs[0])]
+        types = [cost_dtype(access.element_type) for access in (*operands, generic.outputs[0])]
         if not array_takes(types, target):
             return None
         found = [c for a, b in (operands, operands[::-1]) if (c := _with_roles(generic, a, b))]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from polystage.dtypes import cost_dtype
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.clusters import Cluster, Declined
@@ -173,7 +174,7 @@ class _Reader:
 
     def _is_addend(self, rider: Access) -> bool:
         """Whether the array can add an operand: it has all columns, or it has none but the row."""
-        type_ = str(rider.element_type)
+        type_ = cost_dtype(rider.element_type)
         if not array_takes([type_, type_, str(self.sums.type)], self.target):
             return False
         columns, dims = set(self.contraction.columns), rider.dims

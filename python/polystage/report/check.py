@@ -13,7 +13,7 @@ Arrays = Mapping[str, np.ndarray]
 F32_TOLERANCE = 1e-3
 """Largest relative error of f32 arithmetic; references sum in another order."""
 
-UNIT_ROUNDOFF = {"bf16": 2.0**-8, "f16": 2.0**-11}
+UNIT_ROUNDOFF = {"bf16": 2.0**-8, "f16": 2.0**-11, "f8": 2.0**-4}
 """Largest relative error of rounding to a type."""
 
 

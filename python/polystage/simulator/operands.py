@@ -30,14 +30,6 @@ from polystage.simulator.views import where
 
 LaneName = Literal["vector", "scalar", "gpsimd"]
 
-_COST_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "i8"}
-
-
-def cost_dtype(dtype: np.dtype) -> str:
-    """Return the name by which the machine knows an operand type: f32, bf16, f16, f8, i8."""
-    name = dtype.name
-    return "f8" if name.startswith("float8") else _COST_DTYPES.get(name, name)
-
 
 def chip(decoder: Decoder, op: ir.Operation, view: View, walk: Walk | None = None) -> ChipWindow:
     """Return the access to an on-chip operand, whose bounds are checked.

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from polystage.dtypes import is_float
+from polystage.dtypes import cost_dtype, is_float
 from polystage.errors import SimulationError
 from polystage.machine import cost
 from polystage.mlir import ir
@@ -17,7 +17,6 @@ from polystage.simulator.memory import Array
 from polystage.simulator.operands import (
     add_compute,
     chip,
-    cost_dtype,
     count_bytes,
     innermost_bytes,
 )

@@ -42,7 +42,7 @@ def explore() -> None:
 @click.option("--target", default=DEFAULT_TARGET, show_default=True, help="The design to start at.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `run`.")
 @click.option(
-    "--dtype", default="", type=click.Choice(["", "f32", "bf16", "f16"]), help="As for `run`."
+    "--dtype", default="", type=click.Choice(["", "f32", "bf16", "f16", "f8"]), help="As for `run`."
 )
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="As for `run`.")
 @click.option("--bind", "bindings", multiple=True, metavar="NAME=VALUE", help="As for `run`.")

@@ -79,7 +79,7 @@ def compiler_options(command: Command) -> Command:
             ),
             click.option(
                 "--dtype",
-                type=click.Choice(["f32", "bf16", "f16"]),
+                type=click.Choice(["f32", "bf16", "f16", "f8"]),
                 help="Arithmetic of the program. [default: what the target does best]",
             ),
             click.option(

@@ -155,7 +155,7 @@ func.func private @invalid_matmul_types() {
   %t = arith.constant true
   %a = "npu.alloc"() : () -> memref<4x4xbf16, #npu.space<"sbuf">>
   %c = "npu.alloc"() : () -> memref<4x4xbf16, #npu.space<"psum">>
-  // expected-error@+1 {{'npu.matmul' op computes bf16 x bf16 -> bf16, allowed are f32 x f32 -> f32, bf16 x bf16 -> f32, f16 x f16 -> f32, i8 x i8 -> i32}}
+  // expected-error@+1 {{'npu.matmul' op computes bf16 x bf16 -> bf16, allowed are f32 x f32 -> f32, bf16 x bf16 -> f32, f16 x f16 -> f32, f8E4M3 x f8E4M3 -> f32, i8 x i8 -> i32}}
   "npu.matmul"(%a, %a, %c, %t) : (memref<4x4xbf16, #npu.space<"sbuf">>, memref<4x4xbf16, #npu.space<"sbuf">>, memref<4x4xbf16, #npu.space<"psum">>, i1) -> ()
   return
 }
@@ -227,7 +227,7 @@ func.func private @invalid_shift_of_other_partitions() attributes {npu.kernel} {
 func.func private @invalid_shift_of_integers() attributes {npu.kernel} {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   %b = "npu.alloc"() : () -> memref<4x1xi32, #npu.space<"sbuf">>
-  // expected-error@+1 {{'npu.activate' op has a shift of i32, allowed are f32, bf16 and f16}}
+  // expected-error@+1 {{'npu.activate' op has a shift of i32, allowed are f32, bf16, f16 and f8E4M3}}
   "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xi32, #npu.space<"sbuf">>) -> ()
   return
 }

@@ -1,5 +1,6 @@
 // RUN: %polystage-opt %s --split-input-file --npu-set-float-type=type=bf16 | filecheck %s
 // RUN: %polystage-opt %s --split-input-file --npu-set-float-type=type=f32 | filecheck %s --check-prefix=SAME
+// RUN: %polystage-opt %s --split-input-file --npu-set-float-type=type=f8 | filecheck %s --check-prefix=BYTE
 
 // SAME-NOT: bf16
 
@@ -14,6 +15,9 @@
 // CHECK: %[[MAX:.*]] = arith.maximumf %[[WIDE]], %{{.*}} : f32
 // CHECK: %[[NARROW:.*]] = arith.truncf %[[MAX]] : f32 to bf16
 // CHECK: linalg.yield %[[NARROW]] : bf16
+// BYTE-LABEL: @relu
+// BYTE-SAME: memref<8xf8E4M3>
+// BYTE: arith.truncf {{.*}} : f32 to f8E4M3
 func.func @relu(%x: memref<8xf32>) -> memref<8xf32> {
   %zero = arith.constant 0.0 : f32
   %y = memref.alloc() : memref<8xf32>
@@ -33,6 +37,7 @@ func.func @relu(%x: memref<8xf32>) -> memref<8xf32> {
 /// Weights are converted, and what is only passed on is not cast there and back.
 
 // CHECK: memref.global "private" constant @w : memref<3xbf16> = dense<[1.000000e+00, 3.339840e-01, 0x7F80]>
+// BYTE: memref.global "private" constant @w : memref<3xf8E4M3> = dense<[1.000000e+00, 3.437500e-01, 0x78]>
 // CHECK-LABEL: @copy
 // CHECK: memref.get_global @w : memref<3xbf16>
 // CHECK: linalg.yield %in : bf16

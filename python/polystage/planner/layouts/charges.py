@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from polystage.dtypes import cost_dtype
 from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.planner.layouts.strides import Walk
@@ -90,7 +91,7 @@ def _can_turn(target: Target, array: Array, walk: Walk, kernel: Kernel) -> bool:
         return False
     if kernel == "array load" and walk.wide_dims != 1:
         return False
-    return target.tensor.supports(array.dtype)
+    return target.tensor.supports(cost_dtype(array.dtype))
 
 
 def turning_ns(target: Target, array: Array, touched: int, extent: int) -> float:
@@ -98,7 +99,7 @@ def turning_ns(target: Target, array: Array, touched: int, extent: int) -> float
     columns = min(extent, target.tensor.rows, target.tensor.columns)
     rows = max(1, min(target.tensor.rows, touched // extent))
     tiles = touched / (rows * columns)
-    turn = cost.transpose(target, rows, columns, array.dtype)
+    turn = cost.transpose(target, rows, columns, cost_dtype(array.dtype))
     leave = cost.activate(target, rows, partitions=columns, uses_psum=True)
     return tiles * (turn.busy_ns + leave.latency_ns)
 

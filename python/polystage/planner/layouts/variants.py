@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
+from polystage.dtypes import cost_dtype
 from polystage.linear import linear_form
 from polystage.machine.target import Target
 from polystage.mlir import ir
@@ -209,7 +210,7 @@ def _array_variants(statement: Statement, extents: Sequence[int], target: Target
     maps = indexing_maps(statement.op)
     if len(maps) != 3 or not all(is_memref(value) for value in statement.op.operands):
         return []
-    types = [str(ir.MemRefType(value.type).element_type) for value in statement.op.operands]
+    types = [cost_dtype(ir.MemRefType(value.type).element_type) for value in statement.op.operands]
     if not array_takes(types, target):
         return []
     if multiplied_arguments(statement.op.regions[0].blocks[0], 2) is None:
@@ -238,7 +239,7 @@ def array_takes(types: Sequence[str], target: Target) -> bool:
     """
     if types[0] != types[1] or not target.tensor.supports(types[0]):
         return False
-    return types[2] in (("i32",) if types[0] == "i8" else ("f32", "bf16", "f16"))
+    return types[2] in (("i32",) if types[0] == "i8" else ("f32", "bf16", "f16", "f8"))
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ def _array_ns(statement: Statement, roles: _Roles, extents: Sequence[int], targe
     """Return the time of the array: one pass of the columns per tile of channels and rows, but no
     less per row tile than the one before takes to leave."""
     array = target.tensor
-    dtype = str(ir.MemRefType(statement.op.operands[0].type).element_type)
+    dtype = cost_dtype(ir.MemRefType(statement.op.operands[0].type).element_type)
     taps = prod(extents[d] for d in roles.taps)
     depth = extents[roles.channel]
     for tap in sorted(roles.taps):
