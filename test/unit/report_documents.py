@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from polystage.pipeline import default_pipeline
 from polystage.tools import run as runs
 
 sys.path.append(str(Path(__file__).parents[1] / "tools" / "Inputs"))
@@ -15,11 +16,15 @@ NASTY = "</script><img src=x onerror=alert(1)>&\"'\u2028<!--"
 
 
 @cache
-def finished_run(folder, **options):
-    """Return the run of a perceptron on `tiny`."""
+def finished_run(folder, apart=False, **options):
+    """Return the run of a perceptron on `tiny`, if asked for with all its operations `apart`."""
     make_models.main(Path(folder))
     model = str(Path(folder) / "good.onnx")
-    compiler = runs.CompilerOptions(target="tiny", settings=("device.cores=2",))
+    settings = ("device.cores=2",)
+    pipeline = default_pipeline("tiny", "f32", settings)
+    if apart:
+        pipeline = pipeline.replace("npu-fuse-operators{", "npu-fuse-operators{max-group=1 ")
+    compiler = runs.CompilerOptions(target="tiny", settings=settings, pipeline=pipeline)
     options = runs.RunOptions(timing_only=True, **options)
     return runs.run_model(model, [], None, compiler, options)
 

@@ -10,7 +10,7 @@ def folder(tmp_path_factory):
 
 
 def test_every_chart_has_content(opened, folder):
-    view = opened(document(folder))
+    view = opened(document(folder, apart=True))
     page = view.page
     titles = page.locator("h2").all_text_contents()
     assert titles[:6] == [
@@ -26,9 +26,9 @@ def test_every_chart_has_content(opened, folder):
     assert "NaN" not in page.locator("body").inner_text()
     assert "undefined" not in page.locator("body").inner_text()
     assert page.locator("#losses .track").count() == 9
-    assert page.locator("#roofline .dot").count() == 2
+    assert page.locator("#roofline .dot").count() == 3
     assert page.locator("#roofline .roof").count() >= 5
-    assert page.locator("#layers tbody tr").count() == 2
+    assert page.locator("#layers tbody tr").count() == 3
     assert page.locator("#bytes .stack i").count() > 2
     assert page.locator("#energy .stack i").count() > 2
     for canvas in ("canvas.overview", "canvas.queues", "#memory canvas >> nth=0"):
@@ -64,17 +64,17 @@ def test_the_theme_follows_the_system_until_it_is_chosen(opened, folder):
 
 
 def test_the_table_sorts_filters_and_changes_columns(opened, folder):
-    view = opened(document(folder))
+    view = opened(document(folder, apart=True))
     page = view.page
 
     def names():
         return page.locator("#layers tbody td.name").all_text_contents()
 
-    assert names() == ["first", "second"]
+    assert names() == ["first", "relu", "second"]
     page.locator("#layers thead th").nth(2).click()
-    assert names() == ["first", "second"]
+    assert names() == ["first", "second", "relu"]
     page.locator("#layers thead th").nth(2).click()
-    assert names() == ["second", "first"]
+    assert names() == ["relu", "second", "first"]
     for group in ("engines", "bytes", "energy", "losses", "time"):
         view.click("#layers button", group)
         assert page.locator("#layers tfoot td").nth(1).text_content() == "total"
@@ -84,16 +84,16 @@ def test_the_table_sorts_filters_and_changes_columns(opened, folder):
 
 
 def test_the_controls_of_charts(opened, folder):
-    view = opened(document(folder))
+    view = opened(document(folder, apart=True))
     page = view.page
     view.click("#roofline button", "scratchpad")
     assert "op/B" not in page.locator("#roofline-chart").inner_text()
-    assert page.locator("#roofline .dot").count() == 2
+    assert page.locator("#roofline .dot").count() == 3
     for measure in ("DRAM bytes by cause", "energy by level", "busy time by engine", "latency"):
         view.click("#bars button", measure)
-        assert page.locator("#bars .stack i").count() >= 2, measure
+        assert page.locator("#bars .stack i").count() >= 3, measure
     view.click("#bars button", "program order")
-    assert page.locator("#bars .label").all_text_contents() == ["first", "second"]
+    assert page.locator("#bars .label").all_text_contents() == ["first", "relu", "second"]
     page.select_option("#losses select", label="second")
     assert "under way for this layer" in page.locator("#losses").inner_text()
 

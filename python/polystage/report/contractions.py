@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from polystage.forms import walk
 from polystage.mlir import ir
 from polystage.report.losses import Contraction
+from polystage.simulator.decode import layer_of
 
 CONTRACTION = "npu.contraction"
 """Dictionary on a kernel: batch, m, n, k of the contraction whose tiles it multiplies."""
@@ -29,9 +30,7 @@ def contractions(module: ir.Module, calls: Mapping[str, int]) -> dict[str, list[
     for op in walk(module.operation):
         if op.name == "func.call":
             callee = ir.FlatSymbolRefAttr(op.attributes["callee"]).value
-            named = "layer" in op.attributes
-            layer = ir.StringAttr(op.attributes["layer"]).value if named else callee
-            for name, extents in _noted(kernels[callee], layer):
+            for name, extents in _noted(kernels[callee], layer_of(op) or callee):
                 found.setdefault(name, {})[callee] = extents
     return {
         layer: [_contraction(extents, calls.get(layer, 0)) for extents in noted]
