@@ -267,7 +267,10 @@ def unary(engine: str, source: str, result: str, n: int, buffer: str) -> str:
     """Return an operation with one input over `n` elements of 128 partitions."""
     types = f"({buffer}, {buffer}) -> ()"
     if engine == "scalar":
-        function = '{function = "exp", scale = 1.0 : f32, bias = 0.0 : f32}'
+        function = (
+            '{function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, '
+            "operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>}"
+        )
         return f'"npu.activate"(%{source}, %{result}) {function} : {types}'
     same = "affine_map<(d0, d1) -> (d0, d1)>"
     attributes = (

@@ -251,23 +251,29 @@ class ReduceOp(BoxOp, name="reduce"):
 class ActivateOp(NpuOp, name="activate"):
     """Apply a function of the scalar engine: `destination = function(scale * source + bias)`.
 
-    `shift`, where it is there, has one element per partition, which is added to `bias`.
+    Three more operands, each there or not, have one element per partition: `shift` is added to
+    `bias`, `factor` stands in place of `scale`, and `total` is overwritten with the sum of the
+    results over all free dimensions, before they are rounded to the destination's type.
 
-    Cost: N elements per partition; scale, bias and shift are free.
+    Cost: N elements per partition, 64 cycles more with a total; scale, bias, shift and factor are
+    free.
     """
 
     source: MemRef
     destination: MemRef
     shift: MemRef | None
+    factor: MemRef | None
+    total: MemRef | None
     function: ir.StringAttr
     scale: ir.FloatAttr
     bias: ir.FloatAttr
 
     RULES = (
         rules.activation_is_known,
-        rules.operands_in({0: ("sbuf", "psum"), 1: ("sbuf", "psum"), 2: ("sbuf",)}),
+        rules.activation_operands,
         rules.same_shape,
-        rules.shift_is_per_partition,
+        rules.activation_columns,
+        rules.scale_is_given_once,
         rules.partition_comes_first,
     )
     TARGET_RULES = (target_rules.partition_start_is_legal, target_rules.pattern_fits)

@@ -230,21 +230,51 @@ def same_shape(op: ir.OpView) -> str | None:
     return None
 
 
-def shift_is_per_partition(op: ir.OpView) -> str | None:
-    """The shift has the partitions of the source, and one element of type f32, bf16, f16 or
-    f8E4M3 in each."""
-    if len(op.operands) < 3:
-        return None
-    type_ = ir.MemRefType(op.operands[2].type)
-    if str(type_.element_type) not in ("f32", "bf16", "f16", "f8E4M3"):
-        return f"has a shift of {type_.element_type}, allowed are f32, bf16, f16 and f8E4M3"
-    expected = shape_of(op.operands[0])[0]
-    partitions, *free = shape_of(op.operands[2])
-    if partitions != expected or product(free) != 1:
-        return (
-            f"has a shift of shape {[partitions, *free]}, "
-            f"but needs one element in each of {expected} partitions"
-        )
+ACTIVATE_OPERANDS = ("source", "destination", "shift", "factor", "total")
+
+
+def activate_operands(op: ir.OpView | ir.Operation) -> dict[str, ir.Value]:
+    """Return the operands of an `npu.activate` that are there, by name."""
+    segments = ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"])
+    present = [name for name, n in zip(ACTIVATE_OPERANDS, segments, strict=True) if n]
+    return dict(zip(present, op.operands, strict=True))
+
+
+def activation_operands(op: ir.OpView) -> str | None:
+    """Source, destination and total lie in sbuf or psum, shift and factor in sbuf."""
+    for name, value in activate_operands(op).items():
+        allowed = ("sbuf",) if name in ("shift", "factor") else ("sbuf", "psum")
+        space = space_of(value.type)
+        if space not in allowed:
+            return f"has a {name} in {space}, allowed is {' or '.join(allowed)}"
+    return None
+
+
+def activation_columns(op: ir.OpView) -> str | None:
+    """Shift, factor and total have the partitions of the source, and one element of type f32, bf16,
+    f16 or f8E4M3 in each."""
+    operands = activate_operands(op)
+    expected = shape_of(operands["source"])[0]
+    for name in ("shift", "factor", "total"):
+        if name not in operands:
+            continue
+        element = str(ir.MemRefType(operands[name].type).element_type)
+        if element not in ("f32", "bf16", "f16", "f8E4M3"):
+            return f"has a {name} of {element}, allowed are f32, bf16, f16 and f8E4M3"
+        partitions, *free = shape_of(operands[name])
+        if partitions != expected or product(free) != 1:
+            return (
+                f"has a {name} of shape {[partitions, *free]}, "
+                f"but needs one element in each of {expected} partitions"
+            )
+    return None
+
+
+def scale_is_given_once(op: ir.OpView) -> str | None:
+    """The scale is a number or the factor of every partition: with a factor, `scale` is 1."""
+    scale = ir.FloatAttr(op.attributes["scale"]).value
+    if "factor" in activate_operands(op) and scale != 1.0:
+        return f"has a factor and the scale {scale:g}, but with a factor the scale is 1"
     return None
 
 
@@ -283,6 +313,7 @@ ACTIVATIONS = (
     *("sqrt", "rsqrt", "cbrt", "tanh", "erf", "erfc", "sin", "cos", "tan"),
     *("asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"),
     *("abs", "ceil", "floor", "round", "roundeven", "trunc", "relu"),
+    *("gelu", "gelu_tanh", "sigmoid", "silu", "softplus", "square", "reciprocal"),
 )
 
 

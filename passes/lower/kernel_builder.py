@@ -307,15 +307,20 @@ class KernelBuilder:
         scale: float = 1.0,
         bias: float = 0.0,
         shift: ir.Value | None = None,
+        factor: ir.Value | None = None,
+        total: ir.Value | None = None,
     ) -> None:
         """destination = function(scale * source + bias + shift) on the scalar engine; identity
-        casts and copies. `shift` has one element per partition."""
+        casts and copies. `shift`, `factor`, which replaces `scale`, and `total`, which gets the sum
+        of the results along the free dimensions, have one element per partition."""
         with self.insertion_point, self._location():
             f32 = ir.F32Type.get()
             npu.ops.ActivateOp(
                 source,
                 destination,
                 shift,
+                factor,
+                total,
                 ir.StringAttr.get(function),
                 ir.FloatAttr.get(f32, scale),
                 ir.FloatAttr.get(f32, bias),

@@ -163,11 +163,24 @@ class Kernel:
             f"operandSegmentSizes = array<i32: {', '.join(map(str, segments))}>",
         )
 
-    def activate(self, source, destination, function="identity", scale=1.0, bias=0.0):
+    def activate(
+        self,
+        source,
+        destination,
+        function="identity",
+        scale=1.0,
+        bias=0.0,
+        shift=None,
+        factor=None,
+        total=None,
+    ):
+        columns = [shift, factor, total]
+        segments = ", ".join(str(int(c is not None)) for c in columns)
         self.op(
             "activate",
-            [source, destination],
-            f'function = "{function}", scale = {float(scale)} : f32, bias = {float(bias)} : f32',
+            [source, destination, *(c for c in columns if c is not None)],
+            f'function = "{function}", scale = {float(scale)} : f32, bias = {float(bias)} : f32, '
+            f"operandSegmentSizes = array<i32: 1, 1, {segments}>",
         )
 
     def text(self):

@@ -84,7 +84,8 @@ BUFFER = 'memref<8x16xf32, #npu.space<"sbuf">>'
 CHAIN = f"""func.func private @kernel(%x: memref<8x16xf32>) attributes {{npu.kernel}} {{
   %a = "npu.alloc"() {{address = 0 : i64}} : () -> {BUFFER}
   "npu.dma"(%x, %a) {{cause = "input"}} : (memref<8x16xf32>, {BUFFER}) -> ()
-  "npu.activate"(%a, %a) {{function = "exp", scale = 1.0 : f32, bias = 0.0 : f32}} :
+  "npu.activate"(%a, %a) {{function = "exp", scale = 1.0 : f32, bias = 0.0 : f32,
+   operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>}} :
     ({BUFFER}, {BUFFER}) -> ()
   "npu.dma"(%a, %x) {{cause = "output"}} : ({BUFFER}, memref<8x16xf32>) -> ()
   return
@@ -162,7 +163,8 @@ LOOP_OF_CALLS = f"""func.func private @double(%x: {MOVING}, %y: {MOVING})
     attributes {{npu.kernel}} {{
   %a = "npu.alloc"() {{address = 0 : i64}} : () -> {BUFFER}
   "npu.dma"(%x, %a) {{cause = "input"}} : ({MOVING}, {BUFFER}) -> ()
-  "npu.activate"(%a, %a) {{function = "identity", scale = 2.0 : f32, bias = 1.0 : f32}} :
+  "npu.activate"(%a, %a) {{function = "identity", scale = 2.0 : f32, bias = 1.0 : f32,
+   operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>}} :
     ({BUFFER}, {BUFFER}) -> ()
   "npu.dma"(%a, %y) {{cause = "output"}} : ({BUFFER}, {MOVING}) -> ()
   return

@@ -193,6 +193,7 @@ class FlatWriter:
             function=self._text("identity"),
             scale=self._attribute(("f32", 1.0)),
             bias=self._attribute(("f32", 0.0)),
+            operandSegmentSizes=self._attribute(("segments", (1, 1, 0, 0, 0))),
         )
 
     def iota(self, window: Window, offset: Linear, dimension: int) -> None:

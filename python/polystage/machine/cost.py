@@ -289,8 +289,12 @@ def activate(
         stride_bytes=stride_bytes,
         uses_psum=uses_psum,
     )
-    if not accumulates:
-        return cost
+    return with_total(target, cost) if accumulates else cost
+
+
+def with_total(target: Target, cost: Cost) -> Cost:
+    """Return the time of an activation that takes `cost` and also delivers the sum of its results,
+    which lies in registers until it is read."""
     extra = target.scalar.accumulator_read_cycles / target.scalar.clock_ghz
     return Cost(cost.busy_ns + extra, cost.latency_ns + extra)
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import special
 
-from polystage.dtypes import compute_dtype, is_float
+from polystage.dialects.npu.rules import activate_operands
 from polystage.errors import SimulationError
 from polystage.evaluator import iteration_box
 from polystage.evaluator.scalar_body import ScalarBody
 from polystage.evaluator.scalar_ops import constant_scalar
 from polystage.mlir import ir
 from polystage.simulator.access import ChipWindow, View, Walk
+from polystage.simulator.activations import Activation
 from polystage.simulator.decode import Decoder, Handler
 from polystage.simulator.instructions import Numerics
 from polystage.simulator.memory import Array
@@ -157,79 +157,30 @@ def _reduce(decoder: Decoder, op: ir.Operation) -> None:
     lane_instruction(decoder, op, engine_of(op), reads, outs, sizes, passes, _Function(numerics))
 
 
-def _round_half_away(x: Array) -> Array:
-    whole = np.trunc(x)
-    return np.copysign(whole + np.copysign(np.abs(x - whole) >= 0.5, x), x)
-
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "identity": lambda x: x,
-    "exp": np.exp,
-    "exp2": np.exp2,
-    "expm1": np.expm1,
-    "log": np.log,
-    "log2": np.log2,
-    "log10": np.log10,
-    "log1p": np.log1p,
-    "sqrt": np.sqrt,
-    "rsqrt": lambda x: x.dtype.type(1) / np.sqrt(x),
-    "cbrt": np.cbrt,
-    "tanh": np.tanh,
-    "erf": special.erf,
-    "erfc": special.erfc,
-    "sin": np.sin,
-    "cos": np.cos,
-    "tan": np.tan,
-    "asin": np.arcsin,
-    "acos": np.arccos,
-    "atan": np.arctan,
-    "sinh": np.sinh,
-    "cosh": np.cosh,
-    "asinh": np.arcsinh,
-    "acosh": np.arccosh,
-    "atanh": np.arctanh,
-    "abs": np.abs,
-    "ceil": np.ceil,
-    "floor": np.floor,
-    "round": _round_half_away,
-    "roundeven": np.rint,
-    "trunc": np.trunc,
-    "relu": lambda x: np.maximum(x, x.dtype.type(0)),
-}
-
-
 def _activate(decoder: Decoder, op: ir.Operation) -> None:
-    source, destination, *shift = (chip(decoder, op, decoder.view(v)) for v in op.operands)
-    name = ir.StringAttr(op.attributes["function"]).value
+    operands = {
+        name: chip(decoder, op, decoder.view(value))
+        for name, value in activate_operands(op).items()
+    }
+    source, destination = operands["source"], operands["destination"]
+    columns = {name: operands[name] for name in ("shift", "factor") if name in operands}
+    totals = [operands["total"]] if "total" in operands else []
     scale, bias = (ir.FloatAttr(op.attributes[key]).value for key in ("scale", "bias"))
-    numerics = _Function(_activation(name, scale, bias, source.dtype))
-    reads, shape = [source, *shift], source.view_shape
-    lane_instruction(
-        decoder, op, "scalar", reads, [destination], shape, (1,), numerics, operands=[source]
+    activation = Activation(
+        ir.StringAttr(op.attributes["function"]).value, scale, bias, tuple(columns), source.dtype
     )
-
-
-def _activation(name: str, scale: float, bias: float, dtype: np.dtype) -> Run:
-    function = ACTIVATIONS[name]
-    held = compute_dtype(dtype) if is_float(dtype) else np.dtype(np.float32)
-    plain = scale == 1.0 and bias == 0.0
-    factor, constant = held.type(scale), held.type(bias)
-
-    def numerics(reads: list[Array], writes: list[Array], _: int) -> None:
-        source, *shift = reads
-        if plain and name == "identity" and not shift:
-            writes[0][...] = source
-            return
-        value = source.astype(held, copy=False)
-        if not plain:
-            value = value * factor
-            value += constant
-        if shift:
-            column = shift[0].astype(held, copy=False)
-            value = value + column.reshape(-1, *[1] * (value.ndim - 1))
-        writes[0][...] = function(value)
-
-    return numerics
+    lane_instruction(
+        decoder,
+        op,
+        "scalar",
+        [source, *columns.values()],
+        [destination, *totals],
+        source.view_shape,
+        (1,),
+        _Function(activation.run),
+        operands=[source],
+        accumulates=bool(totals),
+    )
 
 
 def _iota(decoder: Decoder, op: ir.Operation) -> None:

@@ -129,8 +129,13 @@ def lane_instruction(
     numerics: Numerics,
     operands: Sequence[ChipWindow] | None = None,
     value: Linear | None = None,
+    accumulates: bool = False,
 ) -> None:
-    """Add an instruction of the vector, scalar or gpsimd engine."""
+    """Add an instruction of the vector, scalar or gpsimd engine.
+
+    `operands` are the inputs whose strides count, without it those that are read; `accumulates`
+    says that the scalar engine also sums up its results.
+    """
     accesses = [*(operands if operands is not None else reads), *writes]
     time = cost.lanes(
         decoder.program.target,
@@ -141,6 +146,8 @@ def lane_instruction(
         stride_bytes=innermost_bytes(accesses),
         uses_psum=any(a.root.memory.name == "psum" for a in accesses),
     )
+    if accumulates:
+        time = cost.with_total(decoder.program.target, time)
     decoder.count("instructions", op.name)
     decoder.count("operations", engine, by=prod(extents) * len(passes))
     count_bytes(decoder, *reads, *writes)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from polystage.dialects.npu import space_of, strides_of
 from polystage.dialects.npu.queue_rules import places_of
 from polystage.dialects.npu.queues import queue_of
+from polystage.dialects.npu.rules import activate_operands
 from polystage.dtypes import numpy_dtype
 from polystage.errors import PassError
 from polystage.linear import Linear, linear_form
@@ -221,6 +222,11 @@ def _plain(writes: Sequence[bool]) -> Callable[[Extraction, ir.Operation], Itera
     return operands
 
 
+def _activation(_: Extraction, op: ir.Operation) -> Iterator[Operand]:
+    for name, value in activate_operands(op).items():
+        yield value, name in ("destination", "total")
+
+
 def _box(extraction: Extraction, op: ir.Operation) -> Iterator[Operand]:
     """Yield the operands of a function over a box; an argument that is not used is not read."""
     name = ir.FlatSymbolRefAttr(op.attributes["function"]).value
@@ -238,7 +244,7 @@ INSTRUCTIONS: dict[str, Callable[[Extraction, ir.Operation], Iterator[Operand]]]
     "npu.memset": _plain((True,)),
     "npu.matmul": _plain((False, False, True)),
     "npu.transpose": _plain((False, True)),
-    "npu.activate": _plain((False, True)),
+    "npu.activate": _activation,
     "npu.iota": _plain((True,)),
     "npu.gather": _plain((False, True)),
     "npu.elementwise": _box,

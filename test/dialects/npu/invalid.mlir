@@ -198,7 +198,7 @@ func.func private @invalid_transpose() {
 func.func private @invalid_activation() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.activate' op function 'magic' is unknown, allowed are identity, exp,}}
-  "npu.activate"(%a, %a) {function = "magic", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %a) {function = "magic", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 
@@ -208,7 +208,7 @@ func.func private @invalid_activation_shape() {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   %b = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.activate' op maps shape [4, 5] to shape [4, 4]}}
-  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 
@@ -218,7 +218,7 @@ func.func private @invalid_shift_of_other_partitions() attributes {npu.kernel} {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   %b = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.activate' op has a shift of shape [4, 5], but needs one element in each of 4 partitions}}
-  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 
@@ -228,7 +228,47 @@ func.func private @invalid_shift_of_integers() attributes {npu.kernel} {
   %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
   %b = "npu.alloc"() : () -> memref<4x1xi32, #npu.space<"sbuf">>
   // expected-error@+1 {{'npu.activate' op has a shift of i32, allowed are f32, bf16, f16 and f8E4M3}}
-  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xi32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xi32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_shift_in_psum() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x1xf32, #npu.space<"psum">>
+  // expected-error@+1 {{'npu.activate' op has a shift in psum, allowed is sbuf}}
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xf32, #npu.space<"psum">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_factor_of_other_partitions() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<2x1xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.activate' op has a factor of shape [2, 1], but needs one element in each of 4 partitions}}
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 1, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<2x1xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_factor_and_scale() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x1xf32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.activate' op has a factor and the scale 0.5, but with a factor the scale is 1}}
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 0.5 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 1, 0>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
+
+// -----
+
+func.func private @invalid_total_of_integers() attributes {npu.kernel} {
+  %a = "npu.alloc"() : () -> memref<4x5xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<4x1xi32, #npu.space<"sbuf">>
+  // expected-error@+1 {{'npu.activate' op has a total of i32, allowed are f32, bf16, f16 and f8E4M3}}
+  "npu.activate"(%a, %a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 1>} : (memref<4x5xf32, #npu.space<"sbuf">>, memref<4x5xf32, #npu.space<"sbuf">>, memref<4x1xi32, #npu.space<"sbuf">>) -> ()
   return
 }
 

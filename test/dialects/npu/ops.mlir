@@ -72,10 +72,13 @@ func.func private @lanes() attributes {npu.kernel} {
   // CHECK: "npu.reduce"
   "npu.reduce"(%a, %s) {function = @sum, engine = #npu.engine<"vector">, sizes = array<i64: 16, 8>, indexing_maps = [#id, #row], operandSegmentSizes = array<i32: 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16xf32, #npu.space<"sbuf">>) -> ()
   // CHECK: "npu.activate"
-  "npu.activate"(%a, %a) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %a) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>) -> ()
   %bias = "npu.alloc"() : () -> memref<16x1xbf16, #npu.space<"sbuf">>
   // CHECK: "npu.activate"({{.*}}, {{.*}}, {{.*}}){{.*}}"relu"
-  "npu.activate"(%a, %a, %bias) {function = "relu", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>, memref<16x1xbf16, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %a, %bias) {function = "relu", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 1, 0, 0>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>, memref<16x1xbf16, #npu.space<"sbuf">>) -> ()
+  %total = "npu.alloc"() : () -> memref<16x1xf32, #npu.space<"sbuf">>
+  // CHECK: "npu.activate"({{.*}}, {{.*}}, {{.*}}, {{.*}}){{.*}}array<i32: 1, 1, 0, 1, 1>
+  "npu.activate"(%a, %a, %bias, %total) {function = "silu", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 1, 1>} : (memref<16x8xf32, #npu.space<"sbuf">>, memref<16x8xf32, #npu.space<"sbuf">>, memref<16x1xbf16, #npu.space<"sbuf">>, memref<16x1xf32, #npu.space<"sbuf">>) -> ()
   return
 }
 

@@ -21,7 +21,7 @@ module attributes {npu.semaphores = array<i64: 0, 2>} {
       // CHECK: "npu.signal"() {queue = "dma0", semaphore = 0 : i64} : () -> ()
       "npu.signal"() {queue = "dma0", semaphore = 0 : i64} : () -> ()
       "npu.wait"() {queue = "scalar", semaphore = 0 : i64} : () -> ()
-      "npu.activate"(%b, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x64xf32, #npu.space<"sbuf">>, memref<8x64xf32, #npu.space<"sbuf">>) -> ()
+      "npu.activate"(%b, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x64xf32, #npu.space<"sbuf">>, memref<8x64xf32, #npu.space<"sbuf">>) -> ()
       "npu.signal"() {queue = "scalar", semaphore = 1 : i64} : () -> ()
     }
     return

@@ -12,10 +12,10 @@ func.func private @reuse(%x: memref<8x400xf32>, %y: memref<8x400xf32>) attribute
   // CHECK: "npu.alloc"() {address = 1600 : i64}
   %b = "npu.alloc"() : () -> memref<8x400xf32, #npu.space<"sbuf">>
   "npu.dma"(%x, %a) {cause = "input"} : (memref<8x400xf32>, memref<8x400xf32, #npu.space<"sbuf">>) -> ()
-  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x400xf32, #npu.space<"sbuf">>, memref<8x400xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x400xf32, #npu.space<"sbuf">>, memref<8x400xf32, #npu.space<"sbuf">>) -> ()
   // CHECK: "npu.alloc"() {address = 0 : i64}
   %c = "npu.alloc"() : () -> memref<8x400xf32, #npu.space<"sbuf">>
-  "npu.activate"(%b, %c) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x400xf32, #npu.space<"sbuf">>, memref<8x400xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%b, %c) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x400xf32, #npu.space<"sbuf">>, memref<8x400xf32, #npu.space<"sbuf">>) -> ()
   "npu.dma"(%c, %y) {cause = "output"} : (memref<8x400xf32, #npu.space<"sbuf">>, memref<8x400xf32>) -> ()
   return
 }
@@ -35,7 +35,7 @@ func.func private @loop(%x: memref<8x16xf32>, %y: memref<8x16xf32>) attributes {
   scf.for %i = %c0 to %c4 step %c1 {
     // CHECK: "npu.alloc"() {address = 64 : i64}
     %b = "npu.alloc"() : () -> memref<8x16xf32, #npu.space<"sbuf">>
-    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
     "npu.dma"(%b, %y) {cause = "output"} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32>) -> ()
   }
   return
@@ -51,7 +51,7 @@ func.func private @banks() attributes {npu.kernel} {
   %a = "npu.alloc"() : () -> memref<8x4xf32, #npu.space<"psum">>
   // CHECK: "npu.alloc"() {address = 64 : i64} : () -> memref<8x4xf32, #npu.space<"psum">>
   %b = "npu.alloc"() : () -> memref<8x4xf32, #npu.space<"psum">>
-  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x4xf32, #npu.space<"psum">>, memref<8x4xf32, #npu.space<"psum">>) -> ()
+  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x4xf32, #npu.space<"psum">>, memref<8x4xf32, #npu.space<"psum">>) -> ()
   return
 }
 
@@ -86,7 +86,7 @@ func.func private @rotate(%y: memref<8x4xf32>) attributes {npu.kernel} {
     %a = "npu.alloc"() {buffers = 2 : i64} : () -> memref<8x4xf32, #npu.space<"psum">>
     // CHECK: "npu.alloc"() {address = 0 : i64, addresses = array<i64: 0, 16, 32>, buffers = 3 : i64} : () -> memref<8x4xf32, #npu.space<"sbuf">>
     %b = "npu.alloc"() {buffers = 3 : i64} : () -> memref<8x4xf32, #npu.space<"sbuf">>
-    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x4xf32, #npu.space<"psum">>, memref<8x4xf32, #npu.space<"sbuf">>) -> ()
+    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x4xf32, #npu.space<"psum">>, memref<8x4xf32, #npu.space<"sbuf">>) -> ()
     "npu.dma"(%b, %y) {cause = "output"} : (memref<8x4xf32, #npu.space<"sbuf">>, memref<8x4xf32>) -> ()
   }
   return

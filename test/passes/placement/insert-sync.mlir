@@ -26,7 +26,7 @@ func.func private @exp(%x: memref<32x16xf32>, %y: memref<32x16xf32>) attributes 
     // CHECK: "npu.activate"
     // CHECK-DAG: "npu.signal"() {queue = "scalar", semaphore = 0 : i64}
     // CHECK-DAG: "npu.signal"() {queue = "scalar", semaphore = 3 : i64}
-    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
     // CHECK: "npu.wait"() {queue = "dma1", semaphore = 3 : i64}
     // CHECK-NEXT: "npu.dma"{{.*}} {cause = "output", queue = "dma1"}
     // CHECK-NEXT: "npu.signal"() {queue = "dma1", semaphore = 2 : i64}
@@ -52,7 +52,7 @@ func.func private @straight_line(%x: memref<8x16xf32>) attributes {npu.kernel} {
   "npu.memset"(%c) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x16xf32, #npu.space<"sbuf">>) -> ()
   // CHECK-NEXT: "npu.wait"() {queue = "scalar", semaphore = 0 : i64}
   // CHECK-NEXT: "npu.activate"
-  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
   // CHECK-NEXT: return
   return
 }
@@ -78,7 +78,7 @@ func.func private @rotating_buffers(%x: memref<64x16xf32>) attributes {npu.kerne
     // CHECK-NEXT: "npu.wait"() {queue = "scalar", semaphore = 1 : i64}
     // CHECK-NEXT: "npu.activate"
     // CHECK-NEXT: "npu.signal"() {queue = "scalar", semaphore = 0 : i64}
-    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+    "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
   }
   return
 }
@@ -102,7 +102,7 @@ func.func private @distance() attributes {npu.kernel} {
     %write = memref.subview %a[0, %j, 0] [8, 1, 16] [1, 1, 1] : memref<8x8x16xf32, #npu.space<"sbuf">> to memref<8x16xf32, strided<[128, 1], offset: ?>, #npu.space<"sbuf">>
     // CHECK: "npu.wait"() {queue = "scalar", semaphore = 0 : i64}
     // CHECK-NEXT: "npu.activate"
-    "npu.activate"(%read, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, strided<[128, 1], offset: ?>, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+    "npu.activate"(%read, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, strided<[128, 1], offset: ?>, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
     // CHECK-NEXT: "npu.memset"
     // CHECK-NEXT: "npu.signal"() {queue = "vector", semaphore = 0 : i64}
     "npu.memset"(%write) {value = 0.0 : f32, engine = #npu.engine<"vector">} : (memref<8x16xf32, strided<[128, 1], offset: ?>, #npu.space<"sbuf">>) -> ()
@@ -128,7 +128,7 @@ func.func private @redundant(%x: memref<8x16xf32>) attributes {npu.kernel} {
   // CHECK-NEXT: "npu.activate"
   // CHECK-NEXT: "npu.signal"() {queue = "scalar", semaphore = 1 : i64}
   // CHECK-NEXT: "npu.wait"() {queue = "dma0", semaphore = 1 : i64}
-  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %b) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
   // ALL: "npu.activate"
   // ALL: "npu.wait"() {queue = "dma0",
   // ALL: "npu.wait"() {queue = "dma0",
@@ -148,7 +148,7 @@ func.func private @redundant(%x: memref<8x16xf32>) attributes {npu.kernel} {
 func.func private @first(%x: memref<8x16xf32>, %y: memref<8x16xf32>) attributes {npu.kernel} {
   %a = "npu.alloc"() {address = 0 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
   "npu.dma"(%x, %a) {cause = "input"} : (memref<8x16xf32>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
-  "npu.activate"(%a, %a) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+  "npu.activate"(%a, %a) {function = "exp", scale = 1.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
   "npu.dma"(%a, %y) {cause = "output"} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32>) -> ()
   return
 }

@@ -10,7 +10,7 @@ func.func private @scale(%x: memref<64x16xf32>, %y: memref<64x16xf32>) attribute
     %a = "npu.alloc"() {address = 0 : i64, addresses = array<i64: 0, 64>, buffers = 2 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
     %b = "npu.alloc"() {address = 128 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
     "npu.dma"(%from, %a) {cause = "input"} : (memref<8x16xf32, strided<[16, 1], offset: ?>>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
-    "npu.activate"(%a, %b) {function = "identity", scale = 2.0 : f32, bias = 0.0 : f32} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+    "npu.activate"(%a, %b) {function = "identity", scale = 2.0 : f32, bias = 0.0 : f32, operandSegmentSizes = array<i32: 1, 1, 0, 0, 0>} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
     "npu.dma"(%b, %to) {cause = "output"} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32, strided<[16, 1], offset: ?>>) -> ()
   }
   return
