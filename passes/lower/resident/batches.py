@@ -20,6 +20,8 @@ def batch_dims(operators: Sequence[ResidentOperator]) -> BatchDims | None:
     Part i of each array is made of the parts i of others alone, so that parts can be computed one
     after the other, by all operators each.
     """
+    if not all(isinstance(operator, Sum | Fold) for operator in operators):
+        return None
     shape = operators[0].output.shape
     for dim, extent in enumerate(shape):
         if extent > 1 and dim != operators[0].partition:

@@ -11,8 +11,7 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.resident.groups import ResidentGroup
 from polystage.passes.lower.resident.layout import Layout
-from polystage.passes.lower.resident.operators import Sum
-from polystage.passes.lower.resident.recognise import users_of
+from polystage.passes.lower.resident.reading import users_of
 
 Reached = dict[ir.Value, ir.Operation]
 """Arrays, each with an operation that touches it."""
@@ -24,8 +23,7 @@ def inputs_of(group: ResidentGroup) -> Reached:
     written: set[ir.Value] = set()
     for operator in group.operators:
         read = [window.array for window, _, _ in operator.reads]
-        if isinstance(operator, Sum):
-            read += [product.moving.array for product in operator.products if product.packed]
+        read += [product.moving.array for product in operator.weighted if product.packed]
         found |= {array: operator.ops[-1] for array in read if array not in written}
         written.add(operator.output.array)
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil, prod
+from collections.abc import Hashable, Sequence
+from math import prod
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from polystage.dtypes import numpy_dtype
 from polystage.machine.target import Target
 from polystage.mlir import ir, memref
 from polystage.passes.lower.resident.layout import partitions_of
-from polystage.passes.lower.resident.operators import Product, Sum
+from polystage.passes.lower.resident.operators import Column, Matrix, Product
 from polystage.passes.lower.resident.packing import Packing, packing_of
 
 
@@ -24,7 +24,7 @@ class Constants:
         self.symbols = ir.SymbolTable(module.operation)
         self.target = target
         self.partitions = partitions_of(target)
-        self.made: dict[tuple[object, ...], str] = {}
+        self.made: dict[Hashable, str] = {}
 
     def weights(self, product: Product) -> list[ir.Value]:
         """Return the weights of a product, [channel, tile, tap, row]: all full tiles of channels,
@@ -57,33 +57,30 @@ class Constants:
             self.made[key] = self._global(f"{product.global_name}_tiled", tiled, type_)
         return self._value(self.made[key])
 
-    def shifts(self, sums: Sequence[Sum]) -> tuple[ir.Value | None, dict[Sum, int]]:
-        """Return the biases of all sums in one constant [partition, column], in f32, and the first
-        column of each; a sum that scales has them scaled."""
-        columns: list[np.ndarray] = []
-        first: dict[Sum, int] = {}
-        for operator in sums:
-            if not operator.shifts:
-                continue
-            values = sum(self._data(n).astype(np.float32).reshape(-1) for n in operator.shifts)
+    def columns(self, columns: Sequence[Column]) -> tuple[ir.Value | None, dict[Column, int]]:
+        """Return all columns in one constant [partition, column], in f32, and where each begins."""
+        tiles: list[np.ndarray] = []
+        first: dict[Column, int] = {}
+        for column in dict.fromkeys(columns):
+            values = sum(self._data(n).astype(np.float32).reshape(-1) for n in column.names)
             assert isinstance(values, np.ndarray)
-            count = ceil(len(values) / self.partitions)
+            count = column.tiles(self.partitions)
             padded = np.zeros(count * self.partitions, np.float32)
-            padded[: len(values)] = values * np.float32(operator.scale)
-            first[operator] = sum(c.shape[1] for c in columns)
-            columns.append(padded.reshape(count, self.partitions).T)
-        if not columns:
+            padded[: len(values)] = values * np.float32(column.scale)
+            first[column] = sum(t.shape[1] for t in tiles)
+            tiles.append(padded.reshape(count, self.partitions).T)
+        if not tiles:
             return None, first
-        table = np.concatenate(columns, axis=1)
-        return self._value(self._global("resident_biases", table, ir.F32Type.get())), first
+        table = np.concatenate(tiles, axis=1)
+        return self._value(self._global("resident_columns", table, ir.F32Type.get())), first
 
-    def identity(self, element_type: ir.Type) -> ir.Value:
-        """Return the identity matrix of the partitions, by which the array adds an operand."""
-        key = ("identity", str(element_type))
-        if key not in self.made:
-            name = f"identity_matrix_{element_type}"
-            self.made[key] = self._global(name, np.eye(self.partitions), element_type)
-        return self._value(self.made[key])
+    def matrix(self, matrix: Matrix) -> ir.Value:
+        """Return a square matrix by which the array multiplies."""
+        if matrix not in self.made:
+            name = f"{matrix.kind}_matrix_{matrix.element_type}"
+            make = {"identity": np.eye, "ones": _ones}[matrix.kind]
+            self.made[matrix] = self._global(name, make(self.partitions), matrix.element_type)
+        return self._value(self.made[matrix])
 
     def _data(self, name: str) -> np.ndarray:
         op = self.symbols[name]
@@ -107,6 +104,10 @@ class Constants:
 
     def _value(self, name: str) -> ir.Value:
         return memref.GetGlobalOp(self._type(name), name).result
+
+
+def _ones(extent: int) -> np.ndarray:
+    return np.ones((extent, extent))
 
 
 def _by_channel(product: Product, data: np.ndarray) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product as boxes_of
 from math import prod
 
 from polystage.mlir import ir
-from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.layout import Range, ResidentArray, alloc_at
+from polystage.passes.lower.resident.layout import Range, ResidentArray
 from polystage.passes.lower.resident.operators import Fold
+from polystage.passes.lower.resident.workspace import Workspace
 
 PIECES = 8
 """Into how many parts a pooling goes, so that its operand is made and its result is used beside
@@ -24,15 +24,10 @@ class FoldWriter:
     Maxima are folded in place, exactly; sums in f32, and then rounded.
     """
 
-    def __init__(
-        self,
-        builder: KernelBuilder,
-        arrays: Mapping[ir.Value, ResidentArray],
-        addresses: Mapping[Hashable, int],
-    ) -> None:
-        self.builder = builder
-        self.arrays = arrays
-        self.addresses = addresses
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.builder = workspace.builder
+        self.arrays: Mapping[ir.Value, ResidentArray] = workspace.arrays
         self.scratch: dict[Fold, ir.Value] = {}
 
     def write(self, operator: Fold) -> None:
@@ -81,9 +76,7 @@ class FoldWriter:
         if operator not in self.scratch:
             free = self.arrays[operator.output.array].layout
             extents = [free.partitions, prod(free.shape[d] for d in free.free)]
-            self.scratch[operator] = alloc_at(
-                self.builder, extents, element, self.addresses[operator]
-            )
+            self.scratch[operator] = self.workspace.scratch(operator, extents, element)
         flat = self.builder.subview(self.scratch[operator], [0, 0], [shape[0], prod(shape[1:])])
         return self.builder.expand(flat, [[shape[0]], list(shape[1:])])
 

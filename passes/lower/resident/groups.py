@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import prod
 
 from polystage.dtypes import byte_width, cost_dtype
 from polystage.machine import cost
@@ -13,17 +13,15 @@ from polystage.mlir import ir
 from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
 from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
 from polystage.passes.lower.resident.operators import (
-    Fold,
     Other,
     Product,
     ResidentOperator,
-    Sum,
 )
 from polystage.passes.lower.resident.packing import packing_of
 from polystage.planner.residency import Operator, Piece, plan_groups
 
-BIASES = "biases"
-"""Among the addresses of a group, that of all its biases."""
+COLUMNS = "columns"
+"""Among the addresses of a group, that of all its columns."""
 
 EFFICIENT_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
@@ -43,8 +41,8 @@ class ResidentGroup:
     """Operators that run together: how their arrays lie and where, and when and to where the pieces
     of every one's weights come.
 
-    Beside arrays, `addresses` has those of `BIASES`, of identities by element type, of packed
-    operands by product and of the sums of poolings by operator.
+    Beside arrays, `addresses` has those of `COLUMNS`, of matrices, of packed operands by product
+    and of the scratch buffers of operators by name.
     """
 
     operators: tuple[ResidentOperator, ...]
@@ -147,13 +145,13 @@ def plan_parts(
 
 
 def _weights_ns(run: Sequence[ResidentOperator], target: Target) -> float:
-    products = [p for o in run if isinstance(o, Sum) for p in o.products]
+    products = [p for o in run for p in o.weighted]
     total = sum(p.channels * p.weight_bytes for p in products)
     return cost.dram_bound_ns(target, total)
 
 
 def _array_ns(run: Sequence[ResidentOperator], target: Target) -> float:
-    products = [p for o in run if isinstance(o, Sum) for p in o.products]
+    products = [p for o in run for p in o.weighted]
     return sum(
         cost.compute_bound_ns(target, prod(p.extents), cost_dtype(p.moving.element_type))
         for p in products
@@ -163,12 +161,12 @@ def _array_ns(run: Sequence[ResidentOperator], target: Target) -> float:
 def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGroup]:
     """Return the groups that a run of operators goes into, beginning with as many as fit."""
     partitions = partitions_of(target)
-    sums = [o for o in run if isinstance(o, Sum)]
     layouts = _layouts(run, partitions)
     sizes: dict[Hashable, int] = {array: layout.bytes for array, layout in layouts.items()}
-    everywhere: dict[Hashable, int] = {BIASES: 4 * bias_columns(sums, partitions)}
-    for type_, width in added_types(sums).items():
-        everywhere[type_] = width * partitions
+    columns = dict.fromkeys(column for operator in run for column in operator.columns)
+    everywhere: dict[Hashable, int] = {COLUMNS: 4 * sum(c.tiles(partitions) for c in columns)}
+    for matrix in dict.fromkeys(matrix for operator in run for matrix in operator.matrices):
+        everywhere[matrix] = partitions * byte_width(matrix.element_type)
     facts: list[Operator] = []
     for operator in run:
         fact, extra = _facts(operator, target)
@@ -181,17 +179,6 @@ def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGr
         layouts = _layouts(mine, partitions)
         groups.append(ResidentGroup(mine, layouts, found.addresses, found.pieces))
     return groups
-
-
-def bias_columns(sums: Sequence[Sum], partitions: int) -> int:
-    """Return the columns of the biases of sums, one value for each partition."""
-    return sum(ceil(o.output.shape[o.partition] / partitions) for o in sums if o.shifts)
-
-
-def added_types(sums: Sequence[Sum]) -> dict[str, int]:
-    """Return the bytes of an element of every type whose arrays the tensor engine adds."""
-    windows = [w for o in sums if o.products or len(o.addends) > 1 for w in o.addends]
-    return {str(w.element_type): byte_width(w.element_type) for w in windows}
 
 
 def _layouts(operators: Sequence[ResidentOperator], partitions: int) -> dict[ir.Value, Layout]:
@@ -210,9 +197,7 @@ def _obstacle(operator: ResidentOperator, target: Target) -> str | None:
     for type_ in sorted(types):
         if type_ not in ("f32", "bf16", "f16", "f8") or not target.tensor.supports(type_):
             return f"the array does not take {type_}"
-    if isinstance(operator, Sum) and any(
-        product.moving.array == operator.output.array for product in operator.products
-    ):
+    if any(product.moving.array == operator.output.array for product in operator.weighted):
         return "a contraction writes over its operand"
     return None
 
@@ -220,16 +205,13 @@ def _obstacle(operator: ResidentOperator, target: Target) -> str | None:
 def _facts(operator: ResidentOperator, target: Target) -> tuple[Operator, dict[Hashable, int]]:
     """Return what a plan needs to know of an operator, and the bytes of what it alone has."""
     reads = tuple(window.array for window, _, _ in operator.reads)
-    writes = operator.output.array
-    if isinstance(operator, Fold):
-        free = prod(operator.output.shape) // operator.output.shape[operator.partition]
-        return Operator(reads, (writes, operator)), {operator: 4 * free}
-    packings = [packing_of(p, target) for p in operator.products if p.packed]
-    extra: dict[Hashable, int] = {p.product: p.bytes for p in packings if p is not None}
+    extra = dict(operator.scratch(target))
+    packings = [packing_of(p, target) for p in operator.weighted if p.packed]
+    extra |= {p.product: p.bytes for p in packings if p is not None}
     weights = tuple(
-        piece.bytes for product in operator.products for piece in pieces_of(product, target)
+        piece.bytes for product in operator.weighted for piece in pieces_of(product, target)
     )
-    return Operator(reads, (writes, *extra), weights), extra
+    return Operator(reads, (operator.output.array, *extra), weights), extra
 
 
 def pieces_of(product: Product, target: Target) -> list[WeightPiece]:

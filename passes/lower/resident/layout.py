@@ -12,7 +12,7 @@ from polystage.machine.components import AccessPattern
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.operators import ResidentOperator
+from polystage.passes.lower.resident.operators import REPLICATED, ResidentOperator
 from polystage.passes.lower.resident.windows import Window
 from polystage.passes.memref_types import row_major_strides
 
@@ -28,14 +28,15 @@ def partitions_of(target: Target) -> int:
 @dataclass(frozen=True)
 class Layout:
     """Dimension `partition` lies across the partitions, in tiles; around the others is a border of
-    `fill`, where windows reach over the edge.
+    `fill`, where windows reach over the edge. A `REPLICATED` array is one tile, the same on all
+    partitions.
 
     Shapes: the buffer is [partitions, tiles, *other dimensions with their borders].
     """
 
     shape: tuple[int, ...]
     element_type: ir.Type
-    partition: int
+    partition: int | None
     partitions: int
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -44,6 +45,8 @@ class Layout:
     @property
     def tiles(self) -> int:
         """How many tiles lie behind each other."""
+        if self.partition is REPLICATED:
+            return 1
         return ceil(self.shape[self.partition] / self.partitions)
 
     @property
@@ -72,6 +75,8 @@ class Layout:
 
     def count(self, tile: int) -> int:
         """Return how many partitions a tile takes."""
+        if self.partition is REPLICATED:
+            return self.partitions
         return min(self.partitions, self.shape[self.partition] - tile * self.partitions)
 
     def widened(self, reach: Sequence[tuple[int, int]], fill: float | int | None) -> Layout | None:
@@ -84,7 +89,7 @@ class Layout:
             return self
         if fill is None or self.fill not in (None, fill):
             return None
-        if before[self.partition] or after[self.partition]:
+        if self.partition is REPLICATED or before[self.partition] or after[self.partition]:
             return None
         return replace(self, before=before, after=after, fill=fill)
 
@@ -104,9 +109,12 @@ def widen_layouts(
     return layouts
 
 
-def _plain(window: Window, dim: int, partitions: int) -> Layout:
+def _plain(window: Window, dim: int | None, partitions: int) -> Layout:
     shape = tuple(window.shape)
     none = (0,) * len(shape)
+    if dim is REPLICATED:
+        f32 = ir.F32Type.get(window.element_type.context)
+        return Layout(shape, f32, dim, partitions, none, none)
     return Layout(shape, window.element_type, dim, min(partitions, shape[dim]), none, none)
 
 

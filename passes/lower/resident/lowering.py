@@ -17,7 +17,6 @@ from polystage.passes.lower.resident.constants import Constants
 from polystage.passes.lower.resident.groups import (
     Parts,
     ResidentGroup,
-    added_types,
     plan_parts,
     plan_run,
     possible_operators,
@@ -28,7 +27,7 @@ from polystage.passes.lower.resident.marking import (
     RESIDENT,
     computing_operations,
 )
-from polystage.passes.lower.resident.operators import Other, ResidentOperator, Sum
+from polystage.passes.lower.resident.operators import Other, ResidentOperator
 from polystage.passes.lower.resident.recognise import recognise
 from polystage.passes.lower.resident.writer import GroupOperands, GroupWriter
 from polystage.passes.memref_types import window_type
@@ -143,9 +142,7 @@ def _lower(
 
 def _named_after(operator: ResidentOperator) -> ir.Operation:
     """Return the operation whose name an operator has in reports: a contraction, if it has one."""
-    if isinstance(operator, Sum) and operator.products:
-        return operator.products[0].op
-    return operator.ops[-1]
+    return operator.weighted[0].op if operator.weighted else operator.ops[-1]
 
 
 def _parts(group: ResidentGroup) -> range:
@@ -180,17 +177,14 @@ def _free_name(module: ir.Module) -> str:
 
 
 def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
-    sums = [o for o in group.operators if isinstance(o, Sum)]
-    biases, first_bias = constants.shifts(sums)
-    windows = [w for o in sums for w in o.addends if str(w.element_type) in added_types(sums)]
-    added = {str(w.element_type): w.element_type for w in windows}
+    columns, first_column = constants.columns([c for o in group.operators for c in o.columns])
     return GroupOperands(
         _causes(inputs_of(group)),
         _causes(outputs_of(group)),
-        {p: constants.weights(p) for o in sums for p in o.products},
-        biases,
-        first_bias,
-        {name: constants.identity(type_) for name, type_ in added.items()},
+        {p: constants.weights(p) for o in group.operators for p in o.weighted},
+        {m: constants.matrix(m) for o in group.operators for m in o.matrices},
+        columns,
+        first_column,
     )
 
 

@@ -2,14 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
+from typing import Literal
 
 from polystage.dtypes import byte_width
+from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.resident.windows import Window
+
+REPLICATED = None
+"""In place of the dimension across the partitions: all partitions have the same values, in f32."""
+
+Read = tuple[Window, int | None, tuple[int, ...]]
+"""What an operator reads: the window, the dimension of its array that lies across the partitions or
+`REPLICATED`, and the extents of the window's loops, none where it does not leave the array."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One value for each partition, in f32: `scale` times the sum of constants of `extent`
+    elements; on chip one column for each tile of partitions."""
+
+    names: tuple[str, ...]
+    extent: int
+    scale: float = 1.0
+
+    def tiles(self, partitions: int) -> int:
+        """Return how many columns there are."""
+        return ceil(self.extent / partitions)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A square matrix of as many rows as there are partitions, which the array multiplies by."""
+
+    kind: Literal["identity", "ones"]
+    element_type: ir.Type
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentOperator(ABC):
+    """What runs in a group: its operations, the array that it makes, and the dimension of that
+    across the partitions.
+
+    A subclass says what it needs on chip beside `output`; its writer (`writer.WRITERS`) finds that
+    in a `Workspace`.
+    """
+
+    ops: tuple[ir.Operation, ...]
+    output: Window
+    partition: int | None
+
+    @property
+    @abstractmethod
+    def reads(self) -> Iterator[Read]:
+        """The arrays that are read."""
+
+    @property
+    def weighted(self) -> tuple[Product, ...]:
+        """Contractions with constant weights, which come in ahead."""
+        return ()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Constants of one value for each partition."""
+        return ()
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Matrices that the array multiplies by."""
+        return ()
+
+    def scratch(self, target: Target) -> Mapping[Hashable, int]:
+        """Return the bytes per partition of every buffer that is needed while the operator runs, by
+        a name that no other operator uses."""
+        del target
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +116,12 @@ class Product:
 
 
 @dataclass(frozen=True, eq=False)
-class Sum:
+class Sum(ResidentOperator):
     """`output = function(scale * (products + addends + shifts) + bias)`.
 
     Addends are arrays of the output's shape, shifts name constants of one value per partition.
     """
 
-    ops: tuple[ir.Operation, ...]
-    output: Window
     partition: int
     products: tuple[Product, ...]
     addends: tuple[Window, ...]
@@ -62,9 +131,8 @@ class Sum:
     bias: float = 0.0
 
     @property
-    def reads(self) -> Iterator[tuple[Window, int, tuple[int, ...]]]:
-        """What is read: the window, the dimension across the partitions, the extents of the loops,
-        none where the window is the array."""
+    def reads(self) -> Iterator[Read]:
+        """Operands of products that do not come packed, and addends."""
         for product in self.products:
             if product.packed:
                 continue
@@ -74,13 +142,34 @@ class Sum:
         for addend in self.addends:
             yield addend, self.partition, ()
 
+    @property
+    def weighted(self) -> tuple[Product, ...]:
+        """All products."""
+        return self.products
+
+    @property
+    def shift(self) -> Column | None:
+        """What is added for each partition, scaled as all is."""
+        extent = self.output.shape[self.partition]
+        return Column(self.shifts, extent, self.scale) if self.shifts else None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The shift."""
+        return (self.shift,) if self.shift is not None else ()
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """By identities, addends come to what else is in psum."""
+        if not self.products and len(self.addends) == 1:
+            return ()
+        return tuple(Matrix("identity", addend.element_type) for addend in self.addends)
+
 
 @dataclass(frozen=True, eq=False)
-class Fold:
+class Fold(ResidentOperator):
     """`output = fold over a window of the input`: a pooling; `kind` is `max` or `add`."""
 
-    ops: tuple[ir.Operation, ...]
-    output: Window
     partition: int
     source: Window
     source_partition: int
@@ -90,12 +179,14 @@ class Fold:
     initial: float
 
     @property
-    def reads(self) -> Iterator[tuple[Window, int, tuple[int, ...]]]:
-        """What is read: the window, the dimension across the partitions, the loops' extents."""
+    def reads(self) -> Iterator[Read]:
+        """The input."""
         yield self.source, self.source_partition, self.extents
 
-
-ResidentOperator = Sum | Fold
+    def scratch(self, target: Target) -> Mapping[Hashable, int]:
+        """Return the room for sums in f32."""
+        del target
+        return {self: 4 * (prod(self.output.shape) // self.output.shape[self.partition])}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +208,3 @@ def plain_dims(window: Window, extents: tuple[int, ...]) -> dict[int, int] | Non
             return None
         found[linear.single] = dim
     return found
-
-
-def identity_index(shape: list[int]) -> tuple[Linear, ...]:
-    """Return the index of an array whose dimensions are the loops."""
-    return tuple(
-        Linear(0, tuple(int(i == d) for i in range(len(shape)))) for d in range(len(shape))
-    )

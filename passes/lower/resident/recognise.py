@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from polystage.dialects.npu import overlay
-from polystage.dialects.npu.views import VIEW_OPS, defining_op
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.fills import initialising_fills
-from polystage.passes.lower.generic_op import Access, GenericOp
+from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import (
@@ -23,6 +21,12 @@ from polystage.passes.lower.resident.operators import (
     plain_dims,
 )
 from polystage.passes.lower.resident.packing import packing_of
+from polystage.passes.lower.resident.reading import (
+    Declined,
+    Reading,
+    constant_of,
+    users_of,
+)
 from polystage.passes.lower.resident.terms import Terms, read_terms
 from polystage.passes.lower.resident.windows import Window, window_of
 from polystage.passes.lower.tensor_engine.contraction import Contraction
@@ -32,10 +36,6 @@ FEW_CHANNELS = 4
 beside the channels on the partitions, if its operand comes from memory."""
 
 _FOLDS = {"arith.maximumf": "max", "arith.addf": "add"}
-
-
-class _Declined(Exception):
-    """An operation cannot run in a group; the argument says why."""
 
 
 @dataclass(frozen=True)
@@ -57,37 +57,11 @@ def recognise(operations: Sequence[ir.Operation], target: Target) -> list[Reside
     return _Reader(operations, target).read()
 
 
-def users_of(array: ir.Value) -> list[ir.Operation]:
-    """Return what uses an array, directly or through views, in the order of uses."""
-    found: list[ir.Operation] = []
-    for use in array.uses:
-        user = use.owner.operation
-        if user.name in VIEW_OPS or user.name == overlay.NAME:
-            found += users_of(user.results[0])
-        else:
-            found.append(user)
-    return found
-
-
-def constant_of(value: ir.Value) -> str | None:
-    """Return the name of the constant global that a value is, or None."""
-    op = defining_op(value)
-    if op is None or op.name != "memref.get_global":
-        return None
-    return ir.FlatSymbolRefAttr(op.attributes["name"]).value
-
-
-class _Reader:
+class _Reader(Reading):
     def __init__(self, operations: Sequence[ir.Operation], target: Target) -> None:
-        self.operations = operations
-        self.target = target
-        self.place = {op: i for i, op in enumerate(operations)}
-        folded = initialising_fills(operations)
-        self.fills = set(folded)
-        self.initials = {op: (fill, initial) for fill, (op, initial) in folded.items()}
+        super().__init__(operations, target)
         self.sums: dict[ir.Operation, tuple[GenericOp, Terms]] = {}
         self.waiting: dict[ir.Value, _Waiting] = {}
-        self.partitions: dict[ir.Value, int] = {}
 
     def read(self) -> list[ResidentOperator | Other]:
         for op in self.operations:
@@ -115,19 +89,16 @@ class _Reader:
     def _read(self, op: ir.Operation) -> list[ResidentOperator | Other]:
         try:
             if op.name != "linalg.generic":
-                raise _Declined(f"'{op.name}' only moves data")
+                raise Declined(f"'{op.name}' only moves data")
             if op in self.sums:
                 return [self._sum(op, *self.sums[op])]
             generic = GenericOp.from_op(op.opview).without_unit_dims()
             contraction = self._contraction(op, generic)
             return self._contracted(op, contraction) if contraction else [self._fold(op, generic)]
-        except _Declined as declined:
-            return [Other(self._with_fill(op), str(declined))]
+        except Declined as declined:
+            return [Other(self.with_fill(op), str(declined))]
         except PassError as error:
-            return [Other(self._with_fill(op), error.message)]
-
-    def _with_fill(self, op: ir.Operation) -> tuple[ir.Operation, ...]:
-        return (self.initials[op][0], op) if op in self.initials else (op,)
+            return [Other(self.with_fill(op), error.message)]
 
     # --- contractions ----------------------------------------------------------------------------
 
@@ -138,7 +109,7 @@ class _Reader:
                 if found is not None:
                     return found
         if Contraction.match(generic, self.target) is not None:
-            raise _Declined("neither operand of the contraction is a constant")
+            raise Declined("neither operand of the contraction is a constant")
         return None
 
     def _contracted(
@@ -148,13 +119,13 @@ class _Reader:
         (row,) = contraction.rows
         partition = output.dim_of(row)
         if partition is None:
-            raise _Declined("the output is not accessed plainly")
-        waiting = _Waiting(product, output, self._with_fill(op), partition)
+            raise Declined("the output is not accessed plainly")
+        waiting = _Waiting(product, output, self.with_fill(op), partition)
         if self._joins_a_sum(op, waiting):
             self.waiting[output.array] = waiting
             return []
         if self._is_taken_elsewhere(waiting):
-            raise _Declined("its result goes straight into an operation that no group runs")
+            raise Declined("its result goes straight into an operation that no group runs")
         self.partitions[output.array] = partition
         return [Sum(waiting.ops, output, partition, (product,), (), ())]
 
@@ -168,16 +139,16 @@ class _Reader:
 
     def _product(self, op: ir.Operation, contraction: Contraction) -> tuple[Product, Window]:
         if op not in self.initials or self.initials[op][1].value != 0:
-            raise _Declined("the contraction adds to what its output holds")
+            raise Declined("the contraction adds to what its output holds")
         if len(contraction.rows) != 1 or contraction.batch or contraction.channel < 0:
-            raise _Declined("the contraction has batches, or several or no dimensions of channels")
-        moving = self._window(op, contraction.moving)
-        output = self._window(op, contraction.output)
+            raise Declined("the contraction has batches, or several or no dimensions of channels")
+        moving = self.window(op, contraction.moving)
+        output = self.window(op, contraction.output)
         extents = contraction.generic.extents
         dims, channel_dim = plain_dims(output, extents), moving.dim_of(contraction.channel)
         if dims is None or channel_dim is None:
-            raise _Declined("an operand is not accessed plainly")
-        self._demand(moving.array, channel_dim)
+            raise Declined("an operand is not accessed plainly")
+        self.demand(moving.array, channel_dim)
         stationary = contraction.stationary
         name = constant_of(op.operands[stationary.argument])
         assert name is not None
@@ -211,7 +182,7 @@ class _Reader:
         mine = [a for a in accesses if reader.operands[a.argument] == array]
         if first > last or len(mine) != 1 or mine[0].array is None:
             return False
-        aligned = self._aligned(self._window(reader, mine[0]), reader, generic)
+        aligned = self.is_aligned(self.window(reader, mine[0]), reader, generic)
         moving = waiting.product.moving.array
         changed = any(
             user in self.place and first < self.place[user] < last and _writes(user, moving)
@@ -222,27 +193,27 @@ class _Reader:
     # --- sums ------------------------------------------------------------------------------------
 
     def _sum(self, op: ir.Operation, generic: GenericOp, terms: Terms) -> Sum:
-        output = self._window(op, generic.outputs[0])
+        output = self.window(op, generic.outputs[0])
         loops = plain_dims(output, generic.extents)
         if loops is None:
-            raise _Declined("the output is not accessed plainly")
+            raise Declined("the output is not accessed plainly")
         accesses = {a.argument: a for a in generic.inputs}
         parts = [p for n in terms.operands if (p := self._waiting_part(op, n)) is not None]
         rest = [accesses[n] for n in terms.operands if self._waiting_part(op, n) is None]
         constants = [a for a in rest if constant_of(op.operands[a.argument]) is not None]
-        addends = [self._window(op, a) for a in rest if a not in constants]
+        addends = [self.window(op, a) for a in rest if a not in constants]
         shift_loops = {tuple(sorted(a.dims)) for a in constants}
         partition = self._partition([p.partition for p in parts], addends, shift_loops, loops)
         if any(p.partition != partition for p in parts):
-            raise _Declined("contractions with different dimensions of channels are added")
+            raise Declined("contractions with different dimensions of channels are added")
         for addend in addends:
-            if not self._aligned(addend, op, generic):
-                raise _Declined("an operand of the sum is not accessed as the output is")
-            self._demand(addend.array, partition)
+            if not self.is_aligned(addend, op, generic):
+                raise Declined("an operand of the sum is not accessed as the output is")
+            self.demand(addend.array, partition)
         if any(len(d) != 1 or loops.get(d[0]) != partition for d in shift_loops):
-            raise _Declined("a constant of the sum is not one value for every channel")
+            raise Declined("a constant of the sum is not one value for every channel")
         if not (parts or addends):
-            raise _Declined("nothing is summed")
+            raise Declined("nothing is summed")
         self.partitions[output.array] = partition
         return Sum(
             (*(o for p in parts for o in p.ops), op),
@@ -270,35 +241,29 @@ class _Reader:
         known = [*known, *(self.partitions[a.array] for a in addends if a.array in self.partitions)]
         known = [*known, *(loops[d[0]] for d in shifts if len(d) == 1 and d[0] in loops)]
         if not known:
-            raise _Declined("nothing tells which dimension lies across the partitions")
+            raise Declined("nothing tells which dimension lies across the partitions")
         return known[0]
-
-    def _aligned(self, window: Window, op: ir.Operation, generic: GenericOp) -> bool:
-        """Whether an operand is accessed as the output is."""
-        output = self._window(op, generic.outputs[0])
-        same = window.index == output.index and window.shape == output.shape
-        return same and window.fill is None
 
     # --- folds -----------------------------------------------------------------------------------
 
     def _fold(self, op: ir.Operation, generic: GenericOp) -> Fold:
         if len(generic.outputs) != 1 or op not in self.initials or not generic.reductions:
-            raise _Declined("no contraction, sum or pooling")
+            raise Declined("no contraction, sum or pooling")
         kind = _fold_kind(generic, op.context)
         read = [a for a in generic.inputs if generic.is_read(a)]
         if kind is None or len(read) != 1:
-            raise _Declined("no contraction, sum or pooling")
-        source, output = self._window(op, read[0]), self._window(op, generic.outputs[0])
+            raise Declined("no contraction, sum or pooling")
+        source, output = self.window(op, read[0]), self.window(op, generic.outputs[0])
         loops = plain_dims(output, generic.extents)
         across = self.partitions.get(source.array)
         if loops is None or across is None:
-            raise _Declined("nothing tells which dimension lies across the partitions")
+            raise Declined("nothing tells which dimension lies across the partitions")
         loop = source.index[across].single
         if loop not in loops:
-            raise _Declined("the pooling goes across the partitions")
+            raise Declined("the pooling goes across the partitions")
         self.partitions[output.array] = loops[loop]
         return Fold(
-            self._with_fill(op),
+            self.with_fill(op),
             output,
             loops[loop],
             source,
@@ -308,21 +273,6 @@ class _Reader:
             kind,
             float(self.initials[op][1].value),
         )
-
-    # --- operands --------------------------------------------------------------------------------
-
-    def _window(self, op: ir.Operation, access: Access) -> Window:
-        window = window_of(op.operands[access.argument], access.index)
-        if window is None:
-            raise _Declined("an operand is a part of an array, or of several")
-        return window
-
-    def _demand(self, array: ir.Value, partition: int) -> None:
-        known = self.partitions.setdefault(array, partition)
-        if known != partition:
-            raise _Declined(
-                f"dimension {known} of an operand lies across the partitions, not {partition}"
-            )
 
 
 def _writes(op: ir.Operation, array: ir.Value) -> bool:

@@ -5,56 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as boxes_of
-from math import prod
 from typing import Any
 
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import Range, ResidentArray
-from polystage.passes.lower.resident.operators import Product, Sum
-from polystage.passes.lower.resident.packing import PackedOperand
+from polystage.passes.lower.resident.operators import Matrix, Product, Sum
 from polystage.passes.lower.resident.windows import Window
+from polystage.passes.lower.resident.workspace import Workspace
 
 ROWS_TOGETHER = 4
 """Most row tiles that take every channel in turn, so that the last of the operand's channels is
 needed late."""
-
-
-class PsumBanks:
-    """The banks of psum, which tiles of results take in turn."""
-
-    def __init__(self, builder: KernelBuilder) -> None:
-        psum = builder.target.psum
-        self.builder = builder
-        self.columns = min(psum.bank_bytes // 4, builder.target.tensor.moving_columns)
-        rows = builder.target.tensor.columns
-        with builder.module.context:
-            shape, f32 = [rows, self.columns], ir.F32Type.get()
-            self.banks = [builder.alloc(shape, f32, "psum") for _ in range(psum.banks)]
-        self.next = 0
-
-    def take(self, rows: int, sizes: Sequence[int]) -> Any:
-        """Return the next bank as [rows, *sizes]."""
-        bank = self.banks[self.next]
-        self.next = (self.next + 1) % len(self.banks)
-        view = self.builder.subview(bank, [0, 0], [rows, prod(sizes)])
-        return self.builder.expand(view, [[rows], list(sizes)])
-
-
-@dataclass(frozen=True)
-class LoadedSegment:
-    """Weights on chip, [channel, tile, tap, row], of the channel tiles from `first`."""
-
-    buffer: ir.Value
-    first: int
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Biases on chip, [partition, column], those of an operator from column `first`."""
-
-    buffer: ir.Value
-    first: int
 
 
 class SumWriter:
@@ -64,24 +26,14 @@ class SumWriter:
     matmul for each row tile; then each row tile goes to its place in the output.
     """
 
-    def __init__(
-        self,
-        builder: KernelBuilder,
-        arrays: Mapping[ir.Value, ResidentArray],
-        banks: PsumBanks,
-        identities: Mapping[str, ir.Value],
-        packed: Mapping[Product, PackedOperand],
-    ) -> None:
-        self.builder = builder
-        self.arrays = arrays
-        self.banks = banks
-        self.identities = identities
-        self.packed = packed
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.builder = workspace.builder
+        self.banks = workspace.banks
+        self.arrays: Mapping[ir.Value, ResidentArray] = workspace.arrays
 
-    def write(
-        self, operator: Sum, weights: Sequence[Sequence[LoadedSegment]], shift: Shift | None
-    ) -> None:
-        """Write a sum; `weights` are those of its products."""
+    def write(self, operator: Sum) -> None:
+        """Write a sum."""
         layout = self.arrays[operator.output.array].layout
         extents = [layout.shape[d] for d in layout.free]
         tile = [] if self._copies(operator) else column_tile(extents, self.banks.columns)
@@ -90,7 +42,7 @@ class SumWriter:
         for box in _pieces(extents, tile or extents):
             for first in range(0, layout.tiles, together):
                 rows = range(first, min(first + together, layout.tiles))
-                self._write_tile(operator, box, rows, weights, shift)
+                self._write_tile(operator, box, rows)
 
     def _copies(self, operator: Sum) -> bool:
         """Whether a sum is a function of one array, which needs no array of processors."""
@@ -101,8 +53,6 @@ class SumWriter:
         operator: Sum,
         box: Sequence[Range],
         rows: range,
-        weights: Sequence[Sequence[LoadedSegment]],
-        shift: Shift | None,
     ) -> None:
         output = self.arrays[operator.output.array]
         if self._copies(operator):
@@ -113,13 +63,13 @@ class SumWriter:
             results = [self.banks.take(output.layout.count(row), sizes) for row in rows]
             parts = [
                 part
-                for product, segments in zip(operator.products, weights, strict=True)
-                for part in self._product_parts(operator, product, segments, box)
+                for product in operator.products
+                for part in self._product_parts(operator, product, box)
             ]
             self._multiply(operator, box, rows, results, parts)
         for row, result in zip(rows, results, strict=True):
             place = output.view(self.builder, row, box)
-            column = self._shift_column(shift, row, output.layout.count(row))
+            column = self._shift_column(operator, row, output.layout.count(row))
             function, scale, bias = operator.function, operator.scale, operator.bias
             self.builder.activate(result, place, function, scale, bias, column)
 
@@ -138,17 +88,17 @@ class SumWriter:
                 builder.matmul(stationary, part.moving, result, builder.flag(number > 0))
         for number, addend in enumerate(operator.addends, start=len(parts)):
             array = self.arrays[addend.array]
-            identity = self.identities[str(array.layout.element_type)]
+            identity = Matrix("identity", array.layout.element_type)
             for row, result in zip(rows, results, strict=True):
                 count = layout.count(row)
-                square = builder.subview(identity, [0, 0], [count, count])
+                square = self.workspace.matrix(identity, count, count)
                 moving = array.view(builder, row, box)
                 builder.matmul(square, moving, result, builder.flag(number > 0))
 
-    def _shift_column(self, shift: Shift | None, row: int, count: int) -> ir.Value | None:
-        if shift is None:
+    def _shift_column(self, operator: Sum, row: int, count: int) -> ir.Value | None:
+        if operator.shift is None:
             return None
-        return self.builder.subview(shift.buffer, [0, shift.first + row], [count, 1])
+        return self.workspace.column(operator.shift, row, count)
 
     # --- operands of the contractions ------------------------------------------------------------
 
@@ -156,15 +106,15 @@ class SumWriter:
         self,
         operator: Sum,
         product: Product,
-        segments: Sequence[LoadedSegment],
         box: Sequence[Range],
     ) -> Iterator[_Part]:
         """Yield the matmuls of a product: channel tiles, and in them taps."""
         free = self.arrays[operator.output.array].layout.free
         columns = {d: box[free.index(dim)] for d, dim in product.columns.items()}
-        if product in self.packed:
+        segments = self.workspace.weights[product]
+        if product in self.workspace.packed:
             for number, segment in enumerate(segments):
-                moving = self.packed[product].view(self.builder, number, columns)
+                moving = self.workspace.packed[product].view(self.builder, number, columns)
                 yield _Part(segment.buffer, 0, 0, ir.MemRefType(moving.type).shape[0], moving)
             return
         array = self.arrays[product.moving.array]

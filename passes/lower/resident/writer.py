@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any, Protocol
 
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.folds import FoldWriter
 from polystage.passes.lower.resident.groups import (
-    BIASES,
+    COLUMNS,
     ResidentGroup,
     WeightPiece,
     pieces_of,
 )
 from polystage.passes.lower.resident.layout import Layout, ResidentArray, alloc_at, partitions_of
-from polystage.passes.lower.resident.operators import Fold, Product, ResidentOperator, Sum
+from polystage.passes.lower.resident.operators import (
+    Column,
+    Fold,
+    Matrix,
+    Product,
+    ResidentOperator,
+    Sum,
+)
 from polystage.passes.lower.resident.packing import PackedOperand, packing_of
-from polystage.passes.lower.resident.sums import LoadedSegment, PsumBanks, Shift, SumWriter
+from polystage.passes.lower.resident.sums import SumWriter
+from polystage.passes.lower.resident.workspace import LoadedSegment, PsumBanks, Workspace
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,30 @@ class GroupOperands:
     outputs: Mapping[ir.Value, str]
     """Arrays that are stored."""
     weights: Mapping[Product, Sequence[ir.Value]]
-    biases: ir.Value | None
-    first_bias: Mapping[Sum, int]
-    identities: Mapping[str, ir.Value]
+    matrices: Mapping[Matrix, ir.Value]
+    columns: ir.Value | None
+    first_column: Mapping[Column, int]
 
     def values(self) -> list[ir.Value]:
         """Return the arguments of the call."""
         weights = [value for found in self.weights.values() for value in found]
-        constants = [*weights, *([self.biases] if self.biases else []), *self.identities.values()]
+        constants = [*weights, *([self.columns] if self.columns else []), *self.matrices.values()]
         return list(dict.fromkeys([*self.inputs, *self.outputs, *constants]))
+
+
+class OperatorWriter(Protocol):
+    """Writes the instructions of operators of one kind; their arrays are in the workspace."""
+
+    def write(self, operator: Any) -> None:
+        """Write one operator."""
+        ...
+
+
+WRITERS: Mapping[type[ResidentOperator], Callable[[Workspace], OperatorWriter]] = {
+    Sum: SumWriter,
+    Fold: FoldWriter,
+}
+"""The writer of every kind of operator."""
 
 
 class GroupWriter:
@@ -55,21 +78,21 @@ class GroupWriter:
         self.operands = operands
         self.partitions = partitions_of(builder.target)
         self.argument = dict(zip(operands.values(), builder.arguments, strict=True))
-        self.arrays: dict[ir.Value, ResidentArray] = {}
-        self.packed: dict[Product, PackedOperand] = {}
-        self.loaded: dict[Product, list[LoadedSegment]] = defaultdict(list)
+        self.workspace = Workspace(builder, PsumBanks(builder), group.addresses)
+        self.workspace.first_column = operands.first_column
+        self.arrays = self.workspace.arrays
+        self.writers = {kind: make(self.workspace) for kind, make in WRITERS.items()}
         self.weights = {o: _pieces(o, builder.target) for o in group.operators}
         self.next = self.done = 0
         """Operators whose weights are on their way, and pieces of the next one's."""
-        self.banks = PsumBanks(builder)
 
     def write(self, layers: Sequence[str]) -> None:
         """Write the kernel; `layers` are the names of the operators for reports."""
         group, operands = self.group, self.operands
-        biases = self._load_whole(operands.biases, BIASES) if operands.biases else None
-        identities = {t: self._load_whole(v, t) for t, v in operands.identities.items()}
-        sums = SumWriter(self.builder, self.arrays, self.banks, identities, self.packed)
-        folds = FoldWriter(self.builder, self.arrays, group.addresses)
+        if operands.columns is not None:
+            self.workspace.columns = self._load_whole(operands.columns, COLUMNS)
+        for matrix, value in operands.matrices.items():
+            self.workspace.matrices[matrix] = self._load_whole(value, matrix)
         for position, operator in enumerate(group.operators):
             start = _last(self.builder)
             for window, _, _ in operator.reads:
@@ -79,11 +102,7 @@ class GroupWriter:
             self._load_packed(operator)
             self._load_weights(position, len(group.operators))
             self._open(operator)
-            if isinstance(operator, Fold):
-                folds.write(operator)
-            else:
-                loaded = [self.loaded[product] for product in operator.products]
-                sums.write(operator, loaded, self._shift(operator, biases))
+            self.writers[type(operator)].write(operator)
             self._store(operator)
             _name_layer(_after(self.builder, start), layers[position])
         self._describe(layers)
@@ -91,9 +110,9 @@ class GroupWriter:
     def _describe(self, layers: Sequence[str]) -> None:
         """Note the extents of every layer's contractions, which reports compare the tiles with."""
         described = {
-            layer: ir.ArrayAttr.get([_extents(product) for product in operator.products])
+            layer: ir.ArrayAttr.get([_extents(product) for product in operator.weighted])
             for layer, operator in zip(layers, self.group.operators, strict=True)
-            if isinstance(operator, Sum) and operator.products
+            if operator.weighted
         }
         if described:
             self.builder.function.attributes["npu.contractions"] = ir.DictAttr.get(described)
@@ -109,17 +128,15 @@ class GroupWriter:
         return buffer
 
     def _load_packed(self, operator: ResidentOperator) -> None:
-        products = operator.products if isinstance(operator, Sum) else ()
-        for product in products:
+        for product in operator.weighted:
             packing = packing_of(product, self.builder.target) if product.packed else None
             if packing is None:
                 continue
             value, type_ = product.moving.array, product.moving.element_type
             address = self.group.addresses[product]
             buffer = alloc_at(self.builder, packing.buffer_shape, type_, address)
-            self.packed[product] = PackedOperand(packing, buffer)
-            cause = self.operands.inputs[value]
-            self.packed[product].load(self.builder, self.argument[value], cause)
+            packed = self.workspace.packed[product] = PackedOperand(packing, buffer)
+            packed.load(self.builder, self.argument[value], self.operands.inputs[value])
 
     def _load_weights(self, position: int, stop: int) -> None:
         """Start to load the weights of operators before `stop` that come in while the operator at
@@ -143,7 +160,8 @@ class GroupWriter:
         source = self.builder.subview(self.argument[value], [0, piece.first, 0, 0], sizes)
         self.builder.dma(source, buffer, "weight")
         before = product.channels // self.partitions if piece.constant else 0
-        self.loaded[product].append(LoadedSegment(buffer, before + piece.first))
+        segments = self.workspace.weights.setdefault(product, [])
+        segments.append(LoadedSegment(buffer, before + piece.first))
 
     def _array(self, value: ir.Value) -> ResidentArray:
         layout = self.group.layouts[value]
@@ -183,15 +201,9 @@ class GroupWriter:
         view = self.builder.subview(self.argument[value], starts, sizes)
         return self.builder.transpose(view, [layout.partition, *layout.free])
 
-    def _shift(self, operator: Sum, biases: ir.Value | None) -> Shift | None:
-        if biases is None or operator not in self.operands.first_bias:
-            return None
-        return Shift(biases, self.operands.first_bias[operator])
-
 
 def _pieces(operator: ResidentOperator, target: Target) -> list[tuple[Product, WeightPiece]]:
-    products = operator.products if isinstance(operator, Sum) else ()
-    return [(product, piece) for product in products for piece in pieces_of(product, target)]
+    return [(p, piece) for p in operator.weighted for piece in pieces_of(p, target)]
 
 
 def _extents(product: Product) -> ir.DictAttr:
