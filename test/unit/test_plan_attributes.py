@@ -84,6 +84,24 @@ def test_a_plan_survives_printing_and_parsing(module: ir.Module, program: Progra
     assert read_plan(Program.from_module(parsed)) == plan
 
 
+def test_a_plan_survives_the_loss_of_locations() -> None:
+    """Names of arrays come from locations, which a printed file need not have."""
+    module = ir.Module.parse(
+        re.sub(r"(= memref.alloc.*)", r'\1 loc("first")', TWO_MATMULS), ir.Context()
+    )
+    named = Program.from_module(module)
+    assert "first_out" in named.arrays
+    plan = one_group(named)
+    write_plan(named, plan)
+    parsed = ir.Module.parse(str(module), ir.Context())
+    assert read_plan(Program.from_module(parsed)) == plan
+
+
+def test_a_plan_that_is_no_list(program: Program) -> None:
+    with pytest.raises(PlanError, match=r"npu\.groups is 3 : i64, but must be a list"):
+        edited(program, "3 : i64")
+
+
 def test_a_later_plan_replaces_an_earlier_one(program: Program) -> None:
     write_plan(program, apart(program))
     write_plan(program, one_group(program))

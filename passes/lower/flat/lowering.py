@@ -23,8 +23,9 @@ from polystage.planner.fusion.decisions import Plan
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.placement import Placement, place
 from polystage.planner.fusion.plan_attributes import read_plan
+from polystage.planner.fusion.plan_rules import check_capacity
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.schedule import GroupSchedule, resident_before, schedule
+from polystage.planner.fusion.schedule import GroupSchedule
 
 KERNEL = "program"
 
@@ -42,10 +43,7 @@ def lower_flat(module: ir.Module, target: Target) -> func.FuncOp:
     }
     values = list(stored.values())
     builder = KernelBuilder(module, KERNEL, [v.type for v in values], target)
-    schedules = [
-        schedule(program, group, resident)
-        for group, resident in zip(plan.groups, resident_before(program, plan), strict=True)
-    ]
+    schedules = check_capacity(program, plan, target.sbuf.bytes)
     placement = _placement(program, plan, schedules, target)
     arrays = Arrays(
         {

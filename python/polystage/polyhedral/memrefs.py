@@ -135,8 +135,7 @@ class Values:
 
     def _defined_view(self, op: Any, value: ir.Value) -> View:
         if op.name in ("memref.alloc", "memref.alloca"):
-            name = location_name(op.location)
-            return self._add_array(value, f"{name}_out" if name else "t", Role.INTERMEDIATE, False)
+            return self._add_array(value, _name_of_allocation(op), Role.INTERMEDIATE, False)
         if op.name == "memref.get_global":
             return self._global_view(op, value)
         if op.name in VIEW_OPS:
@@ -222,6 +221,14 @@ def _byte_width(type_: ir.Type) -> int:
     if isinstance(type_, ir.IntegerType | ir.FloatType):
         return max(1, -(-type_.width // 8))
     return 8
+
+
+def _name_of_allocation(op: Any) -> str:
+    """Return the name that a plan gave an array, or else one after the layer."""
+    if "npu.name" in op.attributes:
+        return str(op.attributes["npu.name"].value)
+    layer = location_name(op.location)
+    return f"{layer}_out" if layer else "t"
 
 
 def _attribute_name(function: Any, attribute: str, index: int) -> str:

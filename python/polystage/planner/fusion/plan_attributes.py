@@ -15,6 +15,7 @@ those of the program that is read from the same IR.
 from collections.abc import Sequence
 from typing import Any
 
+from polystage.dialects.npu.views import defining_op
 from polystage.errors import PlanError
 from polystage.mlir import ir
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place, Plan
@@ -36,6 +37,16 @@ def write_plan(program: Program, plan: Plan) -> None:
                     statement.op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
         descriptions = [_group_attribute(group) for group in plan.groups]
         program.main.attributes[GROUPS] = ir.ArrayAttr.get(descriptions)
+        _name_arrays(program)
+
+
+def _name_arrays(program: Program) -> None:
+    """Note on allocations the names that the plan knows them by: those of layers are in locations,
+    which a file need not have."""
+    for name, array in program.arrays.items():
+        op = None if array.value is None else defining_op(array.value)
+        if op is not None and op.name == "memref.alloc":
+            op.attributes["npu.name"] = ir.StringAttr.get(name)
 
 
 def has_plan(program: Program) -> bool:
@@ -51,7 +62,11 @@ def read_plan(program: Program) -> Plan:
     operation = program.main
     if not has_plan(program):
         raise PlanError("the function has no plan", help="run npu-fuse-operators first")
-    descriptions = ir.ArrayAttr(operation.attributes[GROUPS])
+    descriptions = operation.attributes[GROUPS]
+    if not isinstance(descriptions, ir.ArrayAttr):
+        raise PlanError(
+            f"{GROUPS} is {descriptions}, but must be a list with a dictionary for every group"
+        )
     members = _members(program, len(descriptions))
     plan = Plan(
         tuple(
