@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.lane_engines.affine import peel_affine
 from polystage.passes.lower.lane_engines.chain_body import ChainBody
 from polystage.passes.lower.lane_engines.loop_nest import LoopNest
-from polystage.passes.lower.lane_engines.scalar_code import peel_affine
 from polystage.passes.lower.lane_engines.scalar_functions import body_function, engine_of
 from polystage.passes.lower.lane_engines.scalar_graph import Node, cone, is_cast, topological
 from polystage.passes.lower.lane_engines.tile_planner import TilePlanner

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from polystage.dialects.npu.rules import ACTIVATIONS
 from polystage.errors import PassError
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
+from polystage.passes.lower.lane_engines.function_idioms import name_functions
 from polystage.passes.lower.lane_engines.scalar_graph import (
     Graph,
     Kind,
@@ -58,10 +59,10 @@ class _Reader:
         for view in self.block.operations:
             op = view.operation
             if op.name == "linalg.yield":
-                results = tuple(self.value(v) for v in op.operands)
+                results = name_functions(self.graph, [self.value(v) for v in op.operands])
                 return ScalarBody(
                     self.graph,
-                    results,
+                    tuple(results),
                     tuple(self.tables),
                     tuple(self.elements),
                     len(self.block.arguments),
@@ -267,47 +268,3 @@ def _wide_type(body: ScalarBody, result: Node, j: int) -> ir.Type | None:
     extends = all(use.name == "arith.extf" and use.type == wide for use in uses)
     bare = any(root.kind == "output" and root.number == j for root in body.results)
     return wide if uses and extends and not bare else None
-
-
-@dataclass(frozen=True)
-class Affine:
-    """`scale * source + bias`, as the scalar engine computes before its function, in place of so
-    many operations."""
-
-    source: Node
-    scale: float = 1.0
-    bias: float = 0.0
-    operations: int = 0
-
-
-def peel_affine(node: Node) -> Affine:
-    """Return the largest `scale * x + bias` with constants that an f32 node ends in."""
-    scale, bias, operations = 1.0, 0.0, 0
-    while node.kind == "arith" and isinstance(node.type, ir.F32Type):
-        step = _affine_step(node)
-        if step is None:
-            break
-        node, factor, term = step
-        scale, bias, operations = scale * factor, scale * term + bias, operations + 1
-    return Affine(node, scale, bias, operations)
-
-
-def _affine_step(node: Node) -> tuple[Node, float, float] | None:
-    """Return (x, factor, term) where the node is factor * x + term."""
-    name = node.name.removeprefix("arith.")
-    if name == "negf":
-        return node.operands[0], -1.0, 0.0
-    if name not in ("addf", "subf", "mulf", "divf"):
-        return None
-    a, b = node.operands
-    x, c = a.constant, b.constant
-    forms: dict[str, tuple[float, float]]
-    if c is not None:
-        if name == "divf":
-            return (a, 1.0 / c, 0.0) if c else None
-        forms = {"addf": (1.0, c), "subf": (1.0, -c), "mulf": (c, 0.0)}
-        return (a, *forms[name])
-    if x is not None and name != "divf":
-        forms = {"addf": (1.0, x), "subf": (-1.0, x), "mulf": (x, 0.0)}
-        return (b, *forms[name])
-    return None

@@ -12,10 +12,10 @@ from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.lane_engines.affine import peel_affine
 from polystage.passes.lower.lane_engines.loop_nest import LoopNest
 from polystage.passes.lower.lane_engines.operand import Operand
 from polystage.passes.lower.lane_engines.partition import can_transpose
-from polystage.passes.lower.lane_engines.scalar_code import peel_affine
 from polystage.passes.lower.lane_engines.scalar_functions import body_function, engine_of
 from polystage.passes.lower.lane_engines.scalar_graph import (
     Node,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polystage.mlir import ir
-from polystage.passes.lower.lane_engines.scalar_code import peel_affine
+from polystage.passes.lower.lane_engines.affine import peel_affine
 from polystage.passes.lower.lane_engines.scalar_graph import Node, ScalarBody, is_cast
 
 

@@ -19,7 +19,8 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.clusters import Cluster, Declined
 from polystage.passes.lower.generic_op import Access, GenericOp
-from polystage.passes.lower.lane_engines.scalar_code import peel_affine, read_body
+from polystage.passes.lower.lane_engines.affine import peel_affine
+from polystage.passes.lower.lane_engines.scalar_code import read_body
 from polystage.passes.lower.lane_engines.scalar_functions import engine_of
 from polystage.passes.lower.lane_engines.scalar_graph import (
     Graph,
