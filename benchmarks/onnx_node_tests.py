@@ -7,8 +7,8 @@ Where ONNX shape inference cannot find the shape of an output without the value 
 target shape of a Reshape, the axes of a ReduceSum), the int64 inputs of rank 0 and 1 are given as
 constants, as exported models have them. What was not selected is counted by reason.
 
-Every case is imported, compiled for `neuroncore_v2` in f32 arithmetic and simulated, in a process
-apart: if it dies or exceeds its time, the case has failed. A case passes if every output has the
+Every case is imported, compiled for a target in f32 arithmetic and simulated, in a process apart:
+if it dies or exceeds its time, the case has failed. A case passes if every output has the
 expected shape, type and, within the case's own tolerances (rtol 1e-3, atol 1e-7 for all), values;
 for bfloat16 rtol is two units in the last place as in ONNX's own runner, and so it is for float16.
 It is declined if a frontend or a pass refused it with a message of its own; anything else is a
@@ -16,7 +16,7 @@ failure.
 
 Exit code 1 if a case failed or fewer than 60 % passed.
 
-    python benchmarks/onnx_node_tests.py [--list] [--filter REGEX]
+    python benchmarks/onnx_node_tests.py [--list] [--filter REGEX] [--target flat --set KEY=VALUE]
 """
 
 import argparse
@@ -52,6 +52,15 @@ class Case:
     rtol: float
     atol: float
     has_constants: bool
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How far cases go, and for what they are compiled."""
+
+    stage: str = "run"
+    target: str = "neuroncore_v2"
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,12 +149,12 @@ def _is_small_index(array: np.ndarray) -> bool:
     return array.dtype == np.int64 and array.ndim <= 1
 
 
-def run_case(case: Case, stage: str) -> Outcome:
+def run_case(case: Case, chain: Chain) -> Outcome:
     from polystage.errors import FrontendError, PassError
     from polystage.mlir import ir
 
     try:
-        problem = execute(case, stage)
+        problem = execute(case, chain)
     except (FrontendError, PassError) as error:
         if isinstance(error.__cause__, ir.MLIRError):  # upstream choked on what we made
             return Outcome("failed", f"{type(error).__name__}: {error.message}")
@@ -155,15 +164,15 @@ def run_case(case: Case, stage: str) -> Outcome:
     return Outcome("failed", problem) if problem else Outcome("passed")
 
 
-def execute(case: Case, stage: str) -> str:
+def execute(case: Case, chain: Chain) -> str:
     """Return what is wrong with the outputs, or nothing."""
     import polystage as ps
 
     model = ps.load(case.model)
-    if stage == "import":
+    if chain.stage == "import":
         return ""
-    program = ps.compile(model.module, target="neuroncore_v2", dtype="f32")
-    if stage == "compile":
+    program = ps.compile(model.module, target=chain.target, settings=chain.settings, dtype="f32")
+    if chain.stage == "compile":
         return ""
     result = ps.simulate(program, case.inputs)
     wrong = (difference(name, result.outputs, case) for name in case.outputs)
@@ -189,12 +198,12 @@ def difference(name: str, outputs: dict[str, np.ndarray], case: Case) -> str:
 class Worker:
     """A process that runs one case at a time."""
 
-    def __init__(self, cases: Sequence[Case], stage: str) -> None:
+    def __init__(self, cases: Sequence[Case], chain: Chain) -> None:
         self.case = -1
         self.started = 0.0
         self.connection, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.get_context("fork").Process(
-            target=serve, args=(theirs, cases, stage), daemon=True
+            target=serve, args=(theirs, cases, chain), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -211,7 +220,7 @@ class Worker:
         self.connection.close()
 
 
-def serve(connection: Connection, cases: Sequence[Case], stage: str) -> None:
+def serve(connection: Connection, cases: Sequence[Case], chain: Chain) -> None:
     warnings.simplefilter("ignore")
     while True:
         try:
@@ -219,17 +228,17 @@ def serve(connection: Connection, cases: Sequence[Case], stage: str) -> None:
         except EOFError:
             return
         start = time.perf_counter()
-        done = run_case(case, stage)
+        done = run_case(case, chain)
         connection.send(Outcome(done.status, done.reason, time.perf_counter() - start))
 
 
 def run_all(
-    cases: Sequence[Case], stage: str, jobs: int, timeout: float
+    cases: Sequence[Case], chain: Chain, jobs: int, timeout: float
 ) -> Iterator[tuple[Case, Outcome]]:
     """Yield every case with its outcome, as they finish."""
     waiting = iter(range(len(cases)))
     busy: list[Worker] = []
-    free = [Worker(cases, stage) for _ in range(jobs)]
+    free = [Worker(cases, chain) for _ in range(jobs)]
     while True:
         while free and (case := next(waiting, None)) is not None:
             busy.append(free.pop())
@@ -246,7 +255,7 @@ def run_all(
             if worker.process.is_alive():
                 free.append(worker)
             else:
-                free.append(Worker(cases, stage))
+                free.append(Worker(cases, chain))
     for worker in free:
         worker.end()
 
@@ -306,6 +315,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print every case and its outcome")
     parser.add_argument("--filter", default="", metavar="REGEX", help="only cases of such a name")
     parser.add_argument("--stage", default="run", choices=["import", "compile", "run"])
+    parser.add_argument("--target", default="neuroncore_v2")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=60, help="seconds per case")
     return parser.parse_args()
@@ -316,9 +327,8 @@ def main() -> int:
     selection = select(t for t in load_tests() if re.search(arguments.filter, t.name))
     start = time.perf_counter()
     outcomes: list[Outcome] = []
-    for case, outcome in run_all(
-        selection.cases, arguments.stage, arguments.jobs, arguments.timeout
-    ):
+    chain = Chain(arguments.stage, arguments.target, tuple(arguments.set))
+    for case, outcome in run_all(selection.cases, chain, arguments.jobs, arguments.timeout):
         outcomes.append(outcome)
         if arguments.list:
             print(f"{outcome.status:9} {outcome.seconds:6.2f} s  {case.name}  {outcome.reason}")

@@ -9,7 +9,10 @@ import onnx_node_tests as node_tests
 import pytest
 from onnx_node_tests import Case, Outcome
 
-SAMPLE = 45
+SAMPLES = {
+    "partitions": (45, node_tests.Chain()),
+    "flat": (120, node_tests.Chain(target="flat", settings=("scratchpad_bytes=4096",))),
+}
 """Every so many-th case is run."""
 
 
@@ -18,8 +21,9 @@ def selection():
     return node_tests.select(node_tests.load_tests())
 
 
-def test_sampled_cases_pass_or_are_declined_with_a_reason(selection):
-    outcomes = {c.name: node_tests.run_case(c, "run") for c in selection.cases[::SAMPLE]}
+@pytest.mark.parametrize(("every", "chain"), SAMPLES.values(), ids=SAMPLES)
+def test_sampled_cases_pass_or_are_declined_with_a_reason(selection, every, chain):
+    outcomes = {c.name: node_tests.run_case(c, chain) for c in selection.cases[::every]}
     assert {n: o for n, o in outcomes.items() if o.status == "failed"} == {}
     assert all(o.reason for o in outcomes.values() if o.status == "declined")
     passed = sum(o.status == "passed" for o in outcomes.values())
@@ -57,7 +61,7 @@ def test_difference(actual, problem):
     assert node_tests.difference("y", {"y": actual}, case) == problem
 
 
-def fate(case, stage):
+def fate(case, chain):
     if case.name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if case.name == "hangs":
@@ -69,7 +73,9 @@ def test_a_crash_and_a_hang_are_failures_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(node_tests, "run_case", fate)
     names = ["lives", "dies", "lives too", "hangs", "lives as well"]
     cases = [Case(n, None, {}, {}, 0, 0, has_constants=False) for n in names]
-    found = {c.name: o for c, o in node_tests.run_all(cases, "run", jobs=1, timeout=1.0)}
+    found = {
+        c.name: o for c, o in node_tests.run_all(cases, node_tests.Chain(), jobs=1, timeout=1.0)
+    }
     assert found["dies"].reason == "crashed with exit code -9"
     assert found["hangs"].reason == "took more than 1 s"
     assert [found[n].status for n in names] == ["passed", "failed", "passed", "failed", "passed"]
