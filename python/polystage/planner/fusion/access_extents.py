@@ -7,8 +7,8 @@ dimension that moves along it, the largest extent and the sum over all chunks.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from math import lcm
+from functools import cache, cached_property
+from math import lcm, prod
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Axis:
     is_linear: bool = True
     """Otherwise `terms` name the dims that the index depends on, and chunks touch all of it."""
 
-    @property
+    @cached_property
     def dims(self) -> tuple[int, ...]:
         """The dims that the index depends on."""
         return tuple(dim for dim, _ in self.terms)
@@ -41,28 +41,35 @@ class Axis:
         whole = self.high - self.low + 1
         if not self.is_linear:
             return whole
-        reach = sum(abs(c) * (np.asarray(extents[dim]) - 1) for dim, c in self.terms)
+        reach = sum(abs(c) * (extents[dim] - 1) for dim, c in self.terms)
         return np.minimum(reach + 1, whole)
 
-    def total(self, dim: int, box: tuple[int, ...], tile: int) -> int:
-        """Return the sum of extents over the chunks of `tile` of `dim`, other dims whole."""
+    def totals(self, dim: int, box: tuple[int, ...], tiles: np.ndarray) -> np.ndarray:
+        """Return for each tile of `dim` the sum of extents over its chunks, other dims whole."""
         if not self.is_linear:
-            return -(-box[dim] // tile) * (self.high - self.low + 1)
-        return _total(self, dim, box, tile)
+            return -(-box[dim] // tiles) * (self.high - self.low + 1)
+        low = high = self.constant
+        for other, coefficient in self.terms:
+            end = 0 if other == dim else (box[other] - 1) * coefficient
+            low, high = low + min(end, 0), high + max(end, 0)
+        step = dict(self.terms)[dim]
+        return _totals(step, low, high, self.low, self.high, box[dim], tiles.tobytes())
 
 
 @cache
-def _total(axis: Axis, dim: int, box: tuple[int, ...], tile: int) -> int:
-    starts = np.arange(0, box[dim], tile)
-    stops = np.minimum(starts + tile, box[dim])
-    low, high = np.full_like(starts, axis.constant), np.full_like(starts, axis.constant)
-    for other, coefficient in axis.terms:
-        first, last = (starts, stops - 1) if other == dim else (0, box[other] - 1)
-        ends = (first * coefficient, last * coefficient)
-        low = low + np.minimum(*ends)
-        high = high + np.maximum(*ends)
-    extents = np.minimum(high, axis.high) - np.maximum(low, axis.low) + 1
-    return int(np.maximum(extents, 0).sum())
+def _totals(
+    step: int, low: int, high: int, lowest: int, highest: int, extent: int, tiles: bytes
+) -> np.ndarray:
+    """Return the sums of the lengths of `[low, high] + step * chunk`, cut off, over all chunks of
+    each tile of `range(extent)`."""
+    found: list[int] = []
+    for tile in np.frombuffer(tiles, dtype=np.int64).tolist():
+        starts = np.arange(0, extent, tile)
+        lasts = np.minimum(starts + tile, extent) - 1
+        first, last = (starts, lasts) if step > 0 else (lasts, starts)
+        lengths = np.minimum(last * step + high, highest) - np.maximum(first * step + low, lowest)
+        found.append(int(np.maximum(lengths + 1, 0).sum()))
+    return np.array(found, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,14 @@ class Use:
     is_late: bool
     """Moves in the last iteration of the reduction loops: the output, operands of the epilogue."""
 
-    @property
+    @cached_property
     def dims(self) -> frozenset[int]:
         """The dims that the touched elements depend on."""
         return frozenset(dim for axis in self.axes for dim in axis.dims)
+
+    def largest(self, extents: Sequence[np.ndarray | int]) -> np.ndarray | int:
+        """Return the most elements that a chunk with these extents touches."""
+        return prod(axis.largest(extents) for axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,14 @@ class OperatorExtents:
             uncut,
             _granules(operator),
         )
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.extents, self.uses, self.accumulator, self.scratch))
+
+    def __hash__(self) -> int:
+        """Return the same hash every time; it takes a while, and many tables go by operators."""
+        return self._hash
 
     def slides_along(self, dim: int) -> bool:
         """Tell whether neighbouring iterations along a dim read the same elements."""

@@ -72,6 +72,19 @@ def schedule(program: Program, group: Group, resident: Iterable[str] = ()) -> Gr
     return _Scheduling(program, group, frozenset(resident), demand_of(program, group)).result()
 
 
+def window_of(demand: Demand, name: str) -> tuple[Buffer, int]:
+    """Return the window of an array in a group that has no other places, and the bytes that it
+    loads and stores.
+
+    Raises: PlanError.
+    """
+    alone = replace(demand.group, places={name: Place.WINDOW})
+    work = _Scheduling(demand.program, alone, frozenset(), demand)
+    _, by_step = work._loads()
+    (buffer,) = work._windows(by_step, work._stores())
+    return buffer, work.read.get(name, 0) + work.written.get(name, 0)
+
+
 def resident_before(program: Program, plan: Plan) -> tuple[frozenset[str], ...]:
     """Return, for every group of a plan, the resident arrays that are on chip when it starts."""
     touched = [
@@ -288,4 +301,5 @@ __all__ = [
     "nest_traffic",
     "resident_before",
     "schedule",
+    "window_of",
 ]

@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from polystage.allocation import aligned
-from polystage.errors import PlanError
 from polystage.planner.fusion.access_extents import OperatorExtents
-from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
+from polystage.planner.fusion.decisions import Loop, Nest, Place
 from polystage.planner.fusion.operators import OperatorKind
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.schedule import schedule
 from polystage.planner.fusion.search_loops import (
     MAX_STREAMING_OPERATORS,
     LoopChoice,
@@ -35,7 +33,7 @@ from polystage.planner.fusion.search_segments import (
     best_of,
     step_places,
 )
-from polystage.planner.fusion.search_steps import Steps
+from polystage.planner.fusion.search_steps import Steps, steps_of_sink
 from polystage.planner.fusion.signatures import segment_signature
 from polystage.polyhedral import Role
 
@@ -239,16 +237,9 @@ class GroupSearch:
         """Return the steps of a span, or None where they cannot be carried out."""
         key = span.number, loops
         if key not in self._known_steps:
-            operators = tuple(range(span.start, span.stop))
-            places = dict.fromkeys(span.arrays, Place.WINDOW)
-            group = Group(operators, loops, (Nest(),) * len(span), places)
-            try:
-                steps = Steps.of(
-                    schedule(self.program, group), span.arrays, self._sums_up(span, loops)
-                )
-            except PlanError:
-                steps = None
-            self._known_steps[key] = steps
+            sums_up = self._sums_up(span, loops)
+            for start, steps in steps_of_sink(self.program, span.start, span.stop, loops, sums_up):
+                self._known_steps[self.span(start, span.stop).number, loops] = steps
         return self._known_steps[key]
 
     def _sums_up(self, span: Span, loops: tuple[Loop, ...]) -> bool:

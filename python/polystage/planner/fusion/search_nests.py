@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
+from math import prod
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _least_nest(
     if not operator.scratch:
         cut -= set(operator.reductions)
     dims = tuple(sorted(cut, key=lambda dim: (dim in operator.reductions, dim)))
-    tiles = np.array([[tiles_of(operator, dim, box)[0] for dim in dims]], dtype=np.int64)
+    tiles = [tiles_of(operator, dim, box)[:1] for dim in dims]
     return _Table.of(operator, box, streamed, dims, tiles).option(0)
 
 
@@ -87,11 +88,11 @@ def _sampled(
     dims = chunked_dims(operator, box, streamed, MAX_LOOPS + (tilings >= MANY_TILINGS))
     orders = useful_orders(operator, dims, streamed)
     count = max(2, int((tilings / len(orders)) ** (1 / max(len(dims), 1))))
-    grid = _grid([spread(tiles_of(operator, dim, box), count) for dim in dims])
+    tiles = {dim: spread(tiles_of(operator, dim, box), count) for dim in dims}
     found: list[NestOption] = []
     for order in orders:
-        columns = [dims.index(dim) for dim in order]
-        found += _Table.of(operator, box, streamed, order, grid[:, columns]).front()
+        choices = [tiles[dim] for dim in order]
+        found += _Table.of(operator, box, streamed, order, choices).front()
     return found
 
 
@@ -133,7 +134,7 @@ def _refined(
         around = [
             neighbours(tiles_of(operator, d, box), tiles.get(d, box[d]), count) for d in order
         ]
-        table = _Table.of(operator, box, streamed, order, _grid(around))
+        table = _Table.of(operator, box, streamed, order, around)
         fits = np.flatnonzero(table.bytes <= capacity)
         if not len(fits):
             return best
@@ -237,24 +238,20 @@ def neighbours(values: Sequence[int], value: int, count: int) -> tuple[int, ...]
     return tuple(values[low : low + count])
 
 
-def _grid(choices: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return all combinations, one per row."""
-    if not choices:
-        return np.zeros((1, 0), dtype=np.int64)
-    axes = np.meshgrid(*[np.asarray(choice, dtype=np.int64) for choice in choices], indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=-1)
-
-
 # --- what it needs and moves ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Table:
-    """One order of loops and many tilings: what each needs and moves."""
+    """One order of loops and all combinations of some tiles: what each needs and moves.
+
+    Rows are combinations, the tiles of the innermost loop changing fastest.
+    """
 
     box: tuple[int, ...]
     order: tuple[int, ...]
-    tiles: np.ndarray
+    tiles: Sequence[Sequence[int]]
+    """The tiles of each loop."""
     bytes: np.ndarray
     traffic: np.ndarray
     chunks: np.ndarray
@@ -267,39 +264,35 @@ class _Table:
         box: tuple[int, ...],
         streamed: frozenset[int],
         order: tuple[int, ...],
-        tiles: np.ndarray,
+        tiles: Sequence[Sequence[int]],
     ) -> "_Table":
-        count = len(tiles)
-        trips = -(-np.array([box[d] for d in order], dtype=np.int64) // tiles)
+        # every array here has an axis per loop, of length 1 where it does not depend on its tile
         chunk: list[np.ndarray | int] = list(box)
-        for column, dim in enumerate(order):
-            chunk[dim] = tiles[:, column]
+        for dim, column in zip(order, np.ix_(*tiles), strict=True):
+            chunk[dim] = column
+        trips = [-(-box[dim] // chunk[dim]) for dim in order]
         widened = _widened(operator, box, order, chunk)
-        need = np.zeros(count, dtype=np.int64)
-        traffic, late = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+        need: np.ndarray | int = 0
+        traffic: np.ndarray | int = 0
+        late: np.ndarray | int = 0
         for number in streamed:
             use = operator.uses[number]
-            times = _repeats(operator, use, order, trips)
-            moved = times * _elements(use, box, order, tiles) * use.element_bytes
-            traffic += moved
+            moved = _repeats(operator, use, order, trips) * _elements(use, box, order, chunk)
+            traffic = traffic + moved * use.element_bytes
             if use.is_late:
-                late += moved
+                late = late + moved * use.element_bytes
             held = widened if use.is_write and operator.accumulator is None else chunk
-            need += _aligned(_largest(use, held) * use.element_bytes)
+            need = need + _aligned(use.largest(held) * use.element_bytes)
         if operator.accumulator is not None:
-            sums = np.ones(count, dtype=np.int64)
-            for dim in range(len(box)):
-                if dim not in operator.reductions:
-                    sums = sums * widened[dim]
-            need += _aligned(sums * operator.accumulator)
+            sums = prod(widened[dim] for dim in range(len(box)) if dim not in operator.reductions)
+            need = need + _aligned(sums * operator.accumulator)
         for scratch in operator.scratch:
-            cells = np.ones(count, dtype=np.int64)
             extents = widened if scratch.is_kept else chunk
-            for dim in scratch.dims:
-                cells = cells * extents[dim]
-            need += _aligned(cells * scratch.element_bytes)
-        chunks = trips.prod(axis=1, initial=1, dtype=np.int64)
-        return cls(box, order, tiles, need, traffic, chunks, late)
+            cells = prod(extents[dim] for dim in scratch.dims)
+            need = need + _aligned(cells * scratch.element_bytes)
+        shape = tuple(map(len, tiles))
+        columns = (np.broadcast_to(c, shape).ravel() for c in (need, traffic, prod(trips), late))
+        return cls(box, order, tiles, *columns)
 
     def front(self) -> list[NestOption]:
         """Return the tilings of which none needs less and moves less than another."""
@@ -310,7 +303,8 @@ class _Table:
 
     def option(self, row: int) -> NestOption:
         """Return one tiling as a nest, without the loops that run once."""
-        tiles = [int(tile) for tile in self.tiles[row]]
+        places = np.unravel_index(row, tuple(map(len, self.tiles)))
+        tiles = (column[place] for column, place in zip(self.tiles, places, strict=True))
         pairs = zip(self.order, tiles, strict=True)
         loops = (Loop(d, t) for d, t in pairs if t < self.box[d])
         columns = (self.bytes, self.traffic, self.chunks, self.late)
@@ -337,49 +331,39 @@ def _widened(
 
 
 def _repeats(
-    operator: OperatorExtents, use: Use, order: tuple[int, ...], trips: np.ndarray
-) -> np.ndarray:
+    operator: OperatorExtents, use: Use, order: tuple[int, ...], trips: Sequence[np.ndarray | int]
+) -> np.ndarray | int:
     """Return how often the same elements move: once per iteration of the loops outside of the
     innermost that they depend on, which runs more than once."""
-    repeats = np.ones(len(trips), dtype=np.int64)
-    inside = np.zeros(len(trips), dtype=bool)  # whether a loop further in makes it move again
-    for column in reversed(range(len(order))):
-        dim = order[column]
+    repeats: np.ndarray | int = 1
+    inside: np.ndarray | bool = False  # whether a loop further in makes it move again
+    for dim, times in zip(reversed(order), reversed(trips), strict=True):
         if dim in use.dims:
-            inside |= trips[:, column] > 1
-        elif not (use.is_late and dim in operator.reductions):
-            repeats *= np.where(inside, trips[:, column], 1)
+            inside = inside | (np.asarray(times) > 1)
+        elif inside is not False and not (use.is_late and dim in operator.reductions):
+            repeats = repeats * np.where(inside, times, 1)
     return repeats
 
 
 def _elements(
-    use: Use, box: tuple[int, ...], order: tuple[int, ...], tiles: np.ndarray
-) -> np.ndarray:
+    use: Use, box: tuple[int, ...], order: tuple[int, ...], chunk: Sequence[np.ndarray | int]
+) -> np.ndarray | int:
     """Return the sum of elements over the chunks that differ."""
-    total = np.ones(len(tiles), dtype=np.int64)
+    total: np.ndarray | int = 1
     for axis in use.axes:
         looped = [dim for dim in axis.dims if dim in order]
         if len(looped) == 1:
-            column = tiles[:, order.index(looped[0])]
-            values, places = np.unique(column, return_inverse=True)
-            sums = [axis.total(looped[0], box, int(tile)) for tile in values]
-            total *= np.array(sums, dtype=np.int64)[places]
+            tiles = np.asarray(chunk[looped[0]])
+            total = total * axis.totals(looped[0], box, tiles.ravel()).reshape(tiles.shape)
             continue
         extents: list[np.ndarray | int] = list(box)
         for dim in looped:
-            column = tiles[:, order.index(dim)]
-            extents[dim] = column
-            total *= -(-box[dim] // column)
+            extents[dim] = chunk[dim]
+            total = total * -(-box[dim] // chunk[dim])
         total = total * axis.largest(extents)
     return total
 
 
-def _largest(use: Use, extents: Sequence[np.ndarray | int]) -> np.ndarray:
-    product: np.ndarray = np.ones((), dtype=np.int64)
-    for axis in use.axes:
-        product = product * axis.largest(extents)
-    return product
-
-
-def _aligned(sizes: np.ndarray) -> np.ndarray:
+def _aligned(sizes: np.ndarray | int) -> np.ndarray | int:
+    """Return sizes as buffers have them."""
     return -(-sizes // BUFFER_ALIGNMENT_BYTES) * BUFFER_ALIGNMENT_BYTES
