@@ -68,7 +68,7 @@ class FuseOperatorsPass(Pass):
         self.count("parts of wide bodies", split_wide_bodies(module))
         program = Program.from_module(module)
         planned = plan_program(program, target, self.objective, self.budget, self.max_group)
-        write_plan(program, planned.plan)
+        write_plan(program, planned.plan, planned.costs)
         self._report(planned)
 
     def _mark(self, fusion: Fusion) -> None:
@@ -82,7 +82,8 @@ class FuseOperatorsPass(Pass):
         self.count("operators", len(planned.program.operators))
         self.count("groups", len(planned.plan.groups))
         self.count("resident arrays", len(planned.plan.resident))
-        self.count("planned bytes", planned.traffic)
         self.count("compulsory bytes", bounds.compulsory_bytes)
+        for unit, number in planned.costs.items():
+            self.count(f"planned {unit}", number)
         for note in explain(planned):
             self.remark(note.operators[-1].statements[0].op, note.text())

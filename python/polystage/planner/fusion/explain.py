@@ -22,6 +22,8 @@ class GroupNote:
     traffic: int
     excess: int
     """DRAM bytes beyond arguments, constants and results."""
+    nanoseconds: int
+    """By how much it moves the planned end of the program."""
     resident: tuple[str, ...]
     """Arrays that stay on chip after it, having become so here."""
     end: str
@@ -41,6 +43,7 @@ class GroupNote:
             f"{_counted(self.steps, 'step')}{f' of {tiles}' if tiles else ''}",
             f"{self.bytes} bytes on chip",
             f"moves {self.traffic} bytes, {self.excess} more than it must",
+            f"takes {self.nanoseconds} ns",
         ]
         if self.resident:
             parts.append(f"leaves {', '.join(self.resident)} on chip")
@@ -67,6 +70,7 @@ def explain(planned: Planned) -> list[GroupNote]:
                 steps.bytes,
                 traffic,
                 traffic - least,
+                round(planned.latency.groups_ns[number]),
                 tuple(sorted(segment.kept)),
                 _why_it_ends(planned.search, step),
                 _next_better(planned.search, step, segment, option),

@@ -10,9 +10,12 @@ func.func @main(...) attributes {npu.groups = [
 
 `loops` and `nests` are lists of a dimension and its tile, outermost first. Names of arrays are
 those of the program that is read from the same IR.
+
+`npu.planned` beside it says what the planner expects all of it to cost: bytes over the DRAM
+interface, nanoseconds, picojoules. Nothing reads it but people and reports.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polystage.dialects.npu.views import defining_op
@@ -24,10 +27,14 @@ from polystage.planner.fusion.program import Program
 
 GROUP = "npu.group"
 GROUPS = "npu.groups"
+PLANNED = "npu.planned"
 
 
-def write_plan(program: Program, plan: Plan) -> None:
-    """Set the attributes of a plan on the operations of `program`, in place of any older ones."""
+def write_plan(program: Program, plan: Plan, costs: Mapping[str, int] | None = None) -> None:
+    """Set the attributes of a plan on the operations of `program`, in place of any older ones.
+
+    `costs` are what it is expected to cost, by unit.
+    """
     context = program.main.context
     with context:
         i64 = ir.IntegerType.get_signless(64)
@@ -37,6 +44,9 @@ def write_plan(program: Program, plan: Plan) -> None:
                     statement.op.attributes[GROUP] = ir.IntegerAttr.get(i64, number)
         descriptions = [_group_attribute(group) for group in plan.groups]
         program.main.attributes[GROUPS] = ir.ArrayAttr.get(descriptions)
+        if costs is not None:
+            numbers = {unit: ir.IntegerAttr.get(i64, number) for unit, number in costs.items()}
+            program.main.attributes[PLANNED] = ir.DictAttr.get(numbers)
         _name_arrays(program)
 
 

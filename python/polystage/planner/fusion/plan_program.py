@@ -8,7 +8,8 @@ from polystage.errors import PlanError
 from polystage.machine import Target
 from polystage.planner.fusion.cost import Objective, Price
 from polystage.planner.fusion.decisions import Group, Plan
-from polystage.planner.fusion.placement import place
+from polystage.planner.fusion.latency import Latency, latency_of
+from polystage.planner.fusion.placement import Placement, place
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
 from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
@@ -27,6 +28,8 @@ class Planned:
     plan: Plan
     schedules: tuple[GroupSchedule, ...]
     """One per group."""
+    placement: Placement
+    """Where what is on chip lies."""
     search: PlanSearch = field(repr=False)
     path: tuple[Step, ...] = field(repr=False)
     """How the search came to each group."""
@@ -35,6 +38,20 @@ class Planned:
     def traffic(self) -> int:
         """The DRAM bytes of the whole program."""
         return sum(traffic_of(steps) for steps in self.schedules)
+
+    @cached_property
+    def latency(self) -> Latency:
+        """When all groups are done, and the energy that it takes."""
+        return latency_of(self.program, self.target, self.plan, self.schedules, self.placement)
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """What the plan as a whole costs, by unit."""
+        return {
+            "bytes": self.traffic,
+            "nanoseconds": round(self.latency.total_ns),
+            "picojoules": round(self.latency.energy_pj),
+        }
 
 
 def traffic_of(steps: GroupSchedule) -> int:
@@ -63,17 +80,17 @@ def plan_program(
     capacity = target.sbuf.bytes
     while True:
         search = PlanSearch(program, capacity, budget, max_group, price)
-        planned = _planned(search, target)
         try:
-            place(program, planned.plan, planned.schedules, target.sbuf.bytes)
+            return _planned(search, target)
         except DoesNotFitError:
             capacity -= aligned(1 + target.sbuf.bytes // SLACK)
-            continue
-        return planned
 
 
 def _planned(search: PlanSearch, target: Target) -> Planned:
-    """Return the best plan that a search finds, with large tiles."""
+    """Return the best plan that a search finds, with large tiles.
+
+    Raises: DoesNotFitError where it has no addresses.
+    """
     groups: list[Group] = []
     schedules: list[GroupSchedule] = []
     path = search.run().path()
@@ -82,7 +99,8 @@ def _planned(search: PlanSearch, target: Target) -> Planned:
         groups.append(group)
         schedules.append(steps)
     plan = Plan(tuple(groups))
-    return Planned(search.program, target, plan, tuple(schedules), search, tuple(path))
+    placement = place(search.program, plan, schedules, target.sbuf.bytes)
+    return Planned(search.program, target, plan, tuple(schedules), placement, search, tuple(path))
 
 
 def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:

@@ -1,0 +1,186 @@
+"""Instructions in the order of a program, each with what it waits for.
+
+Every engine and every DMA queue takes its own in order. Between queues, what reads waits for what
+wrote, and what writes for both, where they touch the same bytes: semaphores order no less, and
+little more.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polystage.machine import Target
+from polystage.simulator.timeline import run_timeline
+from polystage.simulator.trace import COMPUTE, CoreTrace, Rates, Regions
+
+Box = Sequence[Sequence[int]]
+"""(start, stop) per axis of an array."""
+
+REMEMBERED = 32
+"""Accesses of a buffer in each queue that are looked at: those before have long ended."""
+
+ENGINES = ("tensor", "vector", "scalar", "gpsimd")
+
+
+@dataclass(eq=False)
+class Cell:
+    """Bytes that instructions touch: a buffer, or an array in DRAM.
+
+    Boxes of elements meet where they do modulo `extents`. `address` and `bytes` are those on chip.
+    """
+
+    extents: tuple[int | None, ...] = ()
+    address: int = -1
+    bytes: int = 0
+    reads: dict[int, deque[tuple[int, Box | None]]] = field(default_factory=dict)
+    writes: dict[int, deque[tuple[int, Box | None]]] = field(default_factory=dict)
+
+    def overlaps(self, other: "Cell") -> bool:
+        """Tell whether both take the same bytes of the scratchpad."""
+        if self.address < 0 or other.address < 0:
+            return False
+        return (
+            self.address < other.address + other.bytes and other.address < self.address + self.bytes
+        )
+
+    def begin(self, before: Iterable["Cell"]) -> None:
+        """Forget what was, but that others had the bytes before."""
+        last: dict[int, int] = {}
+        for cell in before:
+            for accesses in (cell.reads, cell.writes):
+                for queue, found in accesses.items():
+                    if found:
+                        last[queue] = max(last.get(queue, -1), found[-1][0])
+        self.reads = {queue: deque([(index, None)], REMEMBERED) for queue, index in last.items()}
+        self.writes = {}
+
+    def meets(self, a: Box | None, b: Box | None) -> bool:
+        """Tell whether two boxes of elements have bytes in common."""
+        if a is None or b is None:
+            return True
+        for (start, stop), (low, high), extent in zip(a, b, self.extents, strict=True):
+            if extent is None:
+                if stop <= low or high <= start:
+                    return False
+            elif (low - start) % extent >= stop - start and (start - low) % extent >= high - low:
+                return False
+        return True
+
+    def latest(self, writes: bool, queue: int, box: Box | None) -> Iterable[int]:
+        """Yield, for every other queue, its latest access that meets a box."""
+        for other, found in (self.writes if writes else self.reads).items():
+            if other != queue:
+                for index, touched in reversed(found):
+                    if self.meets(touched, box):
+                        yield index
+                        break
+
+    def note(self, writes: bool, queue: int, index: int, box: Box | None) -> None:
+        """Note an access."""
+        if writes and box is None:  # what follows waits for this, which has waited for the rest
+            self.reads.clear()
+            self.writes.clear()
+        accesses = self.writes if writes else self.reads
+        if queue not in accesses or box is None:
+            accesses[queue] = deque(maxlen=REMEMBERED)
+        accesses[queue].append((index, box))
+
+
+Touch = tuple[Cell, Box | None]
+
+
+class Instructions:
+    """A program's instructions in order."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.queues = (*ENGINES, *(f"dma{i}" for i in range(target.dma.queues)))
+        self.number = {name: i for i, name in enumerate(self.queues)}
+        self.kind: list[int] = []
+        self.queue: list[int] = []
+        self.busy: list[float] = []
+        self.latency: list[float] = []
+        self.form: list[float] = []
+        self.dram: list[float] = []
+        self.after: list[int] = []
+        self.after_start: list[int] = [0]
+        self.known = [[-1] * len(self.queues) for _ in self.queues]
+        """By queue, how far it has waited for every other."""
+
+    @property
+    def count(self) -> int:
+        """How many instructions there are."""
+        return len(self.kind)
+
+    def add(
+        self,
+        queue: str,
+        busy_ns: float,
+        latency_ns: float,
+        reads: Iterable[Touch],
+        writes: Iterable[Touch],
+        kind: int = COMPUTE,
+        dram_bytes: float = 0.0,
+        form_ns: float = 0.0,
+    ) -> None:
+        """Add an instruction behind all others."""
+        own, index = self.number[queue], self.count
+        reads, writes = list(reads), list(writes)
+        known = self.known[own]
+        for is_write, touches in ((False, reads), (True, writes)):
+            for cell, box in touches:
+                for earlier in (True, False) if is_write else (True,):
+                    for found in cell.latest(earlier, own, box):
+                        if found > known[self.queue[found]]:
+                            known[self.queue[found]] = found
+                            self.after.append(found)
+        self.after_start.append(len(self.after))
+        for is_write, touches in ((False, reads), (True, writes)):
+            for cell, box in touches:
+                cell.note(is_write, own, index, box)
+        self.kind.append(kind)
+        self.queue.append(own)
+        self.busy.append(busy_ns)
+        self.latency.append(latency_ns)
+        self.form.append(form_ns)
+        self.dram.append(dram_bytes)
+
+    def ends_ns(self) -> np.ndarray:
+        """Return when the result of every instruction is there."""
+        n = self.count
+        trace = CoreTrace(
+            queues=self.queues,
+            semaphores=_none(np.int64),
+            kind=np.array(self.kind, np.uint8),
+            op=np.zeros(n, np.int32),
+            queue=np.array(self.queue, np.uint8),
+            busy_ns=np.array(self.busy, np.float64),
+            latency_ns=np.array(self.latency, np.float64),
+            form_ns=np.array(self.form, np.float64),
+            dram_bytes=np.array(self.dram, np.float64),
+            ports=np.zeros(n, np.uint8),
+            semaphore=np.full(n, -1, np.int32),
+            value=np.zeros(n, np.int64),
+            call=np.zeros(n, np.int32),
+            access_start=np.zeros(n + 1, np.int64),
+            region=_none(np.int32),
+            writes=_none(np.bool_),
+            by_array=_none(np.bool_),
+            regions=Regions(
+                _none(np.uint8),
+                _none(np.int32),
+                _none(np.int64),
+                _none(np.int64),
+                *(_none(np.int32) for _ in range(4)),
+            ),
+            after_start=np.array(self.after_start, np.int64),
+            after=np.array(self.after, np.int64),
+        )
+        rates = Rates(self.target.dma.startup_ns, self.target.device.dram_bytes_per_ns)
+        return run_timeline([trace], rates).cores[0].end_ns
+
+
+def _none(dtype: type) -> np.ndarray:
+    return np.zeros(0, dtype)
