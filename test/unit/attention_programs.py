@@ -1,5 +1,6 @@
 """Attention as programs in buffers form, in the shapes that models have."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +25,17 @@ class AttentionProgram:
     dtype: str = "f32"
     transposed: bool = False
     """Whether `k` is [heads, depth, keys]."""
+    features: bool = False
+    """Whether arrays are [tokens, heads * depth], as layers make them, behind views."""
+    rectified: bool = False
+    """Whether a relu of the result follows."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every input."""
         h, q, k, d, v = self.heads, self.queries, self.keys, self.depth, self.values
         shapes = {"q": (h, q, d), "k": (h, d, k) if self.transposed else (h, k, d), "v": (h, k, v)}
+        if self.features:
+            shapes = {"q": (q, h * d), "k": (k, h * d), "v": (k, h * v)}
         if self.mask:
             shapes["mask"] = tuple({"h": h, "q": q, "k": k}[dim] for dim in self.mask)
         return shapes
@@ -48,19 +55,29 @@ class AttentionProgram:
     def expected(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Return the result in f64."""
         q, k, v = (inputs[name].astype("f8") for name in "qkv")
+        if self.features:
+            q, k, v = (x.reshape(len(x), self.heads, -1).swapaxes(0, 1) for x in (q, k, v))
         k = k if self.transposed else k.swapaxes(1, 2)
         scores = q @ k * 0.5
         if self.mask:
             places = tuple(slice(None) if dim in self.mask else None for dim in "hqk")
             scores = scores + inputs["mask"].astype("f8")[places]
         if self.form == "none":
-            return np.maximum(scores, 0) @ v
+            return self._in_memory(np.maximum(scores, 0) @ v)
         with np.errstate(invalid="ignore"):
             weights = np.exp(
                 scores - (scores.max(-1, keepdims=True) if self.form != "plain" else 0)
             )
             weights = weights / weights.sum(-1, keepdims=True)
-        return np.nan_to_num(weights, nan=0.0) @ v
+        return self._in_memory(np.nan_to_num(weights, nan=0.0) @ v)
+
+    def _in_memory(self, result: np.ndarray) -> np.ndarray:
+        """Return a result [heads, queries, values] as the program has it."""
+        if self.rectified:
+            result = np.maximum(result, 0)
+        if self.features:
+            result = result.swapaxes(0, 1).reshape(self.queries, -1)
+        return result
 
     def text(self) -> str:
         """Return the module."""
@@ -82,8 +99,12 @@ class _Text:
             self.types[name] = self._type(shape)
         h, q, k = p.heads, p.queries, p.keys
         key = "h, d, k" if p.transposed else "h, k, d"
+        query = "h, q, d"
+        if p.features:
+            query, key = "q, h, d", "k, h, d"
         self._fill("scores", (h, q, k), "0.0")
-        self._contract("h, q, k, d", ("q", "h, q, d"), ("k", key), ("scores", "h, q, k"))
+        heads = [self._by_heads(name) for name in "qk"]
+        self._contract("h, q, k, d", (heads[0], query), (heads[1], key), ("scores", "h, q, k"))
         result = self._alloc("x", (h, q, k))
         reads = [("scores", "h, q, k")]
         body = "%half = arith.constant 0.5 : f32\n"
@@ -98,6 +119,8 @@ class _Text:
         self._generic("h, q, k", reads, (result, "h, q, k"), body)
         self._softmax()
         returned = "late_out" if p.form == "late" else "o"
+        if p.rectified:
+            returned = self._relu(returned)
         arguments = ", ".join(f'%{n}: {self.types[n]} {{npu.name = "{n}"}}' for n in shapes)
         body_text = "\n".join(self.lines)
         type_ = self.types[returned]
@@ -134,12 +157,38 @@ return %{returned} : {type_}
             reads = [("e", "h, q, k"), ("l", "h, q")]
             self._generic("h, q, k", reads, ("w", "h, q, k"), "%r = arith.divf %a, %b : f32")
         weights = "w" if p.form in ("softmax", "plain", "guarded") else weights
-        self._fill("o", (h, q, v), "0.0")
-        self._contract("h, q, v, k", (weights, "h, q, k"), ("v", "h, k, v"), ("o", "h, q, v"))
+        shape, value, out = (h, q, v), "h, k, v", "h, q, v"
+        if p.features:
+            shape, value, out = (q, h * v), "k, h, v", "q, h, v"
+        self._fill("o", shape, "0.0")
+        values, mixed = self._by_heads("v"), self._by_heads("o")
+        self._contract("h, q, v, k", (weights, "h, q, k"), (values, value), (mixed, out))
         if p.form == "late":
-            self._alloc("late_out", (h, q, v))
-            reads = [("o", "h, q, v"), ("l", "h, q")]
-            self._generic("h, q, v", reads, ("late_out", "h, q, v"), "%r = arith.divf %a, %b : f32")
+            late = self._by_heads(self._alloc("late_out", shape))
+            reads = [(mixed, out), ("l", "h, q")]
+            self._generic("h, q, v", reads, (late, out), "%r = arith.divf %a, %b : f32")
+
+    def _by_heads(self, name: str) -> str:
+        """Return an array [token, feature] as [token, head, part of it]."""
+        if not self.program.features:
+            return name
+        tokens, features = (int(n) for n in re.findall(r"(\d+)x", self.types[name]))
+        heads = self.program.heads
+        view, parts = f"{name}_heads", features // heads
+        self.types[view] = self._type((tokens, heads, parts), self._element(name))
+        self.lines.append(
+            f"%{view} = memref.expand_shape %{name} [[0], [1, 2]] output_shape "
+            f"[{tokens}, {heads}, {parts}] : {self.types[name]} into {self.types[view]}"
+        )
+        return view
+
+    def _relu(self, name: str) -> str:
+        """Add a relu of an array; return its result."""
+        shape = tuple(int(n) for n in re.findall(r"(\d+)x", self.types[name]))
+        dims = ", ".join(f"d{n}" for n in range(len(shape)))
+        body = "%z = arith.constant 0.0 : f32\n %r = arith.maximumf %a, %z : f32"
+        self._generic(dims, [(name, dims)], (self._alloc("positive", shape), dims), body)
+        return "positive"
 
     def _guard(self) -> None:
         p = self.program
