@@ -8,12 +8,14 @@ This module must not postpone the evaluation of annotations: `ext` reads them as
 the operation.
 """
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from polystage.dialects.npu import queue_rules, rules, target_rules
 from polystage.dialects.npu.attributes import EngineAttr, NpuDialect
 from polystage.dialects.npu.target import target_of
+from polystage.machine import Target
 from polystage.mlir import ext, ir
 
 MemRef = ext.Operand[ir.MemRefType]
@@ -24,6 +26,9 @@ class NpuOp(NpuDialect.Operation):
 
     RULES = ()
     TARGET_RULES = ()
+    RULES_OF_TYPES = frozenset()
+    """Those of both that see nothing but the types of operands: a program has many instructions of
+    the same types, and they are applied to the first."""
 
     @classmethod
     def verify_invariants(cls, op: ir.OpView) -> bool:
@@ -37,16 +42,30 @@ class NpuOp(NpuDialect.Operation):
     @classmethod
     def first_violation(cls, op: ir.OpView) -> str | None:
         """Return the message of the first broken rule, or None."""
-        for rule in cls.RULES:
-            if message := rule(op):
-                return message
         target = target_of(op) if cls.TARGET_RULES else None
-        if target is None:
-            return None
-        for target_rule in cls.TARGET_RULES:
-            if message := target_rule(op, target):
+        legal, types = cls._legal_types(op, target)
+        known = cls.RULES_OF_TYPES if types in legal else ()
+        for rule in cls.RULES:
+            if rule not in known and (message := rule(op)):
                 return message
+        for target_rule in cls.TARGET_RULES if target else ():
+            if target_rule not in known and (message := target_rule(op, target)):
+                return message
+        legal.add(types)
         return None
+
+    @classmethod
+    def _legal_types(cls, op: ir.OpView, target: Target | None) -> tuple[set[Any], Any]:
+        """Return what is known to be legal in a context, and what this operation has of it."""
+        if not cls.RULES_OF_TYPES:
+            return set(), None
+        types = tuple(hash(value.type) for value in op.operands)
+        return _legal.setdefault(op.context, set()), (cls.OPERATION_NAME, id(target), types)
+
+
+_legal: "weakref.WeakKeyDictionary[ir.Context, set[Any]]" = weakref.WeakKeyDictionary()
+"""Per context: operations with types that keep all rules of types. The hash of a type is that of an
+address, hence unique while its context lives, and so is a target's (see `target_of`)."""
 
 
 class AllocOp(NpuOp, name="alloc"):
@@ -168,6 +187,10 @@ class MatmulOp(NpuOp, name="matmul"):
         target_rules.partition_start_is_legal,
         target_rules.pattern_fits,
     )
+    RULES_OF_TYPES = frozenset({*RULES, *TARGET_RULES}) - {
+        rules.partition_comes_first,
+        target_rules.partition_start_is_legal,
+    }
 
 
 class TransposeOp(NpuOp, name="transpose"):
@@ -234,7 +257,8 @@ class ElementwiseOp(BoxOp, name="elementwise"):
     types, writes to the
     element types. `indexing_maps` are linear, as in linalg.generic.
 
-    Cost: per operation of the body N elements per partition, 2N where it reads two tensors.
+    Cost: per operation of the body N elements per partition, 2N where it reads two tensors; less
+    where the target's engine takes two operations in one pass, or two tensors at the rate of one.
     """
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from polystage.dialects.npu.attributes import CAUSES, ENGINES, SPACES, attribute_name
 from polystage.dialects.npu.views import (
     DYNAMIC,
+    is_in_dram,
     partition_start,
     product,
     root_alloc,
@@ -371,7 +372,7 @@ def partition_comes_first(op: ir.OpView) -> str | None:
     """Dimension 0 of an on-chip operand is its partition, without stride and at a constant
     start."""
     for i, value in enumerate(op.operands):
-        if not isinstance(value.type, ir.MemRefType) or space_of(value.type) == "dram":
+        if not isinstance(value.type, ir.MemRefType) or is_in_dram(value.type):
             continue
         alloc = root_alloc(value)
         if alloc is None:

@@ -33,6 +33,11 @@ def space_of(type_: ir.Type) -> str:
     return "dram" if space is None else attribute_name(space)
 
 
+def is_in_dram(type_: ir.Type) -> bool:
+    """Tell whether a memref type names no memory on chip."""
+    return ir.MemRefType(type_).memory_space is None
+
+
 def strides_of(type_: ir.Type) -> list[int]:
     """Return the strides of a memref type in elements."""
     return ir.MemRefType(type_).get_strides_and_offset()[0]

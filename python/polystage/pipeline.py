@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from polystage.errors import FormError, PassError, PolystageError, location_text
@@ -153,15 +154,19 @@ def run_pipeline(
 ) -> list[PassRecord]:
     """Run a textual pipeline on `module` in place and return a record per element.
 
+    With `verify_each`, what upstream passes make is verified after the first pass of ours that
+    follows, or after the last of them.
+
     Raises: PipelineError before anything has run; PassError or FormError from the pass that failed.
     """
     root = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     records: list[PassRecord] = []
     with _no_garbage_collection(), module.context, ir.Location.unknown():
-        for element in root.children:
+        for element, following in zip_longest(root.children, root.children[1:]):
             if before_pass:
                 before_pass(str(element), module)
-            records.append(_run_element(module, element, verify_each))
+            verify = verify_each and (is_own(element) or not (following and is_own(following)))
+            records.append(_run_element(module, element, verify))
             if after_pass:
                 after_pass(str(element), module)
     return records
