@@ -11,6 +11,8 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
+from polystage.passes.lower.resident.lanes import Lanes
+from polystage.passes.lower.resident.lanes_reader import computes_floats, read_lanes
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import (
     Fold,
@@ -91,10 +93,13 @@ class _Reader(Reading):
             if op.name != "linalg.generic":
                 raise Declined(f"'{op.name}' only moves data")
             if op in self.sums:
-                return [self._sum(op, *self.sums[op])]
+                return [self._sum_or_lanes(op)]
             generic = GenericOp.from_op(op.opview).without_unit_dims()
             contraction = self._contraction(op, generic)
-            return self._contracted(op, contraction) if contraction else [self._fold(op, generic)]
+            if contraction is not None:
+                return self._contracted(op, contraction)
+            lanes = read_lanes(self, op, generic)
+            return [lanes if lanes is not None else self._fold(op, generic)]
         except Declined as declined:
             return [Other(self.with_fill(op), str(declined))]
         except PassError as error:
@@ -130,12 +135,14 @@ class _Reader(Reading):
         return [Sum(waiting.ops, output, partition, (product,), (), ())]
 
     def _is_taken_elsewhere(self, waiting: _Waiting) -> bool:
-        """Whether an elementwise operation that is no sum alone reads a result: outside of groups
-        it takes that from psum."""
+        """Whether an elementwise operation that no group runs alone reads a result: outside of
+        groups it takes that from psum."""
         readers = [op for op in users_of(waiting.output.array) if op not in waiting.ops]
         if len(readers) != 1 or readers[0].name != "linalg.generic" or readers[0] in self.sums:
             return False
-        return not any("reduction" in str(kind) for kind in readers[0].opview.iterator_types)
+        if any("reduction" in str(kind) for kind in readers[0].opview.iterator_types):
+            return False
+        return not computes_floats(readers[0])
 
     def _product(self, op: ir.Operation, contraction: Contraction) -> tuple[Product, Window]:
         if op not in self.initials or self.initials[op][1].value != 0:
@@ -191,6 +198,18 @@ class _Reader(Reading):
         return aligned and not changed
 
     # --- sums ------------------------------------------------------------------------------------
+
+    def _sum_or_lanes(self, op: ir.Operation) -> ResidentOperator:
+        """Return a sum as the array computes it, or where that cannot, as the lane engines do."""
+        generic, terms = self.sums[op]
+        try:
+            return self._sum(op, generic, terms)
+        except Declined:
+            if any(self._waiting_part(op, n) is not None for n in terms.operands):
+                raise
+            found = read_lanes(self, op, generic)
+            assert isinstance(found, Lanes)
+            return found
 
     def _sum(self, op: ir.Operation, generic: GenericOp, terms: Terms) -> Sum:
         output = self.window(op, generic.outputs[0])

@@ -17,6 +17,8 @@ from polystage.passes.lower.resident.groups import (
     WeightPiece,
     pieces_of,
 )
+from polystage.passes.lower.resident.lanes import Across, Lanes
+from polystage.passes.lower.resident.lanes_writer import AcrossWriter, LanesWriter
 from polystage.passes.lower.resident.layout import Layout, ResidentArray, alloc_at, partitions_of
 from polystage.passes.lower.resident.operators import (
     Column,
@@ -63,6 +65,8 @@ class OperatorWriter(Protocol):
 WRITERS: Mapping[type[ResidentOperator], Callable[[Workspace], OperatorWriter]] = {
     Sum: SumWriter,
     Fold: FoldWriter,
+    Lanes: LanesWriter,
+    Across: AcrossWriter,
 }
 """The writer of every kind of operator."""
 
