@@ -184,3 +184,10 @@ def is_cast(node: Node) -> bool:
         *("arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"),
         *("arith.sitofp", "arith.uitofp", "arith.fptosi", "arith.fptoui", "arith.bitcast"),
     )
+
+
+def uncast(node: Node) -> Node:
+    """Return the value that a node was converted from."""
+    while is_cast(node):
+        (node,) = node.operands
+    return node

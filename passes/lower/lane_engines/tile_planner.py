@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from polystage.dialects import npu
 from polystage.errors import PassError
+from polystage.machine.lane_passes import LaneOperand, LaneOperation, lane_passes
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
@@ -23,6 +24,7 @@ from polystage.passes.lower.lane_engines.scalar_graph import (
     cone,
     is_cast,
     substitute,
+    uncast,
 )
 from polystage.passes.lower.lane_engines.tile_program import (
     Activate,
@@ -343,20 +345,31 @@ class TilePlanner:
         ]
         name = body_function(self.builder, [*inputs, *present], results)
         dims = {d for slot in (*sources, *targets) for d in slot.dims}
-        self.program.steps.append(
-            Compute(
-                "elementwise",
-                sources,
-                tuple(targets),
-                name,
-                engine_of(nodes),
-                tuple(sorted(dims)),
-                self.passes(nodes),
-            )
-        )
+        box, engine = tuple(sorted(dims)), engine_of(nodes)
+        read = {node: self.lane_operand(self.slot(node), box) for node in inputs}
+        written = {
+            uncast(node): self.lane_operand(slot, box)
+            for node, slot in zip(results, targets, strict=True)
+        }
+        unit = getattr(self.target, engine)
+        arithmetic = [node for node in nodes if not is_cast(node)]
+        operations = [LaneOperation(n.name, _streamed(n), n) for n in arithmetic]
+        passes = lane_passes(unit, operations, read, written) or (1,)
+        step = Compute("elementwise", sources, tuple(targets), name, engine, box, passes)
+        self.program.steps.append(step)
+
+    def lane_operand(self, slot: Slot, box: Sequence[int]) -> LaneOperand:
+        """Return what a buffer is to an instruction over the loops of `box`."""
+        order = [linear.single for linear in slot.index]
+        is_plain = isinstance(slot.type, ir.BF16Type) and order == list(box)
+        return LaneOperand(not slot.dims, self.is_psum(slot), is_plain)
+
+    def is_psum(self, slot: Slot) -> bool:
+        """Whether a buffer lies in psum."""
+        return False
 
     def passes(self, nodes: Sequence[Node]) -> tuple[int, ...]:
-        """Return how many tensor operands every arithmetic operation streams; what is accumulated
+        """Return how many tensors every arithmetic operation of a fold streams; what is accumulated
         stays in the engine."""
         streamed = [
             len({o for o in node.operands if o.kind != "constant" and not self.accumulates(o)})
@@ -469,3 +482,8 @@ class TilePlanner:
             read.get(j) or graph.node("output", result.type, number=j)
             for j, result in enumerate(self.body.results)
         ]
+
+
+def _streamed(node: Node) -> tuple[Node, ...]:
+    """Return the operands of an operation that are no constants, as they are before casts."""
+    return tuple(uncast(o) for o in node.operands if o.kind != "constant")

@@ -215,6 +215,10 @@ class _EpiloguePlanner(TilePlanner):
     def operand_slot(self, operand: Operand, type_: ir.Type) -> Slot:
         return self.loop_slot(type_, operand.dims)
 
+    def is_psum(self, slot: Slot) -> bool:
+        """Whether a buffer is that of the sums."""
+        return slot is self.sums
+
     def load(self, node: Node) -> Slot:
         return self.sums if node.number == self.epilogue.sums.number else self._given(node.number)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from polystage.evaluator.scalar_ops import (
     rounding,
     scalar_function,
 )
+from polystage.machine.lane_passes import LaneOperation
 from polystage.mlir import ir
 
 Array = np.ndarray
@@ -73,7 +74,8 @@ class ScalarBody:
 
     `passes` has one number per arithmetic operation, its tensor operands, as `machine.cost.lanes`
     takes it: constants, casts and loads are free. `reduction_passes` is the same for a fold, whose
-    accumulators stay in the engine.
+    accumulators stay in the engine. `operations` are these operations by name, with the numbers of
+    the values that they read and make; a cast makes no new one. `values` are those of the results.
     """
 
     argument_dtypes: tuple[np.dtype, ...]
@@ -83,6 +85,8 @@ class ScalarBody:
     reduction_passes: tuple[int, ...]
     combiners: tuple[Combiner, ...]
     results: tuple[int, ...]
+    operations: tuple[LaneOperation, ...]
+    values: tuple[int, ...]
     _steps: tuple[_Step, ...] = field(repr=False)
     _constants: dict[int, Any] = field(repr=False)
     _term_steps: tuple[_Step, ...] = field(repr=False)
@@ -239,6 +243,8 @@ class _Compiler:
             reduction_passes=self.passes(self.accumulators()),
             combiners=combiners,
             results=self.results,
+            operations=tuple(self.lane_operations()),
+            values=tuple(self.uncast(result) for result in self.results),
             _steps=steps,
             _constants=self.constants,
             _term_steps=self.needed([c.term for c in combiners]),
@@ -253,16 +259,35 @@ class _Compiler:
         Operands are counted once each; `accumulators` stay in the engine and are not counted. A
         comparison that only selects the greater or lesser of its operands is part of the selection.
         """
-        counts = []
+        counts = [
+            len({a for a in arguments if a not in accumulators})
+            for _, arguments in self.arithmetic()
+        ]
+        return tuple(counts) or (int(any(r not in self.constants for r in self.results)),)
+
+    def arithmetic(self) -> Iterator[tuple[_Step, list[int]]]:
+        """Yield every arithmetic operation with its operands that are no constants."""
         for step in self.steps:
             op = self.producers.get(step.results[0])
             if op is None or op.name in _FREE or self.only_orders(step, op):
                 continue
-            arguments = set(step.arguments)
+            arguments = list(step.arguments)
             if op.name == "arith.select" and self.orders(step.arguments):
-                arguments.discard(step.arguments[0])
-            counts.append(len(arguments - set(self.constants) - set(accumulators)))
-        return tuple(counts) or (int(any(r not in self.constants for r in self.results)),)
+                arguments.remove(step.arguments[0])
+            yield step, [a for a in arguments if a not in self.constants]
+
+    def lane_operations(self) -> Iterator[LaneOperation]:
+        """Yield the arithmetic operations as a lane engine sees them."""
+        for step, arguments in self.arithmetic():
+            result = step.results[0]
+            operands = tuple(self.uncast(a) for a in arguments)
+            yield LaneOperation(self.producers[result].name, operands, result)
+
+    def uncast(self, slot: int) -> int:
+        """Return the value that casts were made from."""
+        while slot in self.producers and self.producers[slot].name in CASTS:
+            (slot,) = self.step_of[slot].arguments
+        return slot
 
     def orders(self, select: tuple[int, ...]) -> bool:
         """Say whether the arguments of a select are a comparison of the values it chooses from."""

@@ -127,4 +127,5 @@ def array_bound_ns(target: Target, matmuls: Mapping[tuple[int, int, int, str], i
 def lanes_bound_ns(target: Target, engine: str, operations: int) -> float:
     """Return the time of `operations` on single elements with all lanes of an engine at work."""
     unit = getattr(target, engine)
-    return operations / (unit.lanes * unit.elements_per_cycle * unit.clock_ghz)
+    rate = unit.lanes * unit.elements_per_cycle * unit.clock_ghz * unit.fused_operations
+    return operations / rate

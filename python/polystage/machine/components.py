@@ -206,6 +206,15 @@ class LaneEngine:
     max_tensor_inputs: int = quantity("operands", minimum=1)
     """Tensor operands that one instruction reads."""
 
+    fused_operations: int = quantity("operations", minimum=1, maximum=2)
+    """Arithmetic operations of one instruction. The second of two takes the result of the first,
+    which combines one tensor with a constant or with one element per partition."""
+
+    full_rate_pairs: bool = quantity("")
+    """Whether two tensors stream at the rate of one where one of them lies in psum and the other in
+    sbuf, and where all are contiguous bf16 and an addition, subtraction or multiplication has
+    them."""
+
     reaches_psum: bool = quantity("")
     """Whether the engine has an interface to psum."""
 

@@ -176,7 +176,8 @@ def _machine(target: Target, dtype: str, cores: int) -> dict[str, Any]:
 
 
 def _lane_rate(engine: LaneEngine) -> float:
-    return engine.lanes * engine.elements_per_cycle * engine.clock_ghz
+    rate = engine.lanes * engine.elements_per_cycle * engine.clock_ghz
+    return rate * engine.fused_operations
 
 
 def sbuf_bytes_per_ns(target: Target, element_bytes: int) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from polystage.dialects.npu.rules import activate_operands
@@ -12,14 +14,19 @@ from polystage.errors import SimulationError
 from polystage.evaluator import iteration_box
 from polystage.evaluator.scalar_body import ScalarBody
 from polystage.evaluator.scalar_ops import constant_scalar
+from polystage.machine.access import contiguous_run
+from polystage.machine.components import LaneEngine
+from polystage.machine.lane_passes import LaneOperand, lane_passes
 from polystage.mlir import ir
 from polystage.simulator.access import ChipWindow, View, Walk
 from polystage.simulator.activations import Activation
 from polystage.simulator.decode import Decoder, Handler
 from polystage.simulator.instructions import Numerics
 from polystage.simulator.memory import Array
-from polystage.simulator.operands import chip, engine_of, lane_instruction
+from polystage.simulator.operands import LaneName, chip, engine_of, lane_instruction
 from polystage.simulator.views import where
+
+_BF16 = np.dtype(ml_dtypes.bfloat16)
 
 Run = Callable[[list[Array], list[Array], int], None]
 
@@ -142,8 +149,45 @@ def _elementwise(decoder: Decoder, op: ir.Operation) -> None:
 
     reads = [ins[i] for i in kept] + [outs[i] for i in present]
     function, engine = _Function(numerics), engine_of(op)
+    passes = _passes(decoder, engine, body, [*ins, *outs])
     lane_instruction(
-        decoder, op, engine, reads, outs, sizes, body.passes, function, operands=[*ins]
+        decoder,
+        op,
+        engine,
+        reads,
+        outs,
+        sizes,
+        passes,
+        function,
+        operands=[*ins],
+        operations=len(body.passes),
+    )
+
+
+def _passes(
+    decoder: Decoder, engine: LaneName, body: ScalarBody, operands: Sequence[ChipWindow]
+) -> tuple[int, ...]:
+    """Return what every instruction of an elementwise body streams."""
+    unit: LaneEngine = getattr(decoder.program.target, engine)
+    is_simple = unit.fused_operations == 1 and not unit.full_rate_pairs
+    if is_simple or not body.operations:
+        return body.passes
+    described = [_lane_operand(access) for access in operands]
+    outputs = described[len(operands) - len(body.values) :]
+    return lane_passes(
+        unit,
+        body.operations,
+        dict(enumerate(described)),
+        dict(zip(body.values, outputs, strict=True)),
+    )
+
+
+def _lane_operand(access: ChipWindow) -> LaneOperand:
+    extents, strides = access.walk.extents[1:], access.walk.strides[1:]
+    return LaneOperand(
+        all(s == 0 or n == 1 for n, s in zip(extents, strides, strict=True)),
+        access.root.memory.name == "psum",
+        access.dtype == _BF16 and contiguous_run(extents, strides) == prod(extents),
     )
 
 

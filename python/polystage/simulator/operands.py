@@ -130,11 +130,13 @@ def lane_instruction(
     operands: Sequence[ChipWindow] | None = None,
     value: Linear | None = None,
     accumulates: bool = False,
+    operations: int | None = None,
 ) -> None:
     """Add an instruction of the vector, scalar or gpsimd engine.
 
     `operands` are the inputs whose strides count, without it those that are read; `accumulates`
-    says that the scalar engine also sums up its results.
+    says that the scalar engine also sums up its results. `operations` is how many there are for
+    every element, without it one in every pass.
     """
     accesses = [*(operands if operands is not None else reads), *writes]
     time = cost.lanes(
@@ -149,7 +151,7 @@ def lane_instruction(
     if accumulates:
         time = cost.with_total(decoder.program.target, time)
     decoder.count("instructions", op.name)
-    decoder.count("operations", engine, by=prod(extents) * len(passes))
+    decoder.count("operations", engine, by=prod(extents) * (operations or len(passes)))
     count_bytes(decoder, *reads, *writes)
     add_compute(decoder, op, engine, Times(time, time), reads, writes, numerics, value)
 
