@@ -12,6 +12,8 @@ from polystage.polyhedral import Role
 from polystage.polyhedral.expressions import evaluate
 
 NOTHING = -1
+TOKENS = 1 << 32
+"""More than an array has elements: a slot says which element of which array it holds."""
 
 
 def touched(access, box, shape) -> np.ndarray:
@@ -58,13 +60,14 @@ class Replay:
         self.loaded = {name: np.zeros(program.arrays[name].elements, int) for name in group.places}
         self.stored = {name: np.zeros(program.arrays[name].elements, int) for name in group.places}
         self.used = {name: np.zeros(program.arrays[name].elements, bool) for name in group.places}
+        self.tokens = {name: number * TOKENS for number, name in enumerate(group.places)}
         for name, place in group.places.items():
-            if place is Place.RESIDENT:
-                shape = program.arrays[name].shape
-                self.windows[name] = np.full(shape, NOTHING)
-                if name in resident:
-                    there = np.flatnonzero(self.in_dram[name])
-                    self.windows[name].reshape(-1)[there] = there
+            if place is Place.RESIDENT and name not in schedule.shares:
+                self.windows[name] = np.full(program.arrays[name].shape, NOTHING)
+        for name, owner in schedule.shares.items():
+            self.windows[name] = self.windows[owner]
+        for name in resident & group.places.keys():
+            self._put(name, np.flatnonzero(self.in_dram[name]))
 
     def _before(self, name: str) -> np.ndarray:
         """Return which elements somebody has made before the group."""
@@ -110,8 +113,11 @@ class Replay:
         self._put(name, indices)
 
     def _put(self, name: str, indices: np.ndarray) -> None:
-        window = self.windows[name]
-        window[self._slots(name, indices)] = indices
+        self.windows[name][self._slots(name, indices)] = indices + self.tokens[name]
+
+    def _holds(self, name: str, indices: np.ndarray) -> bool:
+        found = self.windows[name][self._slots(name, indices)]
+        return bool((found == indices + self.tokens[name]).all())
 
     def _slots(self, name: str, indices: np.ndarray) -> tuple[np.ndarray, ...]:
         shape = self.program.arrays[name].shape
@@ -134,8 +140,7 @@ class Replay:
             if self.group.places[access.array] is Place.STREAMED:
                 assert self.in_dram[access.array][indices].all()
             else:
-                found = self.windows[access.array][self._slots(access.array, indices)]
-                assert (found == indices).all(), f"{operator.name} misses {access.array}"
+                assert self._holds(access.array, indices), f"{operator.name} misses {access.array}"
         if complete:
             self._write(operator, box)
 
@@ -154,7 +159,7 @@ class Replay:
 
     def _store(self, name: str, box: np.ndarray) -> None:
         indices = elements(box, self.program.arrays[name].shape)
-        assert (self.windows[name][self._slots(name, indices)] == indices).all()
+        assert self._holds(name, indices)
         assert (self.written[name][indices] == 1).all(), f"{name} is stored before it is made"
         self.stored[name][indices] += 1
 
@@ -182,8 +187,7 @@ class Replay:
             else:
                 assert not self.stored[name].any()
             if place is Place.RESIDENT and wanted:
-                there = np.flatnonzero(made)
-                assert (self.windows[name].reshape(-1)[there] == there).all()
+                assert self._holds(name, np.flatnonzero(made))
             assert self.schedule.write_bytes.get(name, 0) == self.stored[name].sum() * size
             if place is not Place.STREAMED:
                 assert self.schedule.read_bytes.get(name, 0) == self.loaded[name].sum() * size

@@ -14,14 +14,15 @@ from polystage.planner.fusion.schedule import resident_before, schedule
 
 DOUBLINGS = """
 #id = affine_map<(x) -> (x)>
+#back = affine_map<(x) -> (255 - x)>
 func.func @main(%x: memref<256xf32>, %y: memref<256xf32>) {
   %h = memref.alloc() : memref<256xf32>
-  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]}
+  linalg.generic {indexing_maps = [#back, #id], iterator_types = ["parallel"]}
     ins(%x : memref<256xf32>) outs(%h : memref<256xf32>) {
   ^bb0(%p: f32, %o: f32):
     %m = arith.addf %p, %p : f32
     linalg.yield %m : f32 }
-  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]}
+  linalg.generic {indexing_maps = [#back, #id], iterator_types = ["parallel"]}
     ins(%h : memref<256xf32>) outs(%y : memref<256xf32>) {
   ^bb0(%p: f32, %o: f32):
     %m = arith.mulf %p, %p : f32

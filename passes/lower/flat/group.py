@@ -72,31 +72,39 @@ class GroupWriter:
 
     def _arrays_from(self, step: int, place: int) -> None:
         """Reserve and load the arrays that are on chip from an operator on."""
-        for name in self._touched:
-            if self._first(name) != place:
-                continue
+        shares = self.schedule.shares
+        found = [name for name in self._touched if self._first(shares.get(name, name)) == place]
+        for name in sorted(found, key=shares.__contains__):
+            self.on_chip[name] = self._place(name)
             if self.group.places[name] is Place.RESIDENT:
-                if name not in self.arrays.resident:
-                    self.arrays.resident[name] = self._reserve(
-                        name, self.program.arrays[name].shape, self.arrays.hints.get(name)
-                    )
-                self.on_chip[name] = self.arrays.resident[name]
-            elif name not in self.on_chip or self._is_anew(self.buffers[name]):
-                self.on_chip[name] = self._reserve(
-                    name, self.buffers[name].shape, self.array_hints.get(name)
-                )
+                self.arrays.resident[name] = self.on_chip[name]
+        for name in found:
             if name in self.schedule.loads:
                 self.writer.layer = self._operator(place).layer
                 self._move_in(name, self.schedule.loads[name][step])
+
+    def _place(self, name: str) -> Location:
+        """Return where an array is from now on, which is reserved where it is a new place."""
+        if name in self.schedule.shares:
+            return self.on_chip[self.schedule.shares[name]]
+        if self.group.places[name] is Place.RESIDENT:
+            if name in self.arrays.resident:
+                return self.arrays.resident[name]
+            shape, hint = self.program.arrays[name].shape, self.arrays.hints.get(name)
+        elif name in self.on_chip and not self._is_anew(self.buffers[name]):
+            return self.on_chip[name]
+        else:
+            shape, hint = self.buffers[name].shape, self.array_hints.get(name)
+        return self._reserve(name, shape, hint)
 
     @property
     def _touched(self) -> list[str]:
         """The arrays that are on chip in this group."""
         return [n for n, place in self.group.places.items() if place is not Place.STREAMED]
 
-    def _first(self, name: str) -> int:
-        """Return the operator of the group from which on an array is on chip."""
-        return self.buffers[name].operators[0] if name in self.buffers else 0
+    def _first(self, owner: str) -> int:
+        """Return the operator of the group from which on there is a buffer of an array."""
+        return self.buffers[owner].operators[0] if owner in self.buffers else 0
 
     def _is_anew(self, buffer: Buffer) -> bool:
         """Whether a buffer is a new one in every step."""

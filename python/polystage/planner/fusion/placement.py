@@ -42,15 +42,17 @@ def place(
         for buffer in steps.buffers
         for first, last in [buffer.operators]
     ]
-    lives = _lives(plan)
+    owners = _owners(schedules)
+    lives = _lives(plan, owners)
     for name, (first, last) in lives.items():
         size = aligned(program.arrays[name].size_bytes)
         buffers.append(_placed(name, starts[first], starts[last + 1], size))
     found = allocate(Problem(buffers, (Memory(capacity=capacity),)), EFFORT).addresses
     ends = list(accumulate((len(steps.buffers) for steps in schedules), initial=0))
+    at = dict(zip(lives, found[ends[-1] :], strict=True))
     return Placement(
         tuple(found[start:end] for start, end in pairwise(ends)),
-        dict(zip(lives, found[ends[-1] :], strict=True)),
+        {name: at[owners.get(name, name)] for name in plan.resident},
     )
 
 
@@ -58,11 +60,21 @@ def _placed(name: str, start: int, end: int, size: int) -> Placed:
     return Placed(name, start, end, size, alignment=BUFFER_ALIGNMENT_BYTES)
 
 
-def _lives(plan: Plan) -> dict[str, tuple[int, int]]:
-    """Return the first and the last group that touches each resident array."""
+def _owners(schedules: Sequence[GroupSchedule]) -> dict[str, str]:
+    """Return in whose buffer each array lies that takes the place of others, one after another."""
+    owners: dict[str, str] = {}
+    for steps in schedules:
+        owners |= {name: owners.get(owner, owner) for name, owner in steps.shares.items()}
+    return owners
+
+
+def _lives(plan: Plan, owners: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Return the first and the last group that touches each resident array, or one that takes its
+    place."""
     lives: dict[str, tuple[int, int]] = {}
     for number, group in enumerate(plan.groups):
         for name, where in group.places.items():
             if where is Place.RESIDENT:
-                lives[name] = lives.get(name, (number, number))[0], number
+                owner = owners.get(name, name)
+                lives[owner] = lives.get(owner, (number, number))[0], number
     return lives

@@ -14,7 +14,6 @@ from polystage.errors import PlanError
 from polystage.planner.fusion.boxes import (
     EMPTY,
     is_nothing,
-    lengths,
     to_ranges,
     volumes,
     whole,
@@ -31,6 +30,7 @@ from polystage.planner.fusion.nests import (
     nest_traffic,
 )
 from polystage.planner.fusion.program import Program
+from polystage.planner.fusion.sharing import Window, share
 from polystage.planner.fusion.steps import carried, first_needed, window_extents
 from polystage.polyhedral import Role
 
@@ -51,6 +51,9 @@ class GroupSchedule:
     for each operator that writes the array."""
     buffers: tuple[Buffer, ...]
     """All but those of resident arrays."""
+    shares: Mapping[str, str]
+    """Array to that in whose buffer it lies, element by element, the one dying as the other is
+    made."""
     bytes: int
     """On chip at the worst moment, with all resident arrays."""
     read_bytes: Mapping[str, int]
@@ -72,7 +75,7 @@ def schedule(program: Program, group: Group, resident: Iterable[str] = ()) -> Gr
     return _Scheduling(program, group, frozenset(resident), demand_of(program, group)).result()
 
 
-def window_of(demand: Demand, name: str) -> tuple[Buffer, int]:
+def window_of(demand: Demand, name: str) -> tuple[Window, int]:
     """Return the window of an array in a group that has no other places, and the bytes that it
     loads and stores.
 
@@ -80,9 +83,9 @@ def window_of(demand: Demand, name: str) -> tuple[Buffer, int]:
     """
     alone = replace(demand.group, places={name: Place.WINDOW})
     work = _Scheduling(demand.program, alone, frozenset(), demand)
-    _, by_step = work._loads()
-    (buffer,) = work._windows(by_step, work._stores())
-    return buffer, work.read.get(name, 0) + work.written.get(name, 0)
+    _, by_step = work.loads()
+    (window,) = work.windows(by_step, work.stores()).values()
+    return window, work.read.get(name, 0) + work.written.get(name, 0)
 
 
 def resident_before(program: Program, plan: Plan) -> tuple[frozenset[str], ...]:
@@ -114,16 +117,23 @@ class _Scheduling:
 
     def result(self) -> GroupSchedule:
         """Return the schedule."""
-        loads, by_step = self._loads()
-        stores = self._stores()
-        buffers = [*self._executions(), *self._windows(by_step, stores)]
+        loads, by_step = self.loads()
+        stores = self.stores()
+        windows = self.windows(by_step, stores)
+        shares = share(self.demand, windows, self.group.places)
+        last = len(self.group.operators) - 1
+        buffers = [
+            *self._executions(),
+            *(window.buffer(name, last + 1) for name, window in windows.items()),
+        ]
         return GroupSchedule(
             steps=self.demand.steps,
             computes=tuple(to_ranges(self._flat(boxes)) for boxes in self.demand.computes),
             loads=loads,
             stores={name: to_ranges(boxes) for name, boxes in stores.items()},
             buffers=tuple(buffers),
-            bytes=self._resident_bytes() + _worst(buffers, len(self.group.operators)),
+            shares=shares,
+            bytes=self._resident_bytes(shares) + _worst(buffers, last + 1),
             read_bytes=self.read,
             write_bytes=self.written,
         )
@@ -137,7 +147,7 @@ class _Scheduling:
 
     # -- arrays --------------------------------------------------------------------------------
 
-    def _loads(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def loads(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return what every step loads, of windows what is new to it, else all at the start; and
         the same as boxes for what does not come all at the start."""
         found: dict[str, np.ndarray] = {}
@@ -171,7 +181,7 @@ class _Scheduling:
                 help="make it resident from the first group on that writes it",
             )
 
-    def _stores(self) -> dict[str, np.ndarray]:
+    def stores(self) -> dict[str, np.ndarray]:
         """Return what every step stores, [steps, pieces, rank, 2]."""
         found: dict[str, np.ndarray] = {}
         for name, place in self.group.places.items():
@@ -192,39 +202,34 @@ class _Scheduling:
             return True
         return place is not Place.RESIDENT and self.demand.is_used_after(name)
 
-    def _windows(
+    def windows(
         self, loads: Mapping[str, np.ndarray], stores: Mapping[str, np.ndarray]
-    ) -> list[Buffer]:
-        """Return the buffers of arrays that are whole or windows."""
-        found: list[Buffer] = []
-        for name, place in self.group.places.items():
-            if place not in (Place.WINDOW, Place.WHOLE):
-                continue
-            shape, is_kept = self._window(name, loads.get(name), stores.get(name))
-            array = self.program.arrays[name]
-            if place is Place.WHOLE:
-                shape, is_kept = array.shape, self.demand.steps > 1
-            lives = (0, len(self.group.operators) - 1) if is_kept else self.demand.span(name)
-            found.append(Buffer(Purpose.ARRAY, name, lives, shape, array.element_bytes))
-        return found
+    ) -> dict[str, Window]:
+        """Return what is on chip of arrays that are whole or windows, each by itself."""
+        return {
+            name: self._window(name, place, loads.get(name), stores.get(name))
+            for name, place in self.group.places.items()
+            if place in (Place.WINDOW, Place.WHOLE)
+        }
 
     def _window(
-        self, name: str, loads: np.ndarray | None, stores: np.ndarray | None
-    ) -> tuple[tuple[int, ...], bool]:
-        """Return the extents of an array's window, and whether it lasts over steps."""
+        self, name: str, place: Place, loads: np.ndarray | None, stores: np.ndarray | None
+    ) -> Window:
+        array = self.program.arrays[name]
+        steps_on = self.demand.steps > 1
         steady = self.demand.steady(name)
         if steady is not None:
-            extents = np.maximum(lengths(steady), 1)
-            return tuple(extents.tolist()), self.demand.steps > 1
-        held = self.demand.held(name)
-        if loads is not None:
-            held = np.minimum(held, loads)
-        if stores is not None and not self.demand.is_exact(name):
-            held = np.minimum(held, stores[:, 0].reshape(held.shape))
-        if self.demand.steps == 1:
-            return window_extents(held, held), False
-        kept = carried(held, self.demand.shape)
-        return window_extents(held, kept), not bool(is_nothing(kept).all())
+            held = steady.reshape(*(1,) * len(self.demand.shape), -1, 2)
+            kept = held if steps_on else None
+        else:
+            held = self.demand.held(name)
+            if loads is not None:
+                held = np.minimum(held, loads)
+            if stores is not None and not self.demand.is_exact(name):
+                held = np.minimum(held, stores[:, 0].reshape(held.shape))
+            kept = carried(held, self.demand.shape) if steps_on else None
+        whole = array.shape if place is Place.WHOLE else None
+        return Window(held, kept, self.demand.span(name), array.element_bytes, whole)
 
     # -- operators -----------------------------------------------------------------------------
 
@@ -276,9 +281,10 @@ class _Scheduling:
             shape=window_extents(held, carried(held, self.demand.shape)),
         )
 
-    def _resident_bytes(self) -> int:
+    def _resident_bytes(self, shares: Mapping[str, str]) -> int:
         placed = {n for n, place in self.group.places.items() if place is Place.RESIDENT}
-        return sum(aligned(self.program.arrays[name].size_bytes) for name in placed | self.resident)
+        names = (placed | self.resident) - shares.keys()
+        return sum(aligned(self.program.arrays[name].size_bytes) for name in names)
 
 
 def _worst(buffers: Sequence[Buffer], operators: int) -> int:

@@ -34,6 +34,7 @@ from polystage.planner.fusion.search_segments import (
     step_places,
 )
 from polystage.planner.fusion.search_steps import Steps, steps_of_sink
+from polystage.planner.fusion.sharing import bytes_shared
 from polystage.planner.fusion.signatures import segment_signature
 from polystage.polyhedral import Role
 
@@ -136,7 +137,7 @@ class GroupSearch:
         """Yield the nests of a single operator whose other operands are all streamed."""
         operator, extents = segment.span.operators[0], self._extents[segment.span.start]
         arrays = self.program.arrays
-        wide = sum(aligned(arrays[name].size_bytes) for name in segment.resident)
+        wide = self._resident_bytes(segment)
         moved = self._resident_traffic(segment)
         places = dict.fromkeys(segment.span.arrays, Place.STREAMED)
         places |= dict.fromkeys(segment.resident, Place.RESIDENT)
@@ -166,14 +167,19 @@ class GroupSearch:
             return None
         places = dict.fromkeys(segment.span.arrays, Place.STREAMED)
         places |= dict.fromkeys(segment.resident, Place.RESIDENT)
-        sizes = [self.program.arrays[name].size_bytes for name in segment.resident]
-        wide = sum(map(aligned, sizes))
+        wide = self._resident_bytes(segment)
         streamed = streamed_uses(extents, places)
         nest = best_nest(extents, operator.extents, streamed, capacity - wide, self.tilings)
         if nest is None:
             return None
         traffic = self._resident_traffic(segment) + nest.traffic
         return GroupOption(wide + nest.bytes, traffic, (), (nest.nest,), tuple(places.values()))
+
+    def _resident_bytes(self, segment: Segment) -> int:
+        """Return the bytes of the resident arrays of a single operator."""
+        sizes = (self.program.arrays[name].size_bytes for name in segment.resident)
+        shared = bytes_shared(self.program, segment.span.start, segment.resident)
+        return sum(map(aligned, sizes)) - shared
 
     def _resident_traffic(self, segment: Segment) -> int:
         """Return the bytes of arrays that become resident: those that are loaded, those that the
@@ -211,14 +217,17 @@ class GroupSearch:
         steps = self._steps(segment.span, loops)
         if steps is None:
             return None
-        sizes = {n: aligned(self.program.arrays[n].size_bytes) for n in segment.resident}
-        wide = [sum(sizes.values()) + steps.sums] * len(segment.span)
+        where = tuple(places.values())
+        sizes = [self.program.arrays[name].size_bytes for name in places]
+        held = sum(aligned(sizes[number]) for number in steps.resident(where))
+        wide = [held + steps.sums] * len(segment.span)
         still = self._resident_traffic(segment)
-        for place, window in zip(places.values(), steps.windows, strict=True):
+        for place, window in zip(where, steps.windows, strict=True):
             if place is Place.WINDOW:
                 still += window.traffic
-                for operator in window.operators:
-                    wide[operator] += window.bytes
+        for size, operators in steps.on_chip(where):
+            for operator in operators:
+                wide[operator] += size
         operators = self._extents[segment.span.start : segment.span.stop]
         if steps.sums:
             operators[-1] = replace(operators[-1], accumulator=0)

@@ -1,12 +1,13 @@
 """What the steps of a group need and move, apart from which of its arrays are where.
 
 One schedule with a window for every array answers for every choice of places: a resident array or a
-streamed one leaves its window's bytes and traffic out, and nothing else changes. It is made from
+streamed one leaves its window's bytes and traffic out, a resident one also those of windows that
+share its buffer; a streamed one leaves those apart that it would share with. It is made from
 the sink backwards, so that on the way to a long group all shorter ones with the same sink and loops
 are found.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from polystage.allocation import aligned
 from polystage.errors import PlanError
+from polystage.planner.fusion import sharing
 from polystage.planner.fusion.boxes import lengths
 from polystage.planner.fusion.decisions import Group, Loop, Place
 from polystage.planner.fusion.demand import Demand
@@ -34,6 +36,16 @@ class Window:
     """What it loads and stores."""
 
 
+@dataclass(frozen=True, slots=True)
+class SharedWindow:
+    """One buffer of several arrays, each of which takes the place of the one before."""
+
+    members: frozenset[int]
+    """Numbers of arrays, in order of appearance."""
+    bytes: int
+    operators: range
+
+
 @dataclass(frozen=True)
 class Steps:
     """The steps of a group whose arrays are all windows."""
@@ -43,9 +55,32 @@ class Steps:
     times: tuple[int, ...]
     """Per operator the steps in which it computes something."""
     windows: tuple[Window, ...]
-    """One per array, in order of appearance."""
+    """One per array by itself, in order of appearance."""
+    shared: tuple[SharedWindow, ...]
     sums: int
     """What the sink accumulates over all steps, where they run over a dim that it reduces."""
+
+    def on_chip(self, places: Sequence[Place]) -> Iterator[tuple[int, range]]:
+        """Yield the bytes of windows, and during which operators, where arrays have `places`."""
+        apart = {number for number, place in enumerate(places) if place is Place.WINDOW}
+        for shared in self._shared(places):
+            apart -= shared.members
+            if not any(places[member] is Place.RESIDENT for member in shared.members):
+                yield shared.bytes, shared.operators
+        for number in apart:
+            yield self.windows[number].bytes, self.windows[number].operators
+
+    def resident(self, places: Sequence[Place]) -> set[int]:
+        """Return the resident arrays, by number, without those that lie in another's place."""
+        found = {number for number, place in enumerate(places) if place is Place.RESIDENT}
+        for shared in self._shared(places):
+            found -= set(sorted(found & shared.members)[1:])
+        return found
+
+    def _shared(self, places: Sequence[Place]) -> Iterator[SharedWindow]:
+        for shared in self.shared:
+            if not any(places[member] is Place.STREAMED for member in shared.members):
+                yield shared
 
 
 def steps_of_sink(
@@ -72,8 +107,17 @@ class _Growing:
         names = (n for operator in program.operators[start:stop] for n in operator.arrays)
         group = Group(tuple(range(start, stop)), loops, places=dict.fromkeys(names, Place.WINDOW))
         self.demand = Demand(program, group)
-        self._windows: dict[str, Window | None] = {}
-        """By array; None where it has none that can be carried out."""
+        self._windows: dict[str, tuple[sharing.Window, int] | None] = {}
+        """By array, and what it moves; None where it has none that can be carried out."""
+        self._shares: dict[str, list[str]] = {}
+        """By array in whose buffer others lie."""
+        self._joined: dict[str, sharing.Window] = {}
+        self._succeeding = {
+            name
+            for link in sharing.successions(program)
+            if start <= link.operator < stop
+            for name in (link.dying, link.made)
+        }
         self._boxes: list[tuple[int, ...]] = []
         self._times: list[int] = []
 
@@ -89,16 +133,24 @@ class _Growing:
         sizes = np.maximum(lengths(boxes), 0).reshape(-1, boxes.shape[-2])
         self._boxes.insert(0, tuple(sizes.max(axis=0).tolist()))
         self._times.insert(0, int((sizes.prod(axis=1) > 0).sum()))
-        for name in demand.operators[place].arrays:
+        touched = demand.operators[place].arrays
+        for name in touched:
             self._windows[name] = self._window(name)
+        if not self._succeeding.isdisjoint(touched):
+            self._share()
 
-    def _window(self, name: str) -> Window | None:
+    def _window(self, name: str) -> tuple[sharing.Window, int] | None:
         try:
-            buffer, traffic = window_of(self.demand, name)
+            return window_of(self.demand, name)
         except PlanError:
             return None
-        first, last = buffer.operators
-        return Window(buffer.bytes, range(first, last + 1), traffic)
+
+    def _share(self) -> None:
+        self._joined = {name: found[0] for name, found in self._windows.items() if found}
+        places = dict.fromkeys(self._joined, Place.WINDOW)
+        self._shares = {}
+        for name, owner in sharing.share(self.demand, self._joined, places).items():
+            self._shares.setdefault(owner, [owner]).append(name)
 
     def steps(self, place: int, sums: int) -> Steps | None:
         """Return the steps of the group that begins at this place of the longest one."""
@@ -109,18 +161,29 @@ class _Growing:
             self.demand.check_interleaved()
         except PlanError:
             return None
+        names = dict.fromkeys(name for o in self.demand.operators[place:] for name in o.arrays)
         windows: list[Window] = []
-        for window in self._windows_in_order(place):
-            if window is None:
+        for name in names:
+            found = self._windows[name]
+            if found is None:
                 return None
-            live = range(max(window.operators.start, place) - place, window.operators.stop - place)
-            windows.append(Window(window.bytes, live, window.traffic))
-        return Steps(tuple(self._boxes), tuple(self._times), tuple(windows), sums)
+            window, traffic = found
+            windows.append(Window(*self._live(window, place), traffic))
+        numbers = {name: number for number, name in enumerate(names)}
+        shared = tuple(
+            SharedWindow(
+                frozenset(numbers[name] for name in members),
+                *self._live(self._joined[owner], place),
+            )
+            for owner, members in self._shares.items()
+        )
+        return Steps(tuple(self._boxes), tuple(self._times), tuple(windows), shared, sums)
 
-    def _windows_in_order(self, place: int) -> list[Window | None]:
-        operators = self.demand.operators[place:]
-        names = dict.fromkeys(name for operator in operators for name in operator.arrays)
-        return [self._windows[name] for name in names]
+    def _live(self, window: sharing.Window, place: int) -> tuple[int, range]:
+        """Return a window's bytes, and during which operators from `place` on it is live."""
+        buffer = window.buffer("", len(self.demand.operators))
+        first, last = buffer.operators
+        return buffer.bytes, range(max(first, place) - place, last + 1 - place)
 
 
 def _sums(demand: Demand) -> int:

@@ -35,23 +35,23 @@ def fresh(needed: np.ndarray) -> np.ndarray | None:
     in_order = _is_swept(swept)
     loops = [level for level in range(needed.ndim - 2) if needed.shape[level] > 1]
     for level in loops:
-        before = _before(swept, level)
-        if not in_order and not _is_told_apart(swept, before, level, level == loops[-1]):
+        earlier = before(swept, level)
+        if not in_order and not _is_told_apart(swept, earlier, level, level == loops[-1]):
             return None
-        rest = without(new, before)
+        rest = without(new, earlier)
         if rest is None:
             return None
         new = rest
     return new
 
 
-def _is_told_apart(swept: np.ndarray, before: np.ndarray, level: int, is_last: bool) -> bool:
+def _is_told_apart(swept: np.ndarray, earlier: np.ndarray, level: int, is_last: bool) -> bool:
     """Tell whether the hull of earlier iterations of a loop holds nothing that is new, although
     some axis moves in several loops, as rows `64*batch + row` do: where it touches nothing that is
     needed, or there are no loops inside and all moves forwards."""
     if is_last:
         return _moves_forwards(swept, level)
-    return bool(is_empty(np.maximum(swept, before)).all())
+    return bool(is_empty(np.maximum(swept, earlier)).all())
 
 
 def _without_repeated(needed: np.ndarray) -> np.ndarray:
@@ -69,13 +69,13 @@ def _along(level: int, part: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * level, part)
 
 
-def _before(needed: np.ndarray, level: int) -> np.ndarray:
+def before(needed: np.ndarray, level: int) -> np.ndarray:
     """Return the hull of what earlier iterations of a loop need, with all loops inside of it."""
     reach = _reach(needed, level)
-    before = np.full_like(reach, EMPTY)
+    found = np.full_like(reach, EMPTY)
     earlier, later = _along(level, slice(None, -1)), _along(level, slice(1, None))
-    before[later] = np.minimum.accumulate(reach[earlier], axis=level)
-    return before
+    found[later] = np.minimum.accumulate(reach[earlier], axis=level)
+    return found
 
 
 def _reach(needed: np.ndarray, level: int) -> np.ndarray:
