@@ -1,6 +1,6 @@
 """Attention as one operator of a group: scores and weights are on chip only while it runs.
 
-    S[q, k] = Q K^T          P = exp(scale * S - maximum)          O[q, v] = P V / rows of P
+    S = Q K^T          P = exp(scale * (S - maximum))          O = P V / sums of P
 
 Dims of every access are heads (any number), queries, keys, depth and values, in this order. Arrays
 lie with the features of heads across the partitions, and tokens within them.
@@ -22,8 +22,8 @@ from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Matrix, Read, ResidentOperator
 from polystage.passes.lower.resident.windows import Window
 
-PLACES = 3
-"""Buffers for weights, of which one is written while another is read."""
+PLACES = 2
+"""Buffers for weights, of which one is written while the other is read."""
 
 Head = tuple[int, ...]
 """A head: one index for each of the dims of heads."""
@@ -81,14 +81,13 @@ class Attention(ResidentOperator):
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """Identities, which transpose weights, values and results."""
-        types = {str(t): t for t in (self.value.element_type, self.output.element_type)}
-        return tuple(Matrix("identity", type_) for type_ in types.values())
+        """The identity, which transposes, and ones, which add up over partitions and repeat."""
+        type_ = self.value.element_type
+        return Matrix("identity", type_), Matrix("ones", type_)
 
     def tiles(self, target: Target) -> AttentionTiles:
         """Return which heads and tokens are computed together."""
-        queries, keys, _, values = self.extents[-4:]
-        return AttentionTiles.of(len(self.heads), queries, keys, values, target)
+        return AttentionTiles.of(len(self.heads), *self.extents[-4:-2], target)
 
     def units(self, window: Window, partitions: int) -> Units:
         """Return the tiles of the values, or of the output, that heads touch."""
@@ -99,22 +98,19 @@ class Attention(ResidentOperator):
 
     def buffers(self, target: Target) -> dict[str, tuple[list[int], ir.Type]]:
         """Return what the operator needs on chip: the shape without partitions, and the type."""
-        tiles, partitions = self.tiles(target), partitions_of(target)
+        tiles = self.tiles(target)
+        batches = tiles.batches
+        queries = batches[0].queries
+        weight = self.value.element_type
         f32 = ir.F32Type.get(self.contraction.context)
-        rows, pairs = tiles.queries[0].size, tiles.together * len(tiles.keys)
-        statistics = [len(tiles.queries), tiles.heads]
-        weight, result = self.value.element_type, self.output.element_type
-        found = {
-            "maximum": (statistics, f32),
-            "shift": (statistics, f32),
-            "sums": ([*statistics, len(tiles.pieces)], f32),
-            "factor": (statistics, f32),
-            "values": ([len(tiles.keys), self.units(self.value, partitions).columns], weight),
-            "result": ([len(tiles.queries), self.units(self.output, partitions).columns], result),
-        }
+        columns = self.units(self.value, partitions_of(target)).columns
+        maxima = [len(batches), len(queries.tiles(tiles.rows)), tiles.together * tiles.spacing]
+        found = {"maximum": (maxima, weight), "values": ([len(tiles.key_tiles), columns], weight)}
         for place in range(PLACES):
-            found[f"weights {place}"] = ([tiles.together, self.extents[self.keys]], weight)
-            found[f"transposed {place}"] = ([pairs, rows], weight)
+            weights = [len(tiles.key_tiles), tiles.together, queries.size]
+            found[f"weights {place}"] = (weights, weight)
+            found[f"shift {place}"] = ([queries.size], weight)
+            found[f"factor {place}"] = ([tiles.together, queries.size], f32)
         return found
 
     def scratch(self, target: Target) -> Mapping[Hashable, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from polystage.mlir import ir
 from polystage.passes.lower.resident.attention import PLACES, Attention, dim_of, start_of
-from polystage.passes.lower.resident.attention_tiles import Batch, Span, Unit, rows_of
+from polystage.passes.lower.resident.attention_tiles import Batch, Rows, Span, Unit, rows_of
 from polystage.passes.lower.resident.layout import Range, ResidentArray, partitions_of
 from polystage.passes.lower.resident.windows import Window
 from polystage.passes.lower.resident.workspace import Workspace
@@ -27,26 +27,28 @@ class AttentionBuffers:
             for name, (shape, type_) in operator.buffers(target).items()
         }
 
-    def queries(self, batch: Batch) -> Span:
-        """Return the queries of a batch."""
-        return self.tiles.queries[batch.queries]
-
     # --- arrays ----------------------------------------------------------------------------------
 
-    def rows(self, window: Window, features: int, tokens: int, head: int, span: Span) -> list[Any]:
-        """Return what a head has of queries or keys: [feature, token], in pieces at which an access
-        may start."""
+    def query_rows(self, head: int, span: Span) -> list[Any]:
+        """Return the queries of a head: [feature, query], in pieces at which an access may
+        start."""
+        return self._rows(self.operator.query, self.operator.queries, head, span)
+
+    def key_rows(self, head: int, span: Span) -> list[Any]:
+        """Return the keys of a head: [feature, key], in such pieces."""
+        return self._rows(self.operator.key, self.operator.keys, head, span)
+
+    def _rows(self, window: Window, tokens: int, head: int, span: Span) -> list[Any]:
         array = self.arrays[window.array]
         start = start_of(window, self.operator.heads[head])
-        dim, layout = dim_of(window, features), array.layout
+        dim = dim_of(window, self.operator.depth)
         box = _box(array, start, dim_of(window, tokens), span)
-        size = self.operator.extents[features]
-        sbuf = self.builder.target.sbuf
+        size, sbuf = self.operator.extents[self.operator.depth], self.builder.target.sbuf
         return [
             self.builder.subview(
                 array.view(self.builder, rows.tile, box), [rows.first, 0], [rows.count, span.size]
             )
-            for rows in rows_of(start[dim], size, layout.partitions, sbuf) or ()
+            for rows in rows_of(start[dim], size, array.layout.partitions, sbuf) or ()
         ]
 
     def value_tile(self, unit: Unit, span: Span) -> Any:
@@ -55,74 +57,61 @@ class AttentionBuffers:
         array, tokens = self.arrays[window.array], dim_of(window, self.operator.keys)
         return array.view(self.builder, unit.tile, _box(array, unit.origin, tokens, span))
 
-    def output_tiles(self, units: Sequence[Unit], span: Span) -> Any:
-        """Return tiles of the output that follow each other: [feature, tile, query]."""
+    def output_rows(self, unit: Unit, tiles: int, rows: Rows, span: Span) -> Any:
+        """Return rows of tiles of the output, from that of `unit` on: [feature, tile, query]."""
         window = self.operator.output
         array, tokens = self.arrays[window.array], dim_of(window, self.operator.queries)
-        box = _box(array, units[0].origin, tokens, span)
-        layout = array.layout
+        box, layout = _box(array, unit.origin, tokens, span), array.layout
         starts = [
             layout.before[d] + start for d, (start, _, _) in zip(layout.free, box, strict=True)
         ]
         return self.builder.subview(
             array.buffer,
-            [0, units[0].tile, *starts],
-            [units[0].count, len(units), *(size for _, size, _ in box)],
+            [rows.first, unit.tile, *starts],
+            [rows.count, tiles, *(size for _, size, _ in box)],
             drop=[place for place, d in enumerate(layout.free, start=2) if d != tokens],
         )
 
     # --- buffers ---------------------------------------------------------------------------------
 
-    def statistic(self, name: str, batch: Batch) -> Any:
-        """Return one number for each row of scores: [query, head]."""
-        starts = [0, batch.queries, batch.heads.start]
-        sizes = [self.queries(batch).size, 1, len(batch.heads)]
-        return self.builder.subview(self.buffers[name], starts, sizes, drop=[1])
+    def maxima(self, batch: Batch, tile: int, rows: int) -> Any:
+        """Return the maxima of a tile of queries: [query, column], one in so many columns."""
+        columns = ir.MemRefType(self.buffers["maximum"].type).shape[-1]
+        starts, sizes = [0, batch.number, tile, 0], [rows, 1, 1, columns]
+        return self.builder.subview(self.buffers["maximum"], starts, sizes, drop=[1, 2])
 
-    def sums(self, batch: Batch) -> Any:
-        """Return the sums of weights: [query, head, piece of the keys]."""
-        starts = [0, batch.queries, batch.heads.start, 0]
-        sizes = [self.queries(batch).size, 1, len(batch.heads), len(self.tiles.pieces)]
-        return self.builder.subview(self.buffers["sums"], starts, sizes, drop=[1])
+    def shift(self, batch: Batch) -> Any:
+        """Return what is added to the scores: [.., query], one head in so many rows."""
+        rows, columns = len(batch.heads) * self.tiles.spacing, batch.queries.size
+        return self._in_turn("shift", batch, [0, 0], [rows, columns])
 
-    def weights(self, number: int, batch: Batch, place: int, span: Span) -> Any:
-        """Return the weights of one head: [query, key]."""
-        sizes = [self.queries(batch).size, 1, span.size]
-        return self._turn("weights", number, [0, place, span.start], sizes, [1])
+    def weights(self, batch: Batch, tile: int) -> Any:
+        """Return the weights of a tile of keys: [key, head, query]."""
+        rows = self.tiles.key_tiles[tile].size
+        sizes = [rows, 1, len(batch.heads), batch.queries.size]
+        return self._in_turn("weights", batch, [0, tile, 0, 0], sizes, [1])
 
-    def transposed(self, number: int, batch: Batch, pair: int, rows: int, count: int = 1) -> Any:
-        """Return the weights of pairs of keys and a head: [key, pair, query]."""
-        sizes = [rows, count, self.queries(batch).size]
-        return self._turn("transposed", number, [0, pair, 0], sizes, [])
+    def factor(self, batch: Batch, slot: int, slots: int, rows: Rows) -> Any:
+        """Return one over the sums of weights: [feature, tile, query]."""
+        sizes = [rows.count, slots, batch.queries.size]
+        return self._in_turn("factor", batch, [rows.first, slot, 0], sizes)
 
-    def value_rows(self, tile: int, column: int, columns: int) -> Any:
+    def values(self, tile: int, column: int, columns: int) -> Any:
         """Return values of a tile of keys: [key, feature]."""
-        sizes = [self.tiles.keys[tile].size, 1, columns]
+        sizes = [self.tiles.key_tiles[tile].size, 1, columns]
         return self.builder.subview(self.buffers["values"], [0, tile, column], sizes, drop=[1])
 
-    def result(self, batch: Batch, column: int, columns: int) -> Any:
-        """Return a part of the result of a tile of queries: [query, feature]."""
-        sizes = [self.queries(batch).size, 1, columns]
-        starts = [0, batch.queries, column]
-        return self.builder.subview(self.buffers["result"], starts, sizes, drop=[1])
-
-    def _turn(
+    def _in_turn(
         self,
         name: str,
-        number: int,
+        batch: Batch,
         starts: Sequence[int],
         sizes: Sequence[int],
-        drop: Sequence[int],
+        drop: Sequence[int] = (),
     ) -> Any:
-        """Return a part of the buffer that batch `number` has in its turn."""
-        buffer = self.buffers[f"{name} {number % PLACES}"]
+        """Return a part of the buffer that a batch has in its turn."""
+        buffer = self.buffers[f"{name} {batch.number % PLACES}"]
         return self.builder.subview(buffer, starts, sizes, drop=drop)
-
-
-def part_of(buffers: AttentionBuffers, value: ir.Value, place: int) -> Any:
-    """Return [row, column] at a place of [row, place, column]."""
-    rows, _, columns = ir.MemRefType(value.type).shape
-    return buffers.builder.subview(value, [0, place, 0], [rows, 1, columns], drop=[1])
 
 
 def _box(array: ResidentArray, start: Sequence[int], tokens: int, span: Span) -> list[Range]:

@@ -16,7 +16,7 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.resident.attention import Attention, dim_of, start_of
-from polystage.passes.lower.resident.attention_tiles import psum_columns, rows_of
+from polystage.passes.lower.resident.attention_tiles import rows_of
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.reading import Declined, Reading
 from polystage.passes.lower.resident.windows import Window
@@ -177,13 +177,10 @@ def _check_plain(window: Window, features: int, tokens: int, heads: int) -> None
 
 def _check_heads(operator: Attention, target: Target) -> None:
     """Check that the array of multipliers can take every head where it lies."""
-    columns, partitions = psum_columns(target), partitions_of(target)
-    keys, depth, values = operator.extents[-3:]
-    if values > columns:
-        raise Declined(f"a value has {values} elements, but a bank of psum holds {columns}")
-    most = target.psum.banks // 2 * columns
-    if keys > most:
-        raise Declined(f"there are {keys} keys, but half of psum holds the scores of {most}")
+    partitions = partitions_of(target)
+    depth, values = operator.extents[-2:]
+    if operator.query.element_type != operator.value.element_type:
+        raise Declined("the values of the attention have another type than the queries")
     for head in operator.heads:
         first, second = (
             rows_of(start_of(w, head)[d], depth, min(partitions, w.shape[d]), target.sbuf)
@@ -194,6 +191,7 @@ def _check_heads(operator: Attention, target: Target) -> None:
         if [(r.first, r.count) for r in first] != [(r.first, r.count) for r in second]:
             raise Declined("a head lies at other partitions in the queries than in the keys")
     made = operator.units(operator.output, partitions)
-    starts = {made.column(start_of(operator.output, head)) for head in operator.heads}
-    if starts != set(range(0, made.columns, values)):
-        raise Declined("the heads do not fill the tiles of the result")
+    if any(
+        not made.rows(start_of(operator.output, h), values, target.sbuf) for h in operator.heads
+    ):
+        raise Declined(f"values of {values} begin at partitions at which no access does")

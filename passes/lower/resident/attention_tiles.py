@@ -1,7 +1,7 @@
 """The tiles of attention: which heads and tokens are computed together, and where their rows lie.
 
-tokens 0 .. 196, 128 rows        queries 0-127, 128-196        keys 0-127, 128-196
-512 columns of psum              2 heads of 197 scores together, for each tile of queries
+12 heads of 197 queries and keys, 512 columns of psum        batches of 2 heads, all queries
+128 partitions                                               queries 0-127 and 128-196, keys too
 """
 
 from __future__ import annotations
@@ -21,59 +21,74 @@ class Span:
     start: int
     size: int
 
-
-def spans_of(extent: int, most: int) -> tuple[Span, ...]:
-    """Return a dimension in pieces of `most`, the last perhaps smaller."""
-    return tuple(Span(start, min(most, extent - start)) for start in range(0, extent, most))
+    def tiles(self, most: int) -> tuple[Span, ...]:
+        """Return the span in pieces of `most`, the last perhaps smaller."""
+        stop = self.start + self.size
+        starts = range(self.start, stop, most)
+        return tuple(Span(start, min(most, stop - start)) for start in starts)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Heads, by number, of one tile of queries, whose scores are in psum together."""
+    """Heads, by number, and queries that are computed together: one row of psum has all."""
 
+    number: int
     heads: range
-    queries: int
+    queries: Span
 
 
 @dataclass(frozen=True)
 class AttentionTiles:
-    """Tiles of queries and of keys, at most as many as there are partitions; pieces of keys, as
-    many as one matmul computes; and how many heads go together."""
+    """How many heads, queries and keys are taken at a time.
 
-    queries: tuple[Span, ...]
-    keys: tuple[Span, ...]
-    pieces: tuple[Span, ...]
+    `rows` tokens lie across the partitions, `columns` sums in a bank of psum. `spacing` partitions
+    from one head to the next, an access may start at each of those.
+    """
+
     heads: int
-    together: int
+    queries: int
+    keys: int
+    rows: int
+    columns: int
+    spacing: int
 
     @classmethod
-    def of(cls, heads: int, queries: int, keys: int, values: int, target: Target) -> AttentionTiles:
-        """Return the tiles of so many heads, tokens, and elements of a value."""
+    def of(cls, heads: int, queries: int, keys: int, target: Target) -> AttentionTiles:
+        """Return the tiles of so many heads and tokens."""
         rows = min(target.sbuf.partitions, target.tensor.rows, target.tensor.columns)
-        columns = psum_columns(target)
-        together = max(1, min(columns // keys, columns // values, heads))
-        together = ceil(heads / ceil(heads / together))
-        return cls(
-            spans_of(queries, rows),
-            spans_of(keys, rows),
-            spans_of(keys, columns),
-            heads,
-            together,
-        )
+        columns = min(target.psum.bank_bytes // 4, target.tensor.moving_columns)
+        return cls(heads, queries, keys, rows, columns, target.sbuf.partition_start_granule)
+
+    @property
+    def together(self) -> int:
+        """How many heads a batch has."""
+        most = max(1, min(self.columns // self.queries, self.rows // self.spacing, self.heads))
+        return ceil(self.heads / ceil(self.heads / most))
 
     @property
     def batches(self) -> list[Batch]:
         """What is computed together, in order."""
+        heads = Span(0, self.heads).tiles(self.together)
+        pairs = [(h, q) for h in heads for q in Span(0, self.queries).tiles(self.room)]
         return [
-            Batch(range(first, min(first + self.together, self.heads)), tile)
-            for first in range(0, self.heads, self.together)
-            for tile in range(len(self.queries))
+            Batch(number, range(h.start, h.start + h.size), q)
+            for number, (h, q) in enumerate(pairs)
         ]
 
+    @property
+    def room(self) -> int:
+        """How many columns of a bank a head has."""
+        return self.columns // self.together
 
-def psum_columns(target: Target) -> int:
-    """Return how many sums of a partition a matmul makes: those of a bank."""
-    return min(target.psum.bank_bytes // 4, target.tensor.moving_columns)
+    @property
+    def key_tiles(self) -> tuple[Span, ...]:
+        """The keys, across the partitions."""
+        return Span(0, self.keys).tiles(self.rows)
+
+    @property
+    def key_pieces(self) -> tuple[Span, ...]:
+        """The keys, in columns of psum."""
+        return Span(0, self.keys).tiles(self.room)
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,15 @@ class Units:
         """Return where the elements of a head begin."""
         tile, first = divmod(start[self.dim], self.partitions)
         return self.units[self._origin(start), tile].column + first
+
+    def unit(self, start: Sequence[int], tile: int) -> Unit:
+        """Return a tile of the part that a head has."""
+        return self.units[self._origin(start), tile]
+
+    def rows(self, start: Sequence[int], size: int, sbuf: Sbuf) -> tuple[Rows, ...]:
+        """Return where `size` elements of a head lie, in pieces at which an access may start, none
+        where there are no such pieces."""
+        return rows_of(start[self.dim], size, self.partitions, sbuf) or ()
 
     def _origin(self, start: Sequence[int]) -> tuple[int, ...]:
         return tuple(0 if d == self.dim else n for d, n in enumerate(start))

@@ -1,34 +1,34 @@
-"""Writes attention: scores in psum, weights in sbuf, heads one behind the other.
+"""Writes attention, in batches of a few heads; nothing but maxima and weights leaves psum.
 
-A batch goes through stages; while one is in a stage, the next one is in the stage before:
+    maxima     S = Q K^T, and the maximum of every row                     [query, head]
+    shifts     -maxima, transposed: a row for each head                    [head, query]
+    weights    S^T = K Q^T + shift, P^T = exp(scale * S^T)                 [key, head, query]
+    mix        O^T = V^T P^T, sums = 1 P^T, O^T / sums                     [feature, query]
 
-    scores     S = Q K^T                  tensor engine, in a bank of psum
-    softmax    P = exp(S - maximum)       maximum by the vector, P and its sums by the scalar engine
-    mix        P^T, then O = P V          tensor engine; the vector engine takes P^T out
-    divide     O / sums of P              scalar engine, into rows [token, feature]
-    output     O^T                        tensor engine; the scalar engine takes it out
+Scores are computed twice, because the array has time: what leaves psum goes through one engine at a
+time. A column of ones repeats the shift in all rows, a matrix of ones does so with sums. While one
+batch is mixed, the next one gets weights, and the one after that its maxima.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any
 
 from polystage.mlir import ir
 from polystage.passes.lower.resident.attention import Attention, start_of
-from polystage.passes.lower.resident.attention_buffers import AttentionBuffers, part_of
-from polystage.passes.lower.resident.attention_tiles import Batch, Unit
+from polystage.passes.lower.resident.attention_buffers import AttentionBuffers
+from polystage.passes.lower.resident.attention_tiles import Batch, Rows, Unit, rows_of
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Matrix
 from polystage.passes.lower.resident.workspace import Workspace
 
 LOWEST = -3.0e38
-"""What maxima start from where rows without any score above it give zeros."""
+"""What maxima start from: finite, because the array multiplies it by zeros."""
 
 SMALLEST = 1.0e-30
-"""The least sum by which weights of such rows are divided."""
+"""What is added to sums where rows without any score above -inf give zeros."""
 
 
 class AttentionWriter:
@@ -39,27 +39,36 @@ class AttentionWriter:
 
     def write(self, operator: Attention) -> None:
         """Write one operator."""
-        heads = _HeadsWriter(self.workspace, operator)
+        writer = _BatchWriter(self.workspace, operator)
         batches = operator.tiles(self.workspace.builder.target).batches
-        delay = int(heads.may_run_ahead)
-        # an engine comes first to what has waited longer for its operands
-        stages = (
-            (0, heads.scores),
-            (delay + 2, heads.divide),
-            (delay + 3, heads.output),
-            (delay, heads.softmax),
-            (delay + 1, heads.mix),
-        )
-        heads.begin()
-        for step in range(len(batches) + delay + 3):
+        # in a step, the array does for one batch what lies between two waits of another one
+        stages = ((0, writer.maxima), (1, writer.shifts), (2, writer.mix), (1, writer.weights))
+        writer.begin()
+        for step in range(len(batches) + 2):
             for after, stage in stages:
                 if 0 <= step - after < len(batches):
-                    stage(step - after, batches[step - after])
+                    stage(batches[step - after])
             if step == 0:
-                heads.turn_values()
+                writer.transpose_values()
 
 
-class _HeadsWriter:
+@dataclass(frozen=True)
+class _Slot:
+    """A column of psum with a tile of the output, and the heads that have rows of it: the rows, and
+    the first of a head's values that is there."""
+
+    unit: Unit
+    heads: tuple[tuple[int, Rows, int], ...]
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of all heads together."""
+        first = min(rows.first for _, rows, _ in self.heads)
+        stop = max(rows.first + rows.count for _, rows, _ in self.heads)
+        return Rows(self.unit.tile, first, stop - first)
+
+
+class _BatchWriter:
     """One operator: the stages of its batches."""
 
     def __init__(self, workspace: Workspace, operator: Attention) -> None:
@@ -68,184 +77,155 @@ class _HeadsWriter:
         self.builder = workspace.builder
         self.buffers = AttentionBuffers(workspace, operator)
         self.tiles = self.buffers.tiles
-        pieces, mixed = len(self.tiles.pieces), 2
-        total = len(workspace.banks.banks)
-        self.may_run_ahead = 2 * pieces + mixed < total - 1
-        """Whether psum has room for the scores of one batch while weights of another are made."""
-        scores = pieces * (1 + self.may_run_ahead)
-        rings = workspace.banks.rings(scores, mixed, total - scores - mixed)
-        self.score_banks, self.mixed_banks, self.banks = rings
-        partitions = partitions_of(self.builder.target)
-        self.value_units = operator.units(operator.value, partitions)
-        self.output_units = operator.units(operator.output, partitions)
-        self.scores_of: dict[int, list[Any]] = {}
-        """The scores of a batch, one bank for each piece of keys: [query, head, key]."""
-        self.mixed_of: dict[int, Any] = {}
-        """The mixed values of a batch: [query, head, value]."""
-        self.divided: set[tuple[int, int]] = set()
-        """Heads and tiles of queries whose rows of the result are there."""
+        self.partitions = partitions_of(self.builder.target)
+        self.value_units = operator.units(operator.value, self.partitions)
+        self.output_units = operator.units(operator.output, self.partitions)
+        half = len(workspace.banks.banks) // 2
+        self.banks, self.mixed_banks = workspace.banks.rings(half, half)
 
     def begin(self) -> None:
-        """Write what maxima and sums start from."""
-        lowest = LOWEST if self.operator.masked_rows_are_zero else float("-inf")
+        """Write what maxima start from."""
         if self.operator.has_maximum:
-            self.builder.memset(self.buffers.buffers["maximum"], lowest, "gpsimd")
-        if len(self.tiles.pieces) > 1:
-            self.builder.memset(self.buffers.buffers["factor"], 0.0, "gpsimd")
+            self.builder.memset(self.buffers.buffers["maximum"], LOWEST, "gpsimd")
 
-    def turn_values(self) -> None:
+    def transpose_values(self) -> None:
         """Transpose the values, to rows [key, feature]."""
-        for tile, span in enumerate(self.tiles.keys):
+        for tile, span in enumerate(self.tiles.key_tiles):
             for units in _chunks(self.value_units.all, self.banks.columns):
                 first, total = units[0].column, sum(unit.count for unit in units)
                 bank = self.banks.take(span.size, [total])
                 for unit in units:
                     place, sizes = [0, unit.column - first], [span.size, unit.count]
-                    turned = self.builder.subview(bank, place, sizes)
-                    self._transpose(self.buffers.value_tile(unit, span), turned)
-                self.builder.activate(bank, self.buffers.value_rows(tile, first, total))
+                    transposed = self.builder.subview(bank, place, sizes)
+                    self._transpose(self.buffers.value_tile(unit, span), transposed)
+                self.builder.activate(bank, self.buffers.values(tile, first, total))
 
     # --- stages ----------------------------------------------------------------------------------
 
-    def scores(self, number: int, batch: Batch) -> None:
-        """Multiply queries by keys."""
-        operator, queries = self.operator, self.buffers.queries(batch)
-        self.scores_of[number] = []
-        for piece in self.tiles.pieces:
-            bank = self.score_banks.take(queries.size, [len(batch.heads), piece.size])
-            self.scores_of[number].append(bank)
+    def maxima(self, batch: Batch) -> None:
+        """Write the maximum of every row of scores."""
+        if not self.operator.has_maximum:
+            return
+        for tile, queries in enumerate(batch.queries.tiles(self.tiles.rows)):
+            maxima = self.buffers.maxima(batch, tile, queries.size)
+            for keys in self.tiles.key_pieces:
+                bank = self.banks.take(queries.size, [len(batch.heads), keys.size])
+                for place, head in enumerate(batch.heads):
+                    stationary = self.buffers.query_rows(head, queries)
+                    moving = self.buffers.key_rows(head, keys)
+                    self._multiply(stationary, moving, self._column(bank, place))
+                self._fold_maximum(bank, maxima)
+
+    def shifts(self, batch: Batch) -> None:
+        """Write the negated maxima, a row for each head."""
+        if not self.operator.has_maximum:
+            return
+        shift = self.buffers.shift(batch)
+        rows, columns = ir.MemRefType(shift.type).shape
+        bank = self.banks.take(rows, [columns])
+        for tile, queries in enumerate(batch.queries.tiles(self.tiles.rows)):
+            place = [0, queries.start - batch.queries.start]
+            transposed = self.builder.subview(bank, place, [rows, queries.size])
+            maxima = self.buffers.maxima(batch, tile, queries.size)
+            maxima = self.builder.subview(maxima, [0, 0], [queries.size, rows])
+            self._transpose(maxima, transposed)
+        self.builder.activate(bank, shift, scale=-1.0)
+
+    def weights(self, batch: Batch) -> None:
+        """Write the weight of every score."""
+        for tile, keys in enumerate(self.tiles.key_tiles):
+            bank = self.banks.take(keys.size, [len(batch.heads), batch.queries.size])
             for place, head in enumerate(batch.heads):
-                result = part_of(self.buffers, bank, place)
-                query = operator.query, operator.depth, operator.queries, head, queries
-                key = operator.key, operator.depth, operator.keys, head, piece
-                parts = zip(self.buffers.rows(*query), self.buffers.rows(*key), strict=True)
-                for part, (stationary, moving) in enumerate(parts):
-                    self.builder.matmul(stationary, moving, result, self.builder.flag(part > 0))
+                result = self._column(bank, place)
+                moving = self.buffers.query_rows(head, batch.queries)
+                self._multiply(self.buffers.key_rows(head, keys), moving, result)
+                if self.operator.has_maximum:
+                    self._add_shift(batch, place, result)
+            weights = self.buffers.weights(batch, tile)
+            self.builder.activate(bank, weights, "exp", self.operator.scale)
 
-    def softmax(self, number: int, batch: Batch) -> None:
-        """Write the weights of all scores, and their sums."""
-        banks = self.scores_of.pop(number)
-        shift = self._shift(batch, banks) if self.operator.has_maximum else None
-        rows, sums = self.buffers.queries(batch).size, self.buffers.sums(batch)
-        for piece, (span, bank) in enumerate(zip(self.tiles.pieces, banks, strict=True)):
-            for place in range(len(batch.heads)):
-                self.builder.activate(
-                    part_of(self.buffers, bank, place),
-                    self.buffers.weights(number, batch, place, span),
-                    "exp",
-                    self.operator.scale,
-                    shift=shift and self.builder.subview(shift, [0, place], [rows, 1]),
-                    total=self.builder.subview(sums, [0, place, piece], [rows, 1, 1], drop=[1]),
-                )
+    def mix(self, batch: Batch) -> None:
+        """Multiply values by weights, and divide by the sums of these."""
+        slots, most = self._slots(batch), self.tiles.together
+        for chunk in (slots[n : n + most] for n in range(0, len(slots), most)):
+            self._mix_slots(batch, chunk)
 
-    def mix(self, number: int, batch: Batch) -> None:
-        """Transpose weights and multiply values by them."""
-        operator, heads, values = self.operator, len(batch.heads), self.operator.extents[-1]
-        self._transpose_weights(number, batch)
-        bank = self.mixed_banks.take(self.buffers.queries(batch).size, [heads, values])
-        self.mixed_of[number] = bank
-        for place, head in enumerate(batch.heads):
-            result = part_of(self.buffers, bank, place)
-            column = self.value_units.column(start_of(operator.value, operator.heads[head]))
-            for tile, span in enumerate(self.tiles.keys):
-                pair = self.buffers.transposed(number, batch, tile * heads + place, span.size)
-                moving = self.buffers.value_rows(tile, column, values)
-                accumulate = self.builder.flag(tile > 0)
-                self.builder.matmul(part_of(self.buffers, pair, 0), moving, result, accumulate)
-        self._invert_sums(batch)
-
-    def divide(self, number: int, batch: Batch) -> None:
-        """Divide the mixed values by the sums of the weights."""
-        operator, bank = self.operator, self.mixed_of.pop(number)
-        factors, rows = self.buffers.statistic("factor", batch), self.buffers.queries(batch).size
-        for place, head in enumerate(batch.heads):
-            column = self.output_units.column(start_of(operator.output, operator.heads[head]))
-            self.builder.activate(
-                part_of(self.buffers, bank, place),
-                self.buffers.result(batch, column, operator.extents[-1]),
-                factor=self.builder.subview(factors, [0, place], [rows, 1]),
-            )
-            self.divided.add((head, batch.queries))
-
-    def output(self, number: int, batch: Batch) -> None:
-        """Transpose whole tiles of the result that this batch completes, to their place."""
-        del number
-        queries = self.buffers.queries(batch)
-        for units in self._completed(batch):
-            bank = self.banks.take(units[0].count, [len(units), queries.size])
-            for place, unit in enumerate(units):
-                source = self.buffers.result(batch, unit.column, unit.count)
-                self._transpose(source, part_of(self.buffers, bank, place))
-            self.builder.activate(bank, self.buffers.output_tiles(units, queries))
+    def _mix_slots(self, batch: Batch, slots: Sequence[_Slot]) -> None:
+        """Do so for tiles of the output that are in a bank of psum together."""
+        shape = [len(slots), batch.queries.size]
+        mixed, sums = (self.mixed_banks.take(self.partitions, shape) for _ in range(2))
+        for number, slot in enumerate(slots):
+            for head, rows, first in slot.heads:
+                place = [rows.first, number, 0], [rows.count, 1, batch.queries.size]
+                results = [self.builder.subview(bank, *place, drop=[1]) for bank in (mixed, sums)]
+                self._mix_head(batch, head, first, rows.count, results)
+        bias = SMALLEST if self.operator.masked_rows_are_zero else 0.0
+        for number, count, rows in self._together(slots):
+            place = [rows.first, number, 0], [rows.count, count, batch.queries.size]
+            factor = self.buffers.factor(batch, number, count, rows)
+            total = self.builder.subview(sums, *place)
+            self.builder.activate(total, factor, "reciprocal", 1.0, bias)
+            unit = slots[number].unit
+            output = self.buffers.output_rows(unit, count, rows, batch.queries)
+            self._times(self.builder.subview(mixed, *place), factor, output)
 
     # --- parts of stages -------------------------------------------------------------------------
 
-    def _shift(self, batch: Batch, banks: Sequence[Any]) -> Any:
-        """Write and return `-scale * maximum` of every row: [query, head]."""
-        maximum, shift = (self.buffers.statistic(name, batch) for name in ("maximum", "shift"))
-        for bank in banks:
-            self._fold("arith.maximumf", bank, maximum)
-        scale = f"{-self.operator.scale:e}"
-        name = "times_" + re.sub(r"[^0-9a-z]", "_", scale)
-        text = f"%c = arith.constant {scale} : f32\n %r = arith.mulf %x, %c : f32"
-        self._compute(name, text, maximum, shift)
-        return shift
+    def _add_shift(self, batch: Batch, place: int, result: Any) -> None:
+        """Add the shift of a head to its scores [key, query], the same for all keys."""
+        row = place * self.tiles.spacing
+        shift = self.builder.subview(self.buffers.shift(batch), [row, 0], [1, batch.queries.size])
+        ones = self.workspace.matrices[Matrix("ones", self.operator.value.element_type)]
+        count = ir.MemRefType(result.type).shape[0]
+        column = self.builder.subview(ones, [row, 0], [1, count])
+        self.builder.matmul(column, shift, result, self.builder.flag(True))
 
-    def _transpose_weights(self, number: int, batch: Batch) -> None:
-        """Write the weights as rows [key, query], those of all heads for each tile of keys."""
-        heads, rows = len(batch.heads), self.buffers.queries(batch).size
-        room = self.banks.columns // rows
-        pairs = [(span, place) for span in self.tiles.keys for place in range(heads)]
+    def _mix_head(
+        self, batch: Batch, head: int, first: int, count: int, results: Sequence[Any]
+    ) -> None:
+        """Write `count` of a head's values from `first` on, mixed, and the sums of the weights."""
+        column = self.value_units.column(start_of(self.operator.value, self.operator.heads[head]))
+        ones = Matrix("ones", self.operator.value.element_type)
+        for tile, keys in enumerate(self.tiles.key_tiles):
+            weights = self._column(self.buffers.weights(batch, tile), head - batch.heads.start)
+            accumulate = self.builder.flag(tile > 0)
+            values = self.buffers.values(tile, column + first, count)
+            self.builder.matmul(values, weights, results[0], accumulate)
+            matrix = self.workspace.matrix(ones, keys.size, count)
+            self.builder.matmul(matrix, weights, results[1], accumulate)
+
+    def _slots(self, batch: Batch) -> list[_Slot]:
+        """Return the tiles of the output of which a batch has rows."""
+        window, values = self.operator.output, self.operator.extents[self.operator.values]
+        found: dict[Unit, list[tuple[int, Rows, int]]] = {}
+        for head in batch.heads:
+            start = start_of(window, self.operator.heads[head])
+            done = 0
+            for rows in self.output_units.rows(start, values, self.builder.target.sbuf):
+                unit = self.output_units.unit(start, rows.tile)
+                found.setdefault(unit, []).append((head, rows, done))
+                done += rows.count
+        return [_Slot(unit, tuple(heads)) for unit, heads in found.items()]
+
+    def _together(self, slots: Sequence[_Slot]) -> Iterator[tuple[int, int, Rows]]:
+        """Yield the first slot and how many follow it in the output, with their rows: what one
+        instruction takes out."""
         first = 0
-        for count, group in groupby(pairs, lambda pair: pair[0].size):
-            together = list(group)
-            for chunk in (together[n : n + room] for n in range(0, len(together), room)):
-                bank = self.banks.take(count, [len(chunk), rows])
-                for slot, (span, place) in enumerate(chunk):
-                    source = self.buffers.weights(number, batch, place, span)
-                    self._transpose(source, part_of(self.buffers, bank, slot))
-                target = self.buffers.transposed(number, batch, first, count, len(chunk))
-                self._compute("copy_f32", "", bank, target, "%x")
-                first += len(chunk)
-
-    def _invert_sums(self, batch: Batch) -> None:
-        """Write the factor of every row: one over the sum of its weights."""
-        sums, factor = self.buffers.sums(batch), self.buffers.statistic("factor", batch)
-        if len(self.tiles.pieces) > 1:
-            self._fold("arith.addf", sums, factor)
-            source = factor
-        else:
-            shape = ir.MemRefType(sums.type).shape
-            source = self.builder.subview(sums, [0, 0, 0], shape, drop=[2])
-        text = "%one = arith.constant 1.0 : f32\n %r = arith.divf %one, %x : f32"
-        name = "one_over_f32"
-        if self.operator.masked_rows_are_zero:
-            least = f"%least = arith.constant {SMALLEST:e} : f32\n"
-            text = least + "%y = arith.maximumf %x, %least : f32\n" + text.replace("%x", "%y")
-            name = "one_over_positive_f32"
-        self._compute(name, text, source, factor)
-
-    def _completed(self, batch: Batch) -> Iterator[list[Unit]]:
-        """Yield tiles of the result of which the last head is in this batch, those together that
-        follow each other and fit in a bank."""
-        operator = self.operator
-        columns = [
-            self.output_units.column(start_of(operator.output, head)) for head in operator.heads
-        ]
-        mine, size = set(batch.heads), operator.extents[-1]
-        complete: list[Unit] = []
-        for unit in self.output_units.all:
-            owners = {
-                head
-                for head, column in enumerate(columns)
-                if column < unit.column + unit.count and column + size > unit.column
-            }
-            done = all((head, batch.queries) in self.divided for head in owners)
-            if done and owners & mine:
-                complete.append(unit)
-        yield from _neighbours(complete, self.banks.columns // self.buffers.queries(batch).size)
+        for number in range(1, len(slots) + 1):
+            if number < len(slots) and _follows(slots[number - 1], slots[number]):
+                continue
+            whole = slots[first].rows
+            sbuf = self.builder.target.sbuf
+            for rows in rows_of(whole.first, whole.count, self.partitions, sbuf) or ():
+                yield first, number - first, rows
+            first = number
 
     # --- instructions ----------------------------------------------------------------------------
+
+    def _multiply(self, stationary: Sequence[Any], moving: Sequence[Any], result: Any) -> None:
+        """Contract the rows of a head, piece by piece."""
+        for number, (left, right) in enumerate(zip(stationary, moving, strict=True)):
+            self.builder.matmul(left, right, result, self.builder.flag(number > 0))
 
     def _transpose(self, source: Any, destination: Any) -> None:
         """Multiply by the identity: destination[b, a] = source[a, b]."""
@@ -254,30 +234,45 @@ class _HeadsWriter:
         moving = self.workspace.matrix(identity, type_.shape[0], type_.shape[0])
         self.builder.matmul(source, moving, destination, self.builder.flag(False))
 
-    def _fold(self, operation: str, source: Any, target: Any) -> None:
-        """Fold the last dimension of [row, head, element] into what `target` has."""
-        name = f"fold_{operation.removeprefix('arith.')}_f32"
-        function = self._function(name, f"%r = {operation} %x, %out : f32")
+    def _fold_maximum(self, scores: Any, maxima: Any) -> None:
+        """Fold scores [query, head, key] into the maxima, which have one column in `spacing`."""
+        name = self._function("fold_maximum_f32", "%x: f32", "arith.maximumf %x, %out")
         with self.builder.module.context:
-            written = [ir.AffineExpr.get_dim(d) for d in range(2)]
-            maps = [ir.AffineMap.get_identity(3), ir.AffineMap.get(3, 0, written)]
-        extents = list(ir.MemRefType(source.type).shape)
-        self.builder.compute("reduce", [source], [target], function, extents, maps)
+            query, head = (ir.AffineExpr.get_dim(d) for d in range(2))
+            written = ir.AffineMap.get(3, 0, [query, head * self.tiles.spacing])
+            maps = [ir.AffineMap.get_identity(3), written]
+        extents = list(ir.MemRefType(scores.type).shape)
+        self.builder.compute("reduce", [scores], [maxima], name, extents, maps)
 
-    def _compute(self, name: str, text: str, source: Any, target: Any, result: str = "%r") -> None:
-        """Apply a scalar function to every element on the vector engine."""
-        function = self._function(name, text, result)
-        shape = list(ir.MemRefType(source.type).shape)
+    def _times(self, first: Any, second: Any, target: Any) -> None:
+        """Multiply element by element on the vector engine."""
+        name = self._function("multiply_f32", "%x: f32, %y: f32", "arith.mulf %x, %y")
+        shape = list(ir.MemRefType(first.type).shape)
         with self.builder.module.context:
-            maps = [ir.AffineMap.get_identity(len(shape))] * 2
-        self.builder.compute("elementwise", [source], [target], function, shape, maps)
+            maps = [ir.AffineMap.get_identity(len(shape))] * 3
+        self.builder.compute("elementwise", [first, second], [target], name, shape, maps)
 
-    def _function(self, name: str, text: str, result: str = "%r") -> str:
+    def _function(self, name: str, arguments: str, operation: str) -> str:
         return self.builder.scalar_function(
             name,
-            f"func.func private @{name}(%x: f32, %out: f32) -> f32 {{\n"
-            f"  {text}\n  return {result} : f32\n}}",
+            f"func.func private @{name}({arguments}, %out: f32) -> f32 {{\n"
+            f"  %r = {operation} : f32\n  return %r : f32\n}}",
         )
+
+    def _column(self, value: Any, place: int) -> Any:
+        """Return [row, column] at a place of [row, place, column]."""
+        rows, _, columns = ir.MemRefType(value.type).shape
+        return self.builder.subview(value, [0, place, 0], [rows, 1, columns], drop=[1])
+
+
+def _follows(last: _Slot, slot: _Slot) -> bool:
+    """Whether a slot has the same rows of the next tile."""
+    a, b = last.rows, slot.rows
+    return last.unit.origin == slot.unit.origin and (a.tile + 1, a.first, a.count) == (
+        b.tile,
+        b.first,
+        b.count,
+    )
 
 
 def _chunks(units: Sequence[Unit], columns: int) -> Iterator[list[Unit]]:
@@ -285,22 +280,6 @@ def _chunks(units: Sequence[Unit], columns: int) -> Iterator[list[Unit]]:
     chunk: list[Unit] = []
     for unit in units:
         if chunk and sum(u.count for u in chunk) + unit.count > columns:
-            yield chunk
-            chunk = []
-        chunk.append(unit)
-    if chunk:
-        yield chunk
-
-
-def _neighbours(units: Sequence[Unit], most: int) -> Iterator[list[Unit]]:
-    """Yield tiles that follow each other and are of one size, at most so many together."""
-    chunk: list[Unit] = []
-    for unit in units:
-        last = chunk[-1] if chunk else None
-        if last is not None and (
-            len(chunk) == most
-            or (last.origin, last.tile + 1, last.count) != (unit.origin, unit.tile, unit.count)
-        ):
             yield chunk
             chunk = []
         chunk.append(unit)
