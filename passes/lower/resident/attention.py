@@ -17,9 +17,10 @@ from math import prod
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import ir
+from polystage.passes.lower.resident.attention_mask import Mask
 from polystage.passes.lower.resident.attention_tiles import AttentionTiles, Units
 from polystage.passes.lower.resident.layout import partitions_of
-from polystage.passes.lower.resident.operators import Matrix, Read, ResidentOperator
+from polystage.passes.lower.resident.operators import Matrix, Read, ResidentOperator, Table
 from polystage.passes.lower.resident.windows import Window
 
 PLACES = 2
@@ -31,7 +32,7 @@ Head = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Attention(ResidentOperator):
-    """`output = softmax(scale * query key^T) value`, head by head.
+    """`output = softmax(scale * (query key^T + masks)) value`, head by head.
 
     `contraction` is the operation that makes the scores. Without a maximum, weights are
     `exp(scale * scores)` as they are.
@@ -44,6 +45,7 @@ class Attention(ResidentOperator):
     key: Window
     value: Window
     scale: float
+    masks: tuple[Mask, ...]
     has_maximum: bool
     masked_rows_are_zero: bool
 
@@ -80,10 +82,11 @@ class Attention(ResidentOperator):
         yield self.value, dim_of(self.value, self.values), self.extents
 
     @property
-    def matrices(self) -> tuple[Matrix, ...]:
-        """The identity, which transposes, and ones, which add up over partitions and repeat."""
+    def matrices(self) -> tuple[Table, ...]:
+        """The identity, which transposes, ones, which add up over partitions and repeat, and
+        masks."""
         type_ = self.value.element_type
-        return Matrix("identity", type_), Matrix("ones", type_)
+        return Matrix("identity", type_), Matrix("ones", type_), *self.masks
 
     def tiles(self, target: Target) -> AttentionTiles:
         """Return which heads and tokens are computed together."""

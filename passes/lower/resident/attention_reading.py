@@ -8,7 +8,9 @@ and is declined where their features do not lie as the array of multipliers need
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from polystage.constants import constant_array
 from polystage.dialects.npu.views import defining_op
 from polystage.forms import walk
 from polystage.linear import linear_form
@@ -16,9 +18,11 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.resident.attention import Attention, dim_of, start_of
+from polystage.passes.lower.resident.attention_mask import HIDDEN, Mask
 from polystage.passes.lower.resident.attention_tiles import rows_of
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.reading import Declined, Reading
+from polystage.passes.lower.resident.reading import constant_of as global_of
 from polystage.passes.lower.resident.windows import Window
 from polystage.planner.fusion.attention import Attention as Found
 from polystage.planner.fusion.attention_matching import find_attention
@@ -88,6 +92,7 @@ def _operator(found: Found, arrays: Mapping[str, Array], reading: Reading) -> At
         (output, found.values, found.queries),
     ):
         _check_plain(window, features, tokens, len(found.heads))
+    scale, masks = _scores(found, arrays, query.element_type)
     operator = Attention(
         tuple(sorted(ops, key=lambda op: reading.place[op])),
         output,
@@ -97,7 +102,8 @@ def _operator(found: Found, arrays: Mapping[str, Array], reading: Reading) -> At
         query,
         key,
         value,
-        _scale(found.pointwise),
+        scale,
+        masks,
         found.has_maximum,
         found.masked_rows_are_zero,
     )
@@ -113,17 +119,47 @@ def _window(access: Access, found: Found, arrays: Mapping[str, Array]) -> Window
     return Window(array, tuple(Linear(form[0], tuple(form[1])) for form in forms if form))
 
 
-def _scale(pointwise: Sequence[Statement]) -> float:
-    """Return by what scores are multiplied; what is added to all of them changes no weight."""
-    scale = 1.0
-    for statement in pointwise:
+def _scores(
+    found: Found, arrays: Mapping[str, Array], element_type: ir.Type
+) -> tuple[float, tuple[Mask, ...]]:
+    """Return by what scores are multiplied, and what is added to them before; what is added to all
+    of them alike changes no weight."""
+    scale, masks = 1.0, list[tuple[Access, float]]()
+    for statement in found.pointwise:
+        mine = {a.operand: a for a in found.reads[3:] if a.op == statement.op}
         factors = _combination(yielded(statement), statement)
-        if set(factors) - {None} != {0}:
-            raise Declined("the scores are not only scaled")
-        scale *= factors[0]
+        own = [n for n in factors if n is not None and n not in mine]
+        if len(own) != 1:
+            raise Declined("the scores go through an operation that attention does not know")
+        scale *= factors[own[0]]
+        masks = [(access, factor * factors[own[0]]) for access, factor in masks]
+        masks += [(access, factors[n]) for n, access in mine.items() if n in factors]
     if scale <= 0:
-        raise Declined(f"the scores are multiplied by {scale}")
-    return scale
+        raise Declined(f"the scores are multiplied by {scale:g}")
+    made = (_mask(a, factor / scale, found, arrays, element_type) for a, factor in masks)
+    return scale, tuple(made)
+
+
+def _mask(
+    access: Access,
+    scale: float,
+    found: Found,
+    arrays: Mapping[str, Array],
+    element_type: ir.Type,
+) -> Mask:
+    window = _window(access, found, arrays)
+    name = global_of(window.array)
+    if name is None:
+        raise Declined("a mask of the attention is no constant")
+    index = tuple(replace(x, coefficients=x.coefficients[:-2]) for x in window.index)
+    mask = Mask(name, index, found.extents[:-2], scale, element_type)
+    function = found.statements[0].op.parent
+    assert function is not None and function.parent is not None
+    symbols = ir.SymbolTable(function.parent)
+    values = mask.values(lambda name: constant_array(symbols[name].attributes["initial_value"]))
+    if not (values > HIDDEN).any(-1).all():
+        raise Declined("a mask of the attention hides all keys of a query")
+    return mask
 
 
 def _combination(value: ir.Value, statement: Statement) -> dict[int | None, float]:

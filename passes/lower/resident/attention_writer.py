@@ -19,7 +19,8 @@ from typing import Any
 from polystage.mlir import ir
 from polystage.passes.lower.resident.attention import Attention, start_of
 from polystage.passes.lower.resident.attention_buffers import AttentionBuffers
-from polystage.passes.lower.resident.attention_tiles import Batch, Rows, Unit, rows_of
+from polystage.passes.lower.resident.attention_mask import Mask
+from polystage.passes.lower.resident.attention_tiles import Batch, Rows, Span, Unit, rows_of
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Matrix
 from polystage.passes.lower.resident.workspace import Workspace
@@ -113,7 +114,11 @@ class _BatchWriter:
                 for place, head in enumerate(batch.heads):
                     stationary = self.buffers.query_rows(head, queries)
                     moving = self.buffers.key_rows(head, keys)
-                    self._multiply(stationary, moving, self._column(bank, place))
+                    result = self._column(bank, place)
+                    self._multiply(stationary, moving, result)
+                    for mask in self.operator.masks:
+                        hidden = self._mask(mask, head, queries, keys)
+                        self._add(self._identity(queries.size), hidden, result)
                 self._fold_maximum(bank, maxima)
 
     def shifts(self, batch: Batch) -> None:
@@ -139,6 +144,8 @@ class _BatchWriter:
                 result = self._column(bank, place)
                 moving = self.buffers.query_rows(head, batch.queries)
                 self._multiply(self.buffers.key_rows(head, keys), moving, result)
+                for mask in self.operator.masks:
+                    self._add_transposed(mask, batch, head, keys, result)
                 if self.operator.has_maximum:
                     self._add_shift(batch, place, result)
             weights = self.buffers.weights(batch, tile)
@@ -178,7 +185,21 @@ class _BatchWriter:
         ones = self.workspace.matrices[Matrix("ones", self.operator.value.element_type)]
         count = ir.MemRefType(result.type).shape[0]
         column = self.builder.subview(ones, [row, 0], [1, count])
-        self.builder.matmul(column, shift, result, self.builder.flag(True))
+        self._add(column, shift, result)
+
+    def _add_transposed(self, mask: Mask, batch: Batch, head: int, keys: Span, result: Any) -> None:
+        """Add a mask to scores [key, query]."""
+        for queries in batch.queries.tiles(self.tiles.rows):
+            place = [0, queries.start - batch.queries.start]
+            part = self.builder.subview(result, place, [keys.size, queries.size])
+            hidden = self._mask(mask, head, queries, keys)
+            self._add(hidden, self._identity(queries.size), part)
+
+    def _mask(self, mask: Mask, head: int, queries: Span, keys: Span) -> Any:
+        """Return what is added to scores [query, key]."""
+        column = mask.place(head, queries.start, self.partitions) + keys.start
+        table = self.workspace.matrices[mask]
+        return self.builder.subview(table, [0, column], [queries.size, keys.size])
 
     def _mix_head(
         self, batch: Batch, head: int, first: int, count: int, results: Sequence[Any]
@@ -227,11 +248,16 @@ class _BatchWriter:
         for number, (left, right) in enumerate(zip(stationary, moving, strict=True)):
             self.builder.matmul(left, right, result, self.builder.flag(number > 0))
 
+    def _add(self, stationary: Any, moving: Any, result: Any) -> None:
+        self.builder.matmul(stationary, moving, result, self.builder.flag(True))
+
+    def _identity(self, size: int) -> Any:
+        matrix = Matrix("identity", self.operator.value.element_type)
+        return self.workspace.matrix(matrix, size, size)
+
     def _transpose(self, source: Any, destination: Any) -> None:
         """Multiply by the identity: destination[b, a] = source[a, b]."""
-        type_ = ir.MemRefType(source.type)
-        identity = Matrix("identity", type_.element_type)
-        moving = self.workspace.matrix(identity, type_.shape[0], type_.shape[0])
+        moving = self._identity(ir.MemRefType(source.type).shape[0])
         self.builder.matmul(source, moving, destination, self.builder.flag(False))
 
     def _fold_maximum(self, scores: Any, maxima: Any) -> None:

@@ -12,7 +12,7 @@ from polystage.dtypes import numpy_dtype
 from polystage.machine.target import Target
 from polystage.mlir import ir, memref
 from polystage.passes.lower.resident.layout import partitions_of
-from polystage.passes.lower.resident.operators import Column, Matrix, Product
+from polystage.passes.lower.resident.operators import Column, Product, Table
 from polystage.passes.lower.resident.packing import Packing, packing_of
 
 
@@ -74,13 +74,12 @@ class Constants:
         table = np.concatenate(tiles, axis=1)
         return self._value(self._global("resident_columns", table, ir.F32Type.get())), first
 
-    def matrix(self, matrix: Matrix) -> ir.Value:
-        """Return a square matrix by which the array multiplies."""
-        if matrix not in self.made:
-            name = f"{matrix.kind}_matrix_{matrix.element_type}"
-            make = {"identity": np.eye, "ones": _ones}[matrix.kind]
-            self.made[matrix] = self._global(name, make(self.partitions), matrix.element_type)
-        return self._value(self.made[matrix])
+    def table(self, table: Table) -> ir.Value:
+        """Return a constant that is on chip as a whole."""
+        if table not in self.made:
+            data = table.data(self.partitions, self._data)
+            self.made[table] = self._global(table.name, data, table.element_type)
+        return self._value(self.made[table])
 
     def _data(self, name: str) -> np.ndarray:
         op = self.symbols[name]
@@ -104,10 +103,6 @@ class Constants:
 
     def _value(self, name: str) -> ir.Value:
         return memref.GetGlobalOp(self._type(name), name).result
-
-
-def _ones(extent: int) -> np.ndarray:
-    return np.ones((extent, extent))
 
 
 def _by_channel(product: Product, data: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGr
     columns = dict.fromkeys(column for operator in run for column in operator.columns)
     everywhere: dict[Hashable, int] = {COLUMNS: 4 * sum(c.tiles(partitions) for c in columns)}
     for matrix in dict.fromkeys(matrix for operator in run for matrix in operator.matrices):
-        everywhere[matrix] = partitions * byte_width(matrix.element_type)
+        everywhere[matrix] = matrix.columns(partitions) * byte_width(matrix.element_type)
     facts: list[Operator] = []
     for operator in run:
         fact, extra = _facts(operator, target)

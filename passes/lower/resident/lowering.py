@@ -182,7 +182,7 @@ def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
         _causes(inputs_of(group)),
         _causes(outputs_of(group)),
         {p: constants.weights(p) for o in group.operators for p in o.weighted},
-        {m: constants.matrix(m) for o in group.operators for m in o.matrices},
+        {m: constants.table(m) for o in group.operators for m in o.matrices},
         columns,
         first_column,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Literal
+from typing import Literal, Protocol
+
+import numpy as np
 
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
@@ -35,12 +37,49 @@ class Column:
         return ceil(self.extent / partitions)
 
 
+class Table(Protocol):
+    """A constant that lies in sbuf as long as a group runs, [partition, columns]; what is equal is
+    there once."""
+
+    @property
+    def element_type(self) -> ir.Type:
+        """The element type."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """A name for the constant, which need not be free."""
+        ...
+
+    def columns(self, partitions: int) -> int:
+        """Return how many columns there are."""
+        ...
+
+    def data(self, partitions: int, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return the elements; `read` gives those of a global."""
+        ...
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A square matrix of as many rows as there are partitions, which the array multiplies by."""
 
     kind: Literal["identity", "ones"]
     element_type: ir.Type
+
+    @property
+    def name(self) -> str:
+        """What it is, and of what type."""
+        return f"{self.kind}_matrix_{self.element_type}"
+
+    def columns(self, partitions: int) -> int:
+        """Return as many columns as rows."""
+        return partitions
+
+    def data(self, partitions: int, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return the matrix."""
+        del read
+        return np.eye(partitions) if self.kind == "identity" else np.ones((partitions, partitions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +111,7 @@ class ResidentOperator(ABC):
         return ()
 
     @property
-    def matrices(self) -> tuple[Matrix, ...]:
+    def matrices(self) -> tuple[Table, ...]:
         """Matrices that the array multiplies by."""
         return ()
 

@@ -11,7 +11,7 @@ from typing import Any
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import ResidentArray, alloc_at
-from polystage.passes.lower.resident.operators import Column, Matrix, Product
+from polystage.passes.lower.resident.operators import Column, Product, Table
 from polystage.passes.lower.resident.packing import PackedOperand
 
 
@@ -70,7 +70,7 @@ class Workspace:
         default_factory=dict[Product, list[LoadedSegment]]
     )
     packed: dict[Product, PackedOperand] = field(default_factory=dict[Product, PackedOperand])
-    matrices: dict[Matrix, ir.Value] = field(default_factory=dict[Matrix, ir.Value])
+    matrices: dict[Table, ir.Value] = field(default_factory=dict[Table, ir.Value])
     columns: ir.Value | None = None
     """The columns of all operators, [partition, column]."""
     first_column: Mapping[Column, int] = field(default_factory=dict[Column, int])
@@ -81,7 +81,7 @@ class Workspace:
         first = self.first_column[column] + tile
         return self.builder.subview(self.columns, [0, first], [count, 1])
 
-    def matrix(self, matrix: Matrix, rows: int, columns: int) -> Any:
+    def matrix(self, matrix: Table, rows: int, columns: int) -> Any:
         """Return the upper left corner of a matrix."""
         return self.builder.subview(self.matrices[matrix], [0, 0], [rows, columns])
 

@@ -23,10 +23,10 @@ from polystage.passes.lower.resident.layout import Layout, ResidentArray, alloc_
 from polystage.passes.lower.resident.operators import (
     Column,
     Fold,
-    Matrix,
     Product,
     ResidentOperator,
     Sum,
+    Table,
 )
 from polystage.passes.lower.resident.packing import PackedOperand, packing_of
 from polystage.passes.lower.resident.sums import SumWriter
@@ -43,7 +43,7 @@ class GroupOperands:
     outputs: Mapping[ir.Value, str]
     """Arrays that are stored."""
     weights: Mapping[Product, Sequence[ir.Value]]
-    matrices: Mapping[Matrix, ir.Value]
+    matrices: Mapping[Table, ir.Value]
     columns: ir.Value | None
     first_column: Mapping[Column, int]
 
