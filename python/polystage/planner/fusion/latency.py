@@ -6,21 +6,26 @@ the time that the machine's rules give it (`latency_work.py`), and waits for tho
 same bytes (`latency_trace.py`).
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby, pairwise
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from polystage.allocation import aligned
 from polystage.machine import Target, cost, energy
 from polystage.planner.fusion.attention import Attention
 from polystage.planner.fusion.boxes import from_ranges, to_ranges
 from polystage.planner.fusion.buffers import Buffer, Purpose
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place, Plan
 from polystage.planner.fusion.latency_attention import AttentionWork
-from polystage.planner.fusion.latency_pieces import Iterations, Layout, Part
+from polystage.planner.fusion.latency_pieces import Form, Iterations, Layout, Part
+from polystage.planner.fusion.latency_places import LoopText
 from polystage.planner.fusion.latency_trace import Box, Cell, Instructions, Touch
 from polystage.planner.fusion.latency_work import SUMS, ChunkWork, Operand, Work, contiguous_bytes
 from polystage.planner.fusion.operators import Operator, OperatorKind
@@ -28,6 +33,9 @@ from polystage.planner.fusion.placement import Placement
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule
 from polystage.simulator.trace import DMA, GATHER
+
+SAMPLES = 12
+"""Iterations of a loop that are walked through, where there are more."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,35 @@ class _Held(NamedTuple):
 class _Counts:
     """What costs energy."""
 
-    macs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    operations: int = 0
-    gathered: int = 0
-    sbuf_bytes: int = 0
-    dram_bytes: int = 0
+    macs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    operations: float = 0
+    gathered: float = 0
+    sbuf_bytes: float = 0
+    dram_bytes: float = 0
+
+    def copy(self) -> "_Counts":
+        """Return what there is now."""
+        return replace(self, macs=defaultdict(float, self.macs))
+
+    def add(self, before: "_Counts", after: "_Counts", times: float) -> None:
+        """Add what came between two moments, so many times."""
+        for dtype, count in after.macs.items():
+            self.macs[dtype] += (count - before.macs[dtype]) * times
+        for name in ("operations", "gathered", "sbuf_bytes", "dram_bytes"):
+            more = (getattr(after, name) - getattr(before, name)) * times
+            setattr(self, name, getattr(self, name) + more)
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """Iterations of a loop that are not walked through: as many `trips`, of which each takes what
+    the instructions from `start` to `stop` took for `walked`; they come before instruction `at`."""
+
+    start: int
+    stop: int
+    walked: int
+    trips: int
+    at: int
 
 
 class _ProgramWalk:
@@ -85,21 +117,14 @@ class _ProgramWalk:
         self.in_dram = {
             name: Cell((None,) * len(array.shape)) for name, array in program.arrays.items()
         }
-        self.resident = {
-            name: Cell(
-                (None,) * len(program.arrays[name].shape), at, program.arrays[name].size_bytes
-            )
-            for name, at in placement.resident.items()
-        }
-        self.begun: set[str] = set()
-        self.past: list[Cell] = []
-        """What had bytes of the scratchpad in the last groups."""
+        self.resident: dict[str, _Held] = {}
+        self.hints = placement.resident
+        self.skipped: list[_Skipped] = []
         self.ends: list[int] = []
 
     def group(self, group: Group, steps: GroupSchedule, addresses: Sequence[int]) -> None:
         """Walk through a group."""
-        cells = _GroupWalk(self, group, steps, addresses).run()
-        self.past = [*self.past, *cells][-4 * max(len(cells), 8) :]
+        _GroupWalk(self, group, steps, addresses).run()
         self.ends.append(self.instructions.count)
 
     def work(self, number: int) -> ChunkWork:
@@ -113,7 +138,18 @@ class _ProgramWalk:
     def result(self) -> Latency:
         """Return when all of it is done."""
         ends = np.maximum.accumulate(self.instructions.ends_ns())
-        done = [0.0, *(float(ends[end - 1]) if end else 0.0 for end in self.ends)]
+        places = [skip.at for skip in self.skipped]
+        later = [0.0]  # by how much the first skipped loops move what follows
+
+        def done_ns(count: int) -> float:
+            """Return when the first `count` instructions are done, with what was skipped."""
+            before = later[bisect_right(places, count, hi=len(later) - 1)]
+            return before + (float(ends[count - 1]) if count else 0.0)
+
+        for skip in self.skipped:
+            each = (done_ns(skip.stop) - done_ns(skip.start)) / skip.walked
+            later.append(later[-1] + each * skip.trips)
+        done = [0.0, *(done_ns(end) for end in self.ends)]
         groups = tuple(float(d) for d in np.diff(done))
         return Latency(done[-1], groups, self._energy_pj(done[-1]))
 
@@ -177,9 +213,29 @@ def _unwrapped(box: Box, layout: Layout) -> Iterator[list[tuple[int, int]]]:
         if extent is not None and start // extent != (stop - 1) // extent:
             edges = range((start // extent + 1) * extent, stop, extent)
             ends = [start, *edges, stop]
-            ranges = list(zip(ends, ends[1:], strict=False))
+            ranges = list(pairwise(ends))
         parts = [[*part, piece] for part in parts for piece in ranges]
     yield from parts
+
+
+def _pattern(
+    checks: Sequence[tuple[Form, int, int, int | None]], box: Iterations
+) -> tuple[int, ...] | None:
+    """Return what all checks say of a box, or None where one would have to cut it."""
+    found: list[int] = []
+    for form, least, greatest, extent in checks:
+        low, high = form.ends(box)
+        if extent is not None:
+            if low // extent != high // extent:
+                return None
+            found.append(low // extent)
+        elif low >= least and high <= greatest:
+            found.append(1)
+        elif high < least or low > greatest:
+            found.append(0)
+        else:
+            return None
+    return tuple(found)
 
 
 class _GroupWalk:
@@ -193,82 +249,75 @@ class _GroupWalk:
         self.group = group
         self.steps = steps
         self.last = len(group.operators) - 1
-        self.cells: dict[int, Cell] = {}
         self.arrays: dict[str, _Held] = {}
-        self.array_cells: dict[str, tuple[Buffer, Cell]] = {}
-        self.local: dict[int, list[tuple[Buffer, Cell]]] = defaultdict(list)
+        self.buffers: dict[str, tuple[Buffer, int]] = {}
+        self.local: dict[int, list[tuple[Buffer, int]]] = defaultdict(list)
         for buffer, address in zip(steps.buffers, addresses, strict=True):
-            self._cell(buffer, address)
+            if buffer.purpose is Purpose.ARRAY:
+                self.buffers[buffer.array or ""] = buffer, address
+            else:
+                self.local[buffer.operators[1]].append((buffer, address))
 
-    def _cell(self, buffer: Buffer, address: int) -> None:
-        if buffer.purpose is not Purpose.ARRAY:
-            cell = Cell((), address, buffer.bytes)
-            self.local[buffer.operators[1]].append((buffer, cell))
-            return
-        shape = self.program.arrays[buffer.array or ""].shape
-        layout = Layout.circular(buffer.shape, shape)
-        cell = Cell(layout.extents, address, buffer.bytes)
-        self.array_cells[buffer.array or ""] = buffer, cell
-        self.arrays[buffer.array or ""] = _Held(cell, layout, None)
-
-    def run(self) -> list[Cell]:
-        """Walk through all steps and return the buffers that there were."""
-        self._begin()
+    def run(self) -> None:
+        """Walk through all steps."""
         nests = [
             _NestWalk(self, place, number, self.group.nests[place] if self.group.nests else Nest())
             for place, number in enumerate(self.group.operators)
         ]
         for step in range(self.steps.steps):
             for place in range(len(self.group.operators)):
-                self._anew(place)
-                self._loads(step, place)
+                self._arrays_from(step, place)
                 nests[place].run(step)
                 self._stores(step, place)
-        return self.everything
 
-    def _begin(self) -> None:
-        """Reserve what lasts for the group; note who had the bytes of every buffer before."""
-        present = [c for _, c in self.array_cells.values()]
-        present += [c for found in self.local.values() for _, c in found]
-        for name, place in self.group.places.items():
-            if place is Place.RESIDENT:
-                cell = self.walk.resident[name]
-                present.append(cell)
+    def is_on_chip(self, name: str) -> bool:
+        """Tell whether an array is on chip in this group."""
+        return self.group.places[name] is not Place.STREAMED
+
+    def _arrays_from(self, step: int, place: int) -> None:
+        """Reserve and load the arrays that are on chip from an operator on."""
+        shares = self.steps.shares
+        found = [
+            name
+            for name in self.group.places
+            if self.is_on_chip(name) and self._first(shares.get(name, name)) == place
+        ]
+        for name in sorted(found, key=shares.__contains__):  # owners of buffers come first
+            self.arrays[name] = self._located(name)
+        for name in found:
+            if name in self.steps.loads:
+                box = self.steps.loads[name][step].tolist()
+                if all(stop > start for start, stop in box):
+                    self.walk.load(name, box, self.arrays[name], is_whole=False)
+
+    def _first(self, name: str) -> int:
+        """Return the operator of the group from which on an array is on chip."""
+        return self.buffers[name][0].operators[0] if name in self.buffers else 0
+
+    def _located(self, name: str) -> _Held:
+        """Return where an array is on chip."""
+        if name in self.steps.shares:
+            held = self.arrays[self.steps.shares[name]]
+            if self.group.places[name] is Place.RESIDENT:
+                self.walk.resident.setdefault(name, held)
+            return held
+        if self.group.places[name] is Place.RESIDENT:
+            if name not in self.walk.resident:
                 shape = self.program.arrays[name].shape
-                self.arrays[name] = _Held(cell, Layout.circular(shape, shape), None)
-                if name not in self.walk.begun:
-                    self.walk.begun.add(name)
-                    cell.begin(c for c in self.walk.past if c is not cell and c.overlaps(cell))
-        self.everything = present
-        before = [c for c in self.walk.past if c not in present]
-        self.others = {
-            id(cell): [c for c in (*before, *present) if c is not cell and c.overlaps(cell)]
-            for cell in present
-        }
-        everyone = (0, self.last)
-        for buffer, cell in (*self.array_cells.values(), *self._locals()):
-            if buffer.operators == everyone:
-                cell.begin(self.others[id(cell)])
+                self.walk.resident[name] = self._reserve(name, shape, self.walk.hints[name])
+            return self.walk.resident[name]
+        buffer, address = self.buffers[name]
+        if name in self.arrays and buffer.operators == (0, self.last):
+            return self.arrays[name]
+        return self._reserve(name, buffer.shape, address)
 
-    def _locals(self) -> Iterator[tuple[Buffer, Cell]]:
-        for found in self.local.values():
-            yield from found
-
-    def _anew(self, place: int) -> None:
-        """Reserve what lives from an operator on, in every step anew."""
-        everyone = (0, self.last)
-        for buffer, cell in (*self.array_cells.values(), *self.local[place]):
-            is_first = buffer.operators[0] == place
-            if is_first and (buffer.operators != everyone) and self.others[id(cell)]:
-                cell.begin([cell, *self.others[id(cell)]])
-
-    def _loads(self, step: int, place: int) -> None:
-        for name, boxes in self.steps.loads.items():
-            held = self.arrays[name]
-            first = self.array_cells[name][0].operators[0] if name in self.array_cells else 0
-            box = boxes[step].tolist()
-            if first == place and all(stop > start for start, stop in box):
-                self.walk.load(name, box, held, is_whole=False)
+    def _reserve(self, name: str, shape: tuple[int, ...], address: int) -> _Held:
+        array = self.program.arrays[name]
+        layout = Layout.circular(shape, array.shape)
+        size = aligned(prod(shape) * array.element_bytes)
+        is_weight = str(array.role) == "weight"
+        cell = self.walk.instructions.reserve(size, address, layout.extents, is_weight)
+        return _Held(cell, layout, None)
 
     def _stores(self, step: int, place: int) -> None:
         for name, boxes in self.steps.stores.items():
@@ -317,11 +366,14 @@ class _NestWalk:
         self.last = [loop for loop in nest.chunks[self.inner :] if loop.dim not in reductions]
         self.boxes = group.steps.computes[place]
         own = group.local[place]
-        self.streamed: dict[Operand, Cell] = {}
-        for buffer, cell in own:
+        self.streamed: dict[Operand, int] = {}
+        """Addresses of streamed operands."""
+        for buffer, address in own:
             if buffer.purpose is Purpose.CHUNK:
-                self.streamed[self._access(buffer)] = cell
+                self.streamed[self._access(buffer)] = address
         self.sums = next((found for found in own if found[0].purpose is Purpose.ACCUMULATOR), None)
+        self.kept: _Held | None = None
+        """The sums, where they last over steps."""
         self.scratch = [found for found in own if found[0].purpose is Purpose.SCRATCH]
         self.touched = self._touched()
         self.known: dict[object, list[Work]] = {}
@@ -343,7 +395,7 @@ class _NestWalk:
         return {
             number: to_ranges(form.image(boxes)).tolist()
             for number, (access, form) in enumerate(zip(accesses, forms, strict=True))
-            if access.array in self.group.arrays
+            if self.group.is_on_chip(access.array)
         }
 
     def run(self, step: int) -> None:
@@ -361,15 +413,8 @@ class _NestWalk:
             number: self.group.arrays[accesses[int(number)].array]._replace(box=boxes[step])
             for number, boxes in self.touched.items()
         }
-        for buffer, cell in self.scratch:
-            places[self._scratch_name(buffer)] = _Held(cell, Layout.box(buffer.shape), None)
         state = _State(Iterations(starts, sizes), places, is_first)
         self._outer(self._load_operands(state, 0), 0)
-
-    def _scratch_name(self, buffer: Buffer) -> str:
-        assert isinstance(self.operator, Attention)
-        number = [b for b, _ in self.scratch].index(buffer)
-        return self.operator.scratch_names[number]
 
     # --- the nest ---------------------------------------------------------------------------------
 
@@ -407,25 +452,101 @@ class _NestWalk:
                 self.walk.store(name, self._box_of(part, self.work.flat(state.box)), held, True)
 
     def _tiles(self, state: _State, loop: Loop) -> Iterator[_State]:
+        """Yield the state in every tile of a loop; tiles that are written alike share a loop of the
+        program. Of many alike only the first and the last are walked through."""
         start, extent = state.box.starts[loop.dim], state.box.sizes[loop.dim]
         is_reduction = loop.dim in self.operator.reductions
-        for at in range(0, extent, loop.tile):
+        checks = self._checks(state, loop.dim)
+
+        def tile(at: int) -> _State:
             size = min(loop.tile, extent - at)
-            yield state.at(loop.dim, start + at, size, at == 0 or not is_reduction)
+            return state.at(loop.dim, start + at, size, at == 0 or not is_reduction)
+
+        def kind(found: _State) -> tuple[object, ...]:
+            opens = is_reduction and found.is_first
+            return found.box.sizes[loop.dim], opens, _pattern(checks, found.box)
+
+        tiles = [tile(at) for at in range(0, extent, loop.tile)]
+        for (_, _, pattern), run in groupby(tiles, kind):
+            same = list(run)
+            if len(same) == 1 or pattern is None:
+                yield from same
+                continue
+            with self.walk.instructions.text.loop(len(same)) as text:
+                yield from self._sampled(same, text)
+
+    def _sampled(self, tiles: Sequence[_State], loop: LoopText) -> Iterator[_State]:
+        """Yield tiles that are alike: all, or of many enough to tell how long each takes."""
+        walk, text = self.walk, self.walk.instructions.text
+        is_sampled = len(tiles) > SAMPLES + 2
+        start, before = 0, walk.counts
+        for number, tile in enumerate(tiles):
+            if is_sampled and SAMPLES <= number < len(tiles) - 1:
+                continue
+            text.begin(loop)
+            yield tile
+            if is_sampled and number == SAMPLES // 2 - 1:
+                start, before = walk.instructions.count, walk.counts.copy()
+            if is_sampled and number == SAMPLES - 1:
+                stop, walked = walk.instructions.count, SAMPLES - SAMPLES // 2
+                skipped = len(tiles) - SAMPLES - 1
+                walk.skipped.append(_Skipped(start, stop, walked, skipped, stop + 1))
+                walk.counts.add(before, walk.counts.copy(), skipped / walked)
+
+    def _checks(self, state: _State, dim: int) -> list[tuple[Form, int, int, int | None]]:
+        """Return what may change from tile to tile of a dim, as (index, least, greatest, extent):
+        which array an operand shows, where windows wrap."""
+        found: list[tuple[Form, int, int, int | None]] = []
+        for part in (*self.work.parts, *self.work.writes):
+            for form, least, greatest in part.bounds:
+                if form.depends_on(dim):
+                    found.append((form, least, greatest, None))
+            if part.access in state.places:
+                extents = state.places[part.access].layout.extents
+                for form, extent in zip(part.axes, extents, strict=False):
+                    if extent is not None and form.depends_on(dim):
+                        found.append((form, 0, 0, extent))
+        if SUMS in state.places:
+            extents = state.places[SUMS].layout.extents
+            for parallel, extent in zip(self.operator.parallels, extents, strict=True):
+                if extent is not None and parallel == dim:
+                    found.append((Form(0, ((dim, 1),)), 0, 0, extent))
+        return found
 
     # --- buffers ----------------------------------------------------------------------------------
 
     def _with_result(self, state: _State) -> _State:
+        """Reserve what a region accumulates into, and what else it needs."""
+        state = self._with_scratch(state)
         if self.sums is None:
             return self._with_output(state)
-        buffer, cell = self.sums
-        everyone = (0, self.group.last)
-        if buffer.operators == everyone and len(self.group.group.loops):
-            extents = [self.operator.extents[d] for d in self.operator.parallels]
-            layout = Layout.circular(buffer.shape, extents)
-        else:
-            layout = Layout.box([state.box.sizes[d] for d in self.operator.parallels])
-        return state.having(SUMS, _Held(cell, layout, None))
+        buffer, address = self.sums
+        if self._lasts(buffer):
+            if self.kept is None:
+                extents = [self.operator.extents[d] for d in self.operator.parallels]
+                layout = Layout.circular(buffer.shape, extents)
+                cell = self.walk.instructions.reserve(buffer.bytes, address)
+                self.kept = _Held(cell, layout, None)
+            return state.having(SUMS, self.kept)
+        sizes = [state.box.sizes[d] for d in self.operator.parallels]
+        size = aligned(prod(sizes) * buffer.element_bytes)
+        cell = self.walk.instructions.reserve(size, address)
+        return state.having(SUMS, _Held(cell, Layout.box(sizes), None))
+
+    def _lasts(self, buffer: Buffer) -> bool:
+        """Tell whether sums are carried from step to step."""
+        dims = {loop.dim for loop in self.group.group.loops}
+        return buffer.operators == (0, self.group.last) and not dims.isdisjoint(
+            self.operator.reductions
+        )
+
+    def _with_scratch(self, state: _State) -> _State:
+        if not isinstance(self.operator, Attention):
+            return state
+        for name, (buffer, address) in zip(self.operator.scratch_names, self.scratch, strict=True):
+            cell = self.walk.instructions.reserve(buffer.bytes, address)
+            state = state.having(name, _Held(cell, Layout.box(buffer.shape), None))
+        return state
 
     def _with_output(self, state: _State) -> _State:
         for part in self.work.writes:
@@ -434,8 +555,15 @@ class _NestWalk:
         return state
 
     def _reserve(self, state: _State, part: Part, box: Box) -> _State:
-        layout = Layout.box([stop - start for start, stop in box])
-        return state.having(part.access, _Held(self.streamed[part.access], layout, None))
+        sizes = [stop - start for start, stop in box]
+        accesses = (*self.operator.reads, *self.operator.writes)
+        array = self.group.program.arrays[accesses[part.access].array]
+        cell = self.walk.instructions.reserve(
+            aligned(prod(sizes) * array.element_bytes),
+            self.streamed[part.access],
+            is_weight=str(array.role) == "weight",
+        )
+        return state.having(part.access, _Held(cell, Layout.box(sizes), None))
 
     def _box_of(self, part: Part, box: Iterations) -> list[tuple[int, int]]:
         """Return what an access touches of its array, without what its bounds leave out."""
@@ -527,15 +655,34 @@ class _NestWalk:
         if SUMS in layouts:
             found.append(layouts[SUMS].strides)
         box = state.box
-        for part in (*self.work.parts, *self.work.writes):
-            for form, least, greatest in part.bounds:
-                low, high = form.ends(box)
-                found.append((min(low - least, 0), min(greatest - high, 0)))
-            if part.access in state.places:
-                for form, extent in zip(part.axes, layouts[part.access].extents, strict=False):
-                    if extent is not None:
-                        found.append(form.ends(box)[0] % extent)
+        for form, least, greatest in self.bounds:
+            low, high = form.ends(box)
+            found.append((min(low - least, 0), min(greatest - high, 0)))
+        for form, extent in self.wraps:
+            found.append(form.ends(box)[0] % extent)
         return tuple(found)
+
+    @cached_property
+    def bounds(self) -> list[tuple[Form, int, int]]:
+        """The bounds of all accesses."""
+        return [bound for part in self.work.parts for bound in part.bounds]
+
+    @cached_property
+    def wraps(self) -> list[tuple[Form, int]]:
+        """The indices along which a window on chip wraps, with its extent."""
+        return [
+            (form, extent)
+            for part in (*self.work.parts, *self.work.writes)
+            if part.access in self.touched
+            for form, extent in zip(
+                part.axes, self._array_of(part.access).layout.extents, strict=False
+            )
+            if extent is not None
+        ]
+
+    def _array_of(self, access: int) -> _Held:
+        accesses = (*self.operator.reads, *self.operator.writes)
+        return self.group.arrays[accesses[access].array]
 
     def _add(self, work: Work, state: _State) -> None:
         places = state.places
@@ -558,9 +705,7 @@ class _NestWalk:
             array = self.group.program.arrays[read.array]
             row = array.shape[-1]
             count = max(1, prod(state.box.sizes) // row)
-            time = cost.gather(
-                target, count, row * array.element_bytes, row * array.element_bytes
-            )
+            time = cost.gather(target, count, row * array.element_bytes, row * array.element_bytes)
             reads = [(h.cell, h.box) for o, h in state.places.items() if o != number]
             moved = count * row * array.element_bytes
             self.walk.counts.dram_bytes += moved

@@ -69,6 +69,10 @@ class Form:
             high += max(near, far)
         return low, high
 
+    def depends_on(self, dim: int) -> bool:
+        """Tell whether a dim is among its terms."""
+        return any(d == dim for d, _ in self.terms)
+
     def divide(self, box: Iterations, value: int) -> Cut:
         """Divide a box where the form reaches `value`; of several dims the smallest gives one
         iteration at a time."""

@@ -12,6 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from polystage.machine import Target
+from polystage.planner.fusion.latency_places import (
+    Occupants,
+    ProgramText,
+    Reserved,
+    find_addresses,
+)
 from polystage.simulator.timeline import run_timeline
 from polystage.simulator.trace import COMPUTE, CoreTrace, Rates, Regions
 
@@ -23,38 +29,25 @@ REMEMBERED = 32
 
 ENGINES = ("tensor", "vector", "scalar", "gpsimd")
 
+_Accesses = dict[int, deque[tuple[int, Box | None]]]
+
 
 @dataclass(eq=False)
 class Cell:
-    """Bytes that instructions touch: a buffer, or an array in DRAM.
+    """Bytes that instructions touch: an execution of a buffer, or an array in DRAM.
 
-    Boxes of elements meet where they do modulo `extents`. `address` and `bytes` are those on chip.
+    Boxes of elements meet where they do modulo `extents`.
     """
 
     extents: tuple[int | None, ...] = ()
-    address: int = -1
-    bytes: int = 0
-    reads: dict[int, deque[tuple[int, Box | None]]] = field(default_factory=dict)
-    writes: dict[int, deque[tuple[int, Box | None]]] = field(default_factory=dict)
-
-    def overlaps(self, other: "Cell") -> bool:
-        """Tell whether both take the same bytes of the scratchpad."""
-        if self.address < 0 or other.address < 0:
-            return False
-        return (
-            self.address < other.address + other.bytes and other.address < self.address + self.bytes
-        )
-
-    def begin(self, before: Iterable["Cell"]) -> None:
-        """Forget what was, but that others had the bytes before."""
-        last: dict[int, int] = {}
-        for cell in before:
-            for accesses in (cell.reads, cell.writes):
-                for queue, found in accesses.items():
-                    if found:
-                        last[queue] = max(last.get(queue, -1), found[-1][0])
-        self.reads = {queue: deque([(index, None)], REMEMBERED) for queue, index in last.items()}
-        self.writes = {}
+    reserved: Reserved | None = None
+    execution: int = 0
+    reads: _Accesses = field(default_factory=dict)
+    writes: _Accesses = field(default_factory=dict)
+    first: dict[int, int] = field(default_factory=dict)
+    """By queue the first instruction that touches it."""
+    last: dict[int, int] = field(default_factory=dict)
+    """By queue the last one."""
 
     def meets(self, a: Box | None, b: Box | None) -> bool:
         """Tell whether two boxes of elements have bytes in common."""
@@ -86,6 +79,8 @@ class Cell:
         if queue not in accesses or box is None:
             accesses[queue] = deque(maxlen=REMEMBERED)
         accesses[queue].append((index, box))
+        self.first.setdefault(queue, index)
+        self.last[queue] = index
 
 
 Touch = tuple[Cell, Box | None]
@@ -98,14 +93,16 @@ class Instructions:
         self.target = target
         self.queues = (*ENGINES, *(f"dma{i}" for i in range(target.dma.queues)))
         self.number = {name: i for i, name in enumerate(self.queues)}
+        self.text = ProgramText()
+        self.cells: list[Cell] = []
+        """What is on chip, in the order in which it comes there."""
         self.kind: list[int] = []
         self.queue: list[int] = []
         self.busy: list[float] = []
         self.latency: list[float] = []
         self.form: list[float] = []
         self.dram: list[float] = []
-        self.after: list[int] = []
-        self.after_start: list[int] = [0]
+        self.after: list[list[int]] = []
         self.known = [[-1] * len(self.queues) for _ in self.queues]
         """By queue, how far it has waited for every other."""
 
@@ -113,6 +110,14 @@ class Instructions:
     def count(self) -> int:
         """How many instructions there are."""
         return len(self.kind)
+
+    def reserve(
+        self, size: int, hint: int, extents: tuple[int | None, ...] = (), is_weight: bool = False
+    ) -> Cell:
+        """Return a buffer on chip, which lives from its first use to its last."""
+        reserved, execution = self.text.reserve(size, hint, is_weight)
+        self.cells.append(Cell(extents, reserved, execution))
+        return self.cells[-1]
 
     def add(
         self,
@@ -127,19 +132,19 @@ class Instructions:
     ) -> None:
         """Add an instruction behind all others."""
         own, index = self.number[queue], self.count
-        reads, writes = list(reads), list(writes)
-        known = self.known[own]
-        for is_write, touches in ((False, reads), (True, writes)):
-            for cell, box in touches:
-                for earlier in (True, False) if is_write else (True,):
-                    for found in cell.latest(earlier, own, box):
-                        if found > known[self.queue[found]]:
-                            known[self.queue[found]] = found
-                            self.after.append(found)
-        self.after_start.append(len(self.after))
-        for is_write, touches in ((False, reads), (True, writes)):
-            for cell, box in touches:
-                cell.note(is_write, own, index, box)
+        touches = [(False, *touch) for touch in reads] + [(True, *touch) for touch in writes]
+        known, waits = self.known[own], list[int]()
+        for is_write, cell, box in touches:
+            for earlier in (True, False) if is_write else (True,):
+                for found in cell.latest(earlier, own, box):
+                    if found > known[self.queue[found]]:
+                        known[self.queue[found]] = found
+                        waits.append(found)
+        for is_write, cell, box in touches:
+            cell.note(is_write, own, index, box)
+            if cell.reserved is not None:
+                self.text.use(cell.reserved, queue)
+        self.after.append(waits)
         self.kind.append(kind)
         self.queue.append(own)
         self.busy.append(busy_ns)
@@ -147,9 +152,26 @@ class Instructions:
         self.form.append(form_ns)
         self.dram.append(dram_bytes)
 
+    def _wait_for_bytes(self) -> None:
+        """Let the first uses of every buffer wait for the last ones of what had its bytes."""
+        find_addresses(self.text, self.target.sbuf.bytes)
+        occupants = Occupants()
+        for number, cell in enumerate(self.cells):
+            reserved = cell.reserved
+            if reserved is None or not reserved.addresses:
+                continue
+            address = reserved.addresses[cell.execution % len(reserved.addresses)]
+            for other in occupants.take(address, address + reserved.size, number):
+                for queue, index in self.cells[other].last.items():
+                    for own, first in cell.first.items():
+                        if own != queue and index < first:
+                            self.after[first].append(index)
+
     def ends_ns(self) -> np.ndarray:
         """Return when the result of every instruction is there."""
+        self._wait_for_bytes()
         n = self.count
+        counts = np.fromiter((len(waits) for waits in self.after), np.int64, n)
         trace = CoreTrace(
             queues=self.queues,
             semaphores=_none(np.int64),
@@ -175,8 +197,8 @@ class Instructions:
                 _none(np.int64),
                 *(_none(np.int32) for _ in range(4)),
             ),
-            after_start=np.array(self.after_start, np.int64),
-            after=np.array(self.after, np.int64),
+            after_start=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+            after=np.array([i for waits in self.after for i in waits], np.int64),
         )
         rates = Rates(self.target.dma.startup_ns, self.target.device.dram_bytes_per_ns)
         return run_timeline([trace], rates).cores[0].end_ns

@@ -89,7 +89,7 @@ class ChunkWork:
 
     @cached_property
     def operands(self) -> list[tuple[Part, ...]]:
-        """What the bodies read through each operand: parts of which the first that applies shows."""
+        """What each operand reads: parts, of which the first that applies shows."""
         found: dict[tuple[object, int | None], list[Part]] = {}
         for part, read in zip(self.parts, self.operator.reads, strict=True):
             found.setdefault((read.op, read.operand), []).append(part)
@@ -185,7 +185,9 @@ class ChunkWork:
         flat = self.flat(box)
         results = [(self.writes[0].access, self.writes[0])]
         sums = SUMS if SUMS in layouts else self.output
-        yield from self._lanes(flat, layouts, self.late, results, self.epilogue_passes, False, also=sums)
+        yield from self._lanes(
+            flat, layouts, self.late, results, self.epilogue_passes, False, also=sums
+        )
 
     def flat(self, box: Iterations) -> Iterations:
         """Return a box with one iteration of every reduction dim."""
@@ -296,7 +298,7 @@ class ChunkWork:
     # --- the array --------------------------------------------------------------------------------
 
     def _multiply(self, box: Iterations, layouts: Layouts, is_first: bool) -> Iterator[Work]:
-        """Yield the matmuls of a chunk, after what sets sums that no piece overwrites as a whole."""
+        """Yield the matmuls of a chunk, first what sets sums that no pieces overwrite."""
         assert self.factors is not None
         result, check = self._result(layouts)
 
@@ -314,7 +316,9 @@ class ChunkWork:
         products = [(p, reads) for p, reads in refine(box, read) if reads is not None]
         if is_first and not self._opens(box, [piece for piece, _ in products]):
             yield self._memset(box, layouts)
-        steps = {o: self._steps(o, layouts) for o in {*(r for _, rs in products for r in rs), result}}
+        steps = {
+            o: self._steps(o, layouts) for o in {*(r for _, rs in products for r in rs), result}
+        }
         busy, last, macs, moved = 0.0, cost.Cost(0.0, 0.0), 0, 0
         for piece, reads in products:
             last, count, volume, bytes_ = self._matmuls(piece, reads, result, steps)
