@@ -125,3 +125,21 @@ def test_a_body_computes_what_onnxruntime_does(body, shape, dtype, tmp_path, mon
     error = 1e-5 if dtype == "f32" else 3e-2
     assert np.abs(found - expected).max() < error * np.abs(expected).max()
     assert "intermediate" not in run.totals.dram_read_by_cause
+
+
+def test_arrays_with_features_innermost_cross_the_border_in_rows(tmp_path):
+    """Without the array that turns them, every element would have a descriptor of its own."""
+    net = Net(197, 160)
+    model = net.model(net.linear(net.add("Relu", net.linear("x", 160)), 160))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    x = RNG.standard_normal(net.shape).astype(np.float32)
+    (expected,) = onnxruntime.InferenceSession(path).run(None, {"x": x})
+    compiled = ps.compile(
+        ps.load(path).module, target="neuroncore_v2", dtype="f32", objective="latency"
+    )
+    run = ps.simulate(compiled, {"x": x})
+    (found,) = run.outputs.values()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert "resident_0" in str(compiled)
+    assert run.totals.latency_ns < 20_000

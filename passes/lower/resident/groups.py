@@ -11,17 +11,23 @@ from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
+from polystage.passes.lower.resident.crossing import inputs_of, outputs_of
 from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
 from polystage.passes.lower.resident.operators import (
     Other,
     Product,
     ResidentOperator,
+    Table,
 )
 from polystage.passes.lower.resident.packing import packing_of
+from polystage.passes.lower.resident.turned_rows import is_turned, stage_bytes, turning_matrix
 from polystage.planner.residency import Operator, Piece, plan_groups
 
 COLUMNS = "columns"
 """Among the addresses of a group, that of all its columns."""
+
+STAGE = "stage"
+"""Among them, that of rows which the array turns on their way."""
 
 EFFICIENT_BYTES = 4096
 """Bytes per partition from which a transfer runs at its peak rate."""
@@ -49,7 +55,15 @@ class ResidentGroup:
     layouts: Mapping[ir.Value, Layout]
     addresses: Mapping[Hashable, int]
     pieces: tuple[tuple[Piece, ...], ...]
+    turned: tuple[ir.Value, ...] = ()
+    """Arrays that cross the border in rows, by way of the buffer `STAGE`."""
     parts: Parts | None = None
+
+    @property
+    def matrices(self) -> list[Table]:
+        """What the array multiplies by: for operators, and to turn arrays."""
+        found = [table for operator in self.operators for table in operator.matrices]
+        return found + [turning_matrix(self.layouts[array]) for array in self.turned]
 
 
 @dataclass(frozen=True)
@@ -165,7 +179,12 @@ def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGr
     sizes: dict[Hashable, int] = {array: layout.bytes for array, layout in layouts.items()}
     columns = dict.fromkeys(column for operator in run for column in operator.columns)
     everywhere: dict[Hashable, int] = {COLUMNS: 4 * sum(c.tiles(partitions) for c in columns)}
-    for matrix in dict.fromkeys(matrix for operator in run for matrix in operator.matrices):
+    turned = _turned(run, layouts)
+    if turned:
+        everywhere[STAGE] = max(stage_bytes(layouts[array]) for array in turned)
+    matrices = [matrix for operator in run for matrix in operator.matrices]
+    matrices += [turning_matrix(layouts[array]) for array in turned]
+    for matrix in dict.fromkeys(matrices):
         everywhere[matrix] = matrix.columns(partitions) * byte_width(matrix.element_type)
     facts: list[Operator] = []
     for operator in run:
@@ -177,8 +196,24 @@ def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGr
     for found in plan_groups(facts, sizes | everywhere, list(everywhere), capacity):
         mine = tuple(run[found.first : found.last + 1])
         layouts = _layouts(mine, partitions)
-        groups.append(ResidentGroup(mine, layouts, found.addresses, found.pieces))
+        passing = tuple(
+            array
+            for array in _turned(mine, layouts)
+            if stage_bytes(layouts[array]) <= everywhere.get(STAGE, 0)
+            and turning_matrix(layouts[array]) in everywhere
+        )
+        groups.append(ResidentGroup(mine, layouts, found.addresses, found.pieces, passing))
     return groups
+
+
+def _turned(run: Sequence[ResidentOperator], layouts: Mapping[ir.Value, Layout]) -> list[ir.Value]:
+    """Return the arrays that cross the border of a run in rows."""
+    crossing = {**inputs_of(run), **outputs_of(run)}
+    return [
+        array
+        for array in crossing
+        if array in layouts and is_turned(layouts[array], ir.MemRefType(array.type))
+    ]
 
 
 def _layouts(operators: Sequence[ResidentOperator], partitions: int) -> dict[ir.Value, Layout]:

@@ -12,8 +12,8 @@ from polystage.mlir import func, ir, memref
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.provenance import causes_of
 from polystage.passes.lower.resident.batches import batch_dims
-from polystage.passes.lower.resident.boundary import Reached, inputs_of, outputs_of
 from polystage.passes.lower.resident.constants import Constants
+from polystage.passes.lower.resident.crossing import Reached, inputs_of, outputs_of
 from polystage.passes.lower.resident.groups import (
     Parts,
     ResidentGroup,
@@ -179,10 +179,10 @@ def _free_name(module: ir.Module) -> str:
 def _operands(group: ResidentGroup, constants: Constants) -> GroupOperands:
     columns, first_column = constants.columns([c for o in group.operators for c in o.columns])
     return GroupOperands(
-        _causes(inputs_of(group)),
-        _causes(outputs_of(group)),
+        _causes(inputs_of(group.operators)),
+        _causes(outputs_of(group.operators)),
         {p: constants.weights(p) for o in group.operators for p in o.weighted},
-        {m: constants.table(m) for o in group.operators for m in o.matrices},
+        {m: constants.table(m) for m in group.matrices},
         columns,
         first_column,
     )

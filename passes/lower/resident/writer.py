@@ -13,6 +13,7 @@ from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.folds import FoldWriter
 from polystage.passes.lower.resident.groups import (
     COLUMNS,
+    STAGE,
     ResidentGroup,
     WeightPiece,
     pieces_of,
@@ -30,6 +31,7 @@ from polystage.passes.lower.resident.operators import (
 )
 from polystage.passes.lower.resident.packing import PackedOperand, packing_of
 from polystage.passes.lower.resident.sums import SumWriter
+from polystage.passes.lower.resident.turned_rows import TurnedRows
 from polystage.passes.lower.resident.workspace import LoadedSegment, PsumBanks, Workspace
 
 
@@ -178,6 +180,10 @@ class GroupWriter:
 
     def _load(self, value: ir.Value) -> None:
         array = self._array(value)
+        if value in self.group.turned:
+            cause = self.operands.inputs[value]
+            self._rows(array).load(self.argument[value], cause)
+            return
         for tile in range(array.layout.tiles):
             source = self._in_memory(value, array.layout, tile)
             self.builder.dma(source, array.inside(self.builder, tile), self.operands.inputs[value])
@@ -190,11 +196,20 @@ class GroupWriter:
         value = operator.output.array
         if value not in self.operands.outputs:
             return
-        array = self.arrays[value]
+        array, cause = self.arrays[value], self.operands.outputs[value]
+        if value in self.group.turned:
+            self._rows(array).store(self.argument[value], cause)
+            return
         for tile in range(array.layout.tiles):
             target = self._in_memory(value, array.layout, tile)
-            cause = self.operands.outputs[value]
             self.builder.dma(array.inside(self.builder, tile), target, cause)
+
+    def _rows(self, array: ResidentArray) -> TurnedRows:
+        """Return what turns the rows of an array."""
+        shape = TurnedRows.stage_shape(array.layout, self.builder.target)
+        address = self.group.addresses[STAGE]
+        stage = alloc_at(self.builder, shape, array.layout.element_type, address)
+        return TurnedRows(self.workspace, array, stage)
 
     def _in_memory(self, value: ir.Value, layout: Layout, tile: int) -> ir.Value:
         """Return a tile of an array in DRAM: [channel, *other dimensions]."""

@@ -1,0 +1,36 @@
+"""What crosses the border of a run of resident operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from polystage.dialects.npu.views import defining_op
+from polystage.mlir import ir
+from polystage.passes.lower.resident.operators import ResidentOperator
+from polystage.passes.lower.resident.reading import users_of
+
+Reached = dict[ir.Value, ir.Operation]
+"""Arrays, each with an operation that touches it."""
+
+
+def inputs_of(operators: Sequence[ResidentOperator]) -> Reached:
+    """Return the arrays that a run of operators reads before it writes them."""
+    found: Reached = {}
+    written: set[ir.Value] = set()
+    for operator in operators:
+        read = [window.array for window, _, _ in operator.reads]
+        read += [product.moving.array for product in operator.weighted if product.packed]
+        found |= {array: operator.ops[-1] for array in read if array not in written}
+        written.add(operator.output.array)
+    return found
+
+
+def outputs_of(operators: Sequence[ResidentOperator]) -> Reached:
+    """Return the arrays that a run of operators writes and others use."""
+    mine = {op for operator in operators for op in operator.ops}
+    return {
+        operator.output.array: operator.ops[-1]
+        for operator in operators
+        if defining_op(operator.output.array) is None
+        or any(user not in mine for user in users_of(operator.output.array))
+    }
