@@ -180,7 +180,7 @@ def _replace_operand(
         type_ = transposed_type(ir.MemRefType(stored.type), back)
         view = memref.TransposeOp(type_, stored, map_).result
     user.operands[number] = view
-    _retype_views(view)
+    retype_views(view)
 
 
 # --- views ----------------------------------------------------------------------------------------
@@ -199,17 +199,17 @@ def _obstacle(array: ir.Value, dim: int) -> str | None:
         return None
     stored = ir.MemRefType.get([type_.shape[d] for d in order], type_.element_type)
     back = [order.index(d) for d in range(type_.rank)]
-    return _obstacle_of(array, transposed_type(stored, back))
+    return obstacle_of(array, transposed_type(stored, back))
 
 
-def _obstacle_of(value: ir.Value, type_: ir.MemRefType) -> str | None:
+def obstacle_of(value: ir.Value, type_: ir.MemRefType) -> str | None:
     """Return what a user of `value` has against its being of type `type_`, or None."""
     for user, _ in _users(value):
         if user.name in VIEW_OPS:
             result = _view_type(user, type_)
             if result is None:
                 return f"'{user.name}' on it needs dimensions together that then lie apart"
-            found = _obstacle_of(user.results[0], result)
+            found = obstacle_of(user.results[0], result)
             if found is not None:
                 return found
         elif user.name not in _READERS:
@@ -225,7 +225,7 @@ def _view_type(op: ir.Operation, source: ir.MemRefType) -> ir.MemRefType | None:
             starts, sizes, steps = (
                 list(op.attributes[f"static_{what}"]) for what in ("offsets", "sizes", "strides")
             )
-            kept = _kept_dims(sizes, old.shape)
+            kept = kept_dims(sizes, old.shape)
             if kept is None or DYNAMIC in steps:
                 return None
             return window_type(source, starts, sizes, steps, kept)
@@ -250,8 +250,9 @@ def _lie_together(type_: ir.MemRefType, dims: Sequence[int]) -> bool:
     return all(strides[a] == strides[b] * type_.shape[b] for a, b in pairwise(wide))
 
 
-def _kept_dims(sizes: Sequence[int], shape: Sequence[int]) -> list[int] | None:
-    """Return the dimensions of a subview that its result has; unit dimensions may be dropped."""
+def kept_dims(sizes: Sequence[int], shape: Sequence[int]) -> list[int] | None:
+    """Return the dimensions of a subview of `sizes` that its result, of `shape`, has; unit
+    dimensions may be dropped."""
     kept: list[int] = []
     for d, size in enumerate(sizes):
         if len(kept) < len(shape) and size == shape[len(kept)]:
@@ -259,11 +260,11 @@ def _kept_dims(sizes: Sequence[int], shape: Sequence[int]) -> list[int] | None:
     return kept if len(kept) == len(shape) else None
 
 
-def _retype_views(value: ir.Value) -> None:
+def retype_views(value: ir.Value) -> None:
     """Give every view on `value` the type that follows from that of `value`."""
     for user, _ in list(_users(value)):
         if user.name in VIEW_OPS:
             result = _view_type(user, ir.MemRefType(value.type))
             assert result is not None, "checked before"
             user.results[0].set_type(result)
-            _retype_views(user.results[0])
+            retype_views(user.results[0])

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from polystage.mlir import ir
 from polystage.passes.lower.resident.operators import Fold, Product, ResidentOperator, Sum
-from polystage.passes.lower.resident.windows import Window
+from polystage.passes.lower.resident.windows import Window, matching_dims
 
 BatchDims = Mapping[ir.Value, int]
 """The dimension of every array that the batch is."""
@@ -83,14 +83,15 @@ def _pairs(
     pairs = [(p.moving.array, p.moving.dim_of(d)) for p, d in loops]
     missing = len(operator.products) - len(loops)
     pairs += [(output, None)] * missing
-    return pairs + [(w.array, dims[output]) for w in operator.addends]
+    return pairs + [(w.array, operator.dim_of_addend(w, dims[output])) for w in operator.addends]
 
 
 def _from_operands(operator: Sum, dims: dict[ir.Value, int]) -> None:
     """Note the output's dimension where an operand's is known."""
     for addend in operator.addends:
-        if addend.array in dims:
-            dims[operator.output.array] = dims[addend.array]
+        matching = matching_dims(addend, operator.output) or {}
+        if dims.get(addend.array) in matching:
+            dims[operator.output.array] = matching[dims[addend.array]]
             return
     for product in operator.products:
         known = dims.get(product.moving.array)

@@ -80,7 +80,10 @@ class WeightPiece:
 def possible_operators(
     operators: Sequence[ResidentOperator | Other], target: Target
 ) -> list[ResidentOperator | Other]:
-    """Return the operators of a program, with those that a group cannot run as others."""
+    """Return the operators of a program, with those that a group cannot run as others.
+
+    Every operation of another stands in its place, so that no group reaches over it.
+    """
     found: list[ResidentOperator | Other] = []
     layouts: dict[ir.Value, Layout] = {}
     for operator in operators:
@@ -99,7 +102,22 @@ def possible_operators(
         elif wider is not None:
             layouts = wider
             found.append(operator)
-    return found
+    return _in_order(found)
+
+
+def _in_order(
+    operators: Sequence[ResidentOperator | Other],
+) -> list[ResidentOperator | Other]:
+    """Return operators in the order of their last operations, those of others each for itself."""
+    if not operators:
+        return []
+    place = {op.operation: n for n, op in enumerate(operators[0].ops[-1].block.operations)}
+    found: list[tuple[int, ResidentOperator | Other]] = []
+    for operator in operators:
+        if isinstance(operator, Other):
+            found += [(place[op], Other((op,), None)) for op in operator.ops[:-1]]
+        found.append((place[operator.ops[-1]], operator))
+    return [operator for _, operator in sorted(found, key=lambda entry: entry[0])]
 
 
 def resident_groups(

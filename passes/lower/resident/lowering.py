@@ -80,6 +80,8 @@ def _planned(
     """
     run: list[ResidentOperator] = []
     for operator in possible_operators(operators, target):
+        if isinstance(operator, Other) and operator.reason is None:
+            continue  # the last of its operations has it
         if isinstance(operator, Other):
             raise PassError(
                 f"an operation of resident group {number} cannot run in it: {operator.reason}",

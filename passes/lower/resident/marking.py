@@ -10,6 +10,7 @@ from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.lower.physical_layout import PARTITION
 from polystage.passes.lower.resident.boundary import saved_ns
+from polystage.passes.lower.resident.collapse_heads import collapse_heads
 from polystage.passes.lower.resident.groups import (
     ResidentGroup,
     possible_operators,
@@ -46,6 +47,7 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
 
     Where a group does its batch part by part, its operations have `npu.part`, the size of one.
     """
+    collapse_heads(computing_operations(function))
     split_folds(computing_operations(function), target)
     operators = recognise(computing_operations(function), target)
     possible = possible_operators(operators, target)
@@ -60,7 +62,7 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
                 for value in op.operands:
                     if isinstance(value.type, ir.MemRefType):
                         _store_as_it_is(value)
-    remarks = [(o.ops[-1], o.reason) for o in possible if isinstance(o, Other)]
+    remarks = [(o.ops[-1], o.reason) for o in possible if isinstance(o, Other) and o.reason]
     slower = "its group would wait longer for arrays in another order than it saves"
     remarks += [(g.operators[-1].ops[-1], slower) for g in found if g not in groups]
     return Marked(len(groups), operations, tuple(remarks))
@@ -90,6 +92,7 @@ def _store_as_it_is(value: ir.Value) -> None:
 
 
 def computing_operations(function: func.FuncOp) -> list[ir.Operation]:
-    """Return what a program computes outside of loops, in program order."""
-    names = ("linalg.generic", "memref.copy")
-    return [op.operation for op in function.entry_block.operations if op.operation.name in names]
+    """Return what touches the elements of arrays, in program order; a loop is one operation."""
+    idle = ("memref.alloc", "memref.get_global", "arith.constant", "func.return", overlay.NAME)
+    operations = [op.operation for op in function.entry_block.operations]
+    return [op for op in operations if op.name not in (*idle, *VIEW_OPS)]

@@ -13,7 +13,7 @@ import numpy as np
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.resident.windows import Window
+from polystage.passes.lower.resident.windows import Window, matching_dims
 
 REPLICATED = None
 """In place of the dimension across the partitions: all partitions have the same values, in f32."""
@@ -179,7 +179,19 @@ class Sum(ResidentOperator):
             assert dim is not None
             yield product.moving, dim, product.extents
         for addend in self.addends:
-            yield addend, self.partition, ()
+            yield addend, self.dim_of_addend(addend, self.partition), ()
+
+    def walks_as_stored(self, addend: Window) -> bool:
+        """Whether what an addend has within a partition comes in the order of the output."""
+        matching = matching_dims(addend, self.output) or {}
+        within = [to for _, to in sorted(matching.items()) if to != self.partition]
+        return within == sorted(within)
+
+    def dim_of_addend(self, addend: Window, dim: int) -> int | None:
+        """Return the dimension of an addend that is `dim` of the output, or None where it has
+        none, as that is of one element."""
+        matching = matching_dims(addend, self.output) or {}
+        return next((d for d, to in matching.items() if to == dim), None)
 
     @property
     def weighted(self) -> tuple[Product, ...]:
@@ -230,10 +242,10 @@ class Fold(ResidentOperator):
 
 @dataclass(frozen=True, eq=False)
 class Other:
-    """An operation that does not run in a group, and why."""
+    """An operation that does not run in a group, and why; None where another says it for it."""
 
     ops: tuple[ir.Operation, ...]
-    reason: str
+    reason: str | None
 
 
 def plain_dims(window: Window, extents: tuple[int, ...]) -> dict[int, int] | None:

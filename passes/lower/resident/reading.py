@@ -9,7 +9,7 @@ from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.fills import initialising_fills
-from polystage.passes.lower.generic_op import Access, GenericOp
+from polystage.passes.lower.generic_op import Access
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.resident.windows import Window, window_of
 
@@ -22,8 +22,9 @@ class Reading:
     """A program as far as it is read.
 
     `partitions` has, for every array of which that is known, the dimension that lies across the
-    partitions, or `REPLICATED`. A reader raises `Declined` for an operation that is its own but
-    cannot run in a group, and returns None for one that another reader may know.
+    partitions, or `REPLICATED`; `hints` has the one that later contractions want. A reader raises
+    `Declined` for an operation that is its own but cannot run in a group, and returns None for one
+    that another reader may know.
     """
 
     def __init__(self, operations: Sequence[ir.Operation], target: Target) -> None:
@@ -36,6 +37,7 @@ class Reading:
             op: (fill, initial) for fill, (op, initial) in folded.items()
         }
         self.partitions: dict[ir.Value, int | None] = {}
+        self.hints: dict[ir.Value, int] = {}
 
     def with_fill(self, op: ir.Operation) -> tuple[ir.Operation, ...]:
         """Return an operation, after the fill that it starts from if it has one."""
@@ -55,12 +57,6 @@ class Reading:
             raise Declined(
                 f"dimension {known} of an operand lies across the partitions, not {partition}"
             )
-
-    def is_aligned(self, window: Window, op: ir.Operation, generic: GenericOp) -> bool:
-        """Whether an operand is accessed as the output is."""
-        output = self.window(op, generic.outputs[0])
-        same = window.index == output.index and window.shape == output.shape
-        return same and window.fill is None
 
 
 def users_of(array: ir.Value) -> list[ir.Operation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from polystage.dialects.npu.views import defining_op
@@ -11,6 +11,8 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
+from polystage.passes.lower.resident.attention_reading import AttentionReader
+from polystage.passes.lower.resident.hints import wanted_partitions
 from polystage.passes.lower.resident.lanes import Lanes
 from polystage.passes.lower.resident.lanes_reader import computes_floats, read_lanes
 from polystage.passes.lower.resident.layout import partitions_of
@@ -30,7 +32,7 @@ from polystage.passes.lower.resident.reading import (
     users_of,
 )
 from polystage.passes.lower.resident.terms import Terms, read_terms
-from polystage.passes.lower.resident.windows import Window, window_of
+from polystage.passes.lower.resident.windows import Window, matching_dims, root_of, window_of
 from polystage.passes.lower.tensor_engine.contraction import Contraction
 
 FEW_CHANNELS = 4
@@ -62,17 +64,31 @@ def recognise(operations: Sequence[ir.Operation], target: Target) -> list[Reside
 class _Reader(Reading):
     def __init__(self, operations: Sequence[ir.Operation], target: Target) -> None:
         super().__init__(operations, target)
+        self.hints |= wanted_partitions(operations, target)
         self.sums: dict[ir.Operation, tuple[GenericOp, Terms]] = {}
         self.waiting: dict[ir.Value, _Waiting] = {}
+        self.attention = AttentionReader(self)
 
     def read(self) -> list[ResidentOperator | Other]:
         for op in self.operations:
             self._note_sum(op)
         found: list[ResidentOperator | Other] = []
         for op in self.operations:
-            if op not in self.fills:
+            if op in self.attention.members:
+                found += self._read_attention(op)
+            elif op not in self.fills:
                 found += self._read(op)
         return found
+
+    def _read_attention(self, op: ir.Operation) -> list[ResidentOperator | Other]:
+        """Return the attention whose last operation is `op`."""
+        operator = self.attention.operators.get(op)
+        if operator is None:
+            return []
+        try:
+            return [self.attention.read(op) or operator]
+        except Declined as declined:
+            return [Other(operator.ops, str(declined))]
 
     def _note_sum(self, op: ir.Operation) -> None:
         """Remember an operation that is a sum, element by element."""
@@ -90,8 +106,10 @@ class _Reader(Reading):
 
     def _read(self, op: ir.Operation) -> list[ResidentOperator | Other]:
         try:
-            if op.name != "linalg.generic":
+            if op.name == "memref.copy":
                 raise Declined(f"'{op.name}' only moves data")
+            if op.name != "linalg.generic":
+                raise Declined(f"'{op.name}' is a kernel of its own")
             if op in self.sums:
                 return [self._sum_or_lanes(op)]
             generic = GenericOp.from_op(op.opview).without_unit_dims()
@@ -101,7 +119,8 @@ class _Reader(Reading):
             lanes = read_lanes(self, op, generic)
             return [lanes if lanes is not None else self._fold(op, generic)]
         except Declined as declined:
-            return [Other(self.with_fill(op), str(declined))]
+            reason = self.attention.reasons.get(op, str(declined))
+            return [Other(self.with_fill(op), reason)]
         except PassError as error:
             return [Other(self.with_fill(op), error.message)]
 
@@ -155,6 +174,8 @@ class _Reader(Reading):
         dims, channel_dim = plain_dims(output, extents), moving.dim_of(contraction.channel)
         if dims is None or channel_dim is None:
             raise Declined("an operand is not accessed plainly")
+        if moving.shape[channel_dim] != extents[contraction.channel]:
+            raise Declined("an operand is a part of the channels of an array")
         self.demand(moving.array, channel_dim)
         stationary = contraction.stationary
         name = constant_of(op.operands[stationary.argument])
@@ -186,10 +207,11 @@ class _Reader(Reading):
         first, last = self.place[op], self.place[reader]
         generic, terms = self.sums[reader]
         accesses = [a for a in generic.inputs if a.argument in terms.operands]
-        mine = [a for a in accesses if reader.operands[a.argument] == array]
-        if first > last or len(mine) != 1 or mine[0].array is None:
+        mine = [a for a in accesses if root_of(reader.operands[a.argument]) == array]
+        if first > last or len(mine) != 1:
             return False
-        aligned = self.is_aligned(self.window(reader, mine[0]), reader, generic)
+        read, output = self.window(reader, mine[0]), self.window(reader, generic.outputs[0])
+        aligned = matching_dims(read, output) is not None
         moving = waiting.product.moving.array
         changed = any(
             user in self.place and first < self.place[user] < last and _writes(user, moving)
@@ -217,51 +239,69 @@ class _Reader(Reading):
         if loops is None:
             raise Declined("the output is not accessed plainly")
         accesses = {a.argument: a for a in generic.inputs}
-        parts = [p for n in terms.operands if (p := self._waiting_part(op, n)) is not None]
+        parts = [
+            _in_output(waiting, self.window(op, accesses[n]), output)
+            for n in terms.operands
+            if (waiting := self._waiting_part(op, n)) is not None
+        ]
         rest = [accesses[n] for n in terms.operands if self._waiting_part(op, n) is None]
         constants = [a for a in rest if constant_of(op.operands[a.argument]) is not None]
-        addends = [self.window(op, a) for a in rest if a not in constants]
-        shift_loops = {tuple(sorted(a.dims)) for a in constants}
-        partition = self._partition([p.partition for p in parts], addends, shift_loops, loops)
-        if any(p.partition != partition for p in parts):
-            raise Declined("contractions with different dimensions of channels are added")
-        for addend in addends:
-            if not self.is_aligned(addend, op, generic):
-                raise Declined("an operand of the sum is not accessed as the output is")
-            self.demand(addend.array, partition)
-        if any(len(d) != 1 or loops.get(d[0]) != partition for d in shift_loops):
-            raise Declined("a constant of the sum is not one value for every channel")
+        columns = [a for a in constants if len(a.dims) == 1]
+        addends = [self.window(op, a) for a in rest if a not in columns]
+        if any(matching_dims(addend, output) is None for addend in addends):
+            raise Declined("an operand of the sum is not accessed as the output is")
         if not (parts or addends):
             raise Declined("nothing is summed")
-        self.partitions[output.array] = partition
-        return Sum(
+        loops_of_columns = {tuple(sorted(a.dims)) for a in columns}
+        partition = self._partition([p.partition for p in parts], addends, output, loops_of_columns)
+        if any(p.partition != partition for p in parts):
+            raise Declined("contractions with different dimensions of channels are added")
+        if any(loops.get(d[0]) != partition for d in loops_of_columns):
+            raise Declined("a constant of the sum is not one value for every channel")
+        found = Sum(
             (*(o for p in parts for o in p.ops), op),
             output,
             partition,
             tuple(p.product for p in parts),
             tuple(addends),
-            tuple(name for a in constants if (name := constant_of(op.operands[a.argument]))),
+            tuple(name for a in columns if (name := constant_of(op.operands[a.argument]))),
             terms.function,
             terms.scale,
             terms.bias,
         )
+        for addend in addends:
+            if not found.walks_as_stored(addend):
+                raise Declined("an operand of the sum has its dimensions in another order")
+            dim = found.dim_of_addend(addend, partition)
+            assert dim is not None, "a dimension of more than one element"
+            self.demand(addend.array, dim)
+        self.partitions[output.array] = partition
+        return found
 
     def _waiting_part(self, op: ir.Operation, argument: int) -> _Waiting | None:
-        return self.waiting.get(op.operands[argument])
+        return self.waiting.get(root_of(op.operands[argument]))
 
     def _partition(
         self,
         known: Sequence[int],
         addends: Sequence[Window],
-        shifts: set[tuple[int, ...]],
-        loops: Mapping[int, int],
+        output: Window,
+        columns: set[tuple[int, ...]],
     ) -> int:
         """Return the dimension of a sum's output that lies across the partitions."""
-        known = [*known, *(self.partitions[a.array] for a in addends if a.array in self.partitions)]
-        known = [*known, *(loops[d[0]] for d in shifts if len(d) == 1 and d[0] in loops)]
-        if not known:
+        loops = {x.single: d for d, x in enumerate(output.index)}
+        found = [*known]
+        for addend in addends:
+            matching = matching_dims(addend, output) or {}
+            dim = self.partitions.get(addend.array)
+            if dim is not None and dim in matching:
+                found.append(matching[dim])
+        found += [loops[d[0]] for d in columns]
+        if output.array in self.hints:
+            found.append(self.hints[output.array])
+        if not found:
             raise Declined("nothing tells which dimension lies across the partitions")
-        return known[0]
+        return found[0]
 
     # --- folds -----------------------------------------------------------------------------------
 
@@ -280,6 +320,8 @@ class _Reader(Reading):
         loop = source.index[across].single
         if loop not in loops:
             raise Declined("the pooling goes across the partitions")
+        if source.shape[across] != generic.extents[loop]:
+            raise Declined("an operand is a part of the channels of an array")
         self.partitions[output.array] = loops[loop]
         return Fold(
             self.with_fill(op),
@@ -292,6 +334,19 @@ class _Reader(Reading):
             kind,
             float(self.initials[op][1].value),
         )
+
+
+def _in_output(waiting: _Waiting, window: Window, output: Window) -> _Waiting:
+    """Return a contraction whose result is read as `window` in the dimensions of the output."""
+    dims = matching_dims(window, output)
+    assert dims is not None, "checked when it was found to wait"
+    if waiting.partition not in dims:
+        raise Declined("the output is not accessed plainly")
+    product = waiting.product
+    columns = {d: dims[dim] for d, dim in product.columns.items() if dim in dims}
+    return replace(
+        waiting, product=replace(product, columns=columns), partition=dims[waiting.partition]
+    )
 
 
 def _writes(op: ir.Operation, array: ir.Value) -> bool:

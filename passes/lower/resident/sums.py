@@ -11,7 +11,7 @@ from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import Range, ResidentArray
 from polystage.passes.lower.resident.operators import Matrix, Product, Sum
-from polystage.passes.lower.resident.windows import Window
+from polystage.passes.lower.resident.windows import Window, matching_dims
 from polystage.passes.lower.resident.workspace import Workspace
 
 ROWS_TOGETHER = 4
@@ -56,8 +56,8 @@ class SumWriter:
     ) -> None:
         output = self.arrays[operator.output.array]
         if self._copies(operator):
-            source = self.arrays[operator.addends[0].array]
-            results = [source.view(self.builder, row, box) for row in rows]
+            addend = operator.addends[0]
+            results = [self._addend(operator, addend, row, box) for row in rows]
         else:
             sizes = [size for _, size, _ in box if size > 1] or [1]
             results = [self.banks.take(output.layout.count(row), sizes) for row in rows]
@@ -92,8 +92,21 @@ class SumWriter:
             for row, result in zip(rows, results, strict=True):
                 count = layout.count(row)
                 square = self.workspace.matrix(identity, count, count)
-                moving = array.view(builder, row, box)
+                moving = self._addend(operator, addend, row, box)
                 builder.matmul(square, moving, result, builder.flag(number > 0))
+
+    def _addend(self, operator: Sum, addend: Window, row: int, box: Sequence[Range]) -> ir.Value:
+        """Return a tile of an addend: [partition, *dimensions of more than one element of `box`, a
+        part of the output]."""
+        array = self.arrays[addend.array]
+        free = self.arrays[operator.output.array].layout.free
+        of_output = matching_dims(addend, operator.output)
+        assert of_output is not None, "an addend matches the output"
+        part = [
+            box[free.index(of_output[d])] if d in of_output else (0, 1, 1)
+            for d in array.layout.free
+        ]
+        return array.view(self.builder, row, part)
 
     def _shift_column(self, operator: Sum, row: int, count: int) -> ir.Value | None:
         if operator.shift is None:

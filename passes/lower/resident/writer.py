@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.resident.attention import Attention
+from polystage.passes.lower.resident.attention_writer import AttentionWriter
 from polystage.passes.lower.resident.folds import FoldWriter
 from polystage.passes.lower.resident.groups import (
     COLUMNS,
@@ -69,6 +71,7 @@ WRITERS: Mapping[type[ResidentOperator], Callable[[Workspace], OperatorWriter]] 
     Fold: FoldWriter,
     Lanes: LanesWriter,
     Across: AcrossWriter,
+    Attention: AttentionWriter,
 }
 """The writer of every kind of operator."""
 
