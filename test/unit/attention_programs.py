@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 
@@ -29,6 +30,8 @@ class AttentionProgram:
     """Whether arrays are [tokens, heads * depth], as layers make them, behind views."""
     rectified: bool = False
     """Whether a relu of the result follows."""
+    constant_mask: bool = False
+    """Whether the mask is a constant of the program, that of `inputs()`."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every input."""
@@ -84,6 +87,13 @@ class AttentionProgram:
         return _Text(self).module()
 
 
+def _literal(bits: np.ndarray) -> str:
+    """Return numbers as MLIR writes their bits."""
+    if bits.ndim:
+        return f"[{', '.join(map(_literal, bits))}]"
+    return f"0x{int(bits):0{2 * bits.itemsize}X}"
+
+
 class _Text:
     """Writes a program, operation by operation."""
 
@@ -121,13 +131,26 @@ class _Text:
         returned = "late_out" if p.form == "late" else "o"
         if p.rectified:
             returned = self._relu(returned)
-        arguments = ", ".join(f'%{n}: {self.types[n]} {{npu.name = "{n}"}}' for n in shapes)
+        given = [n for n in shapes if n != "mask" or not p.constant_mask]
+        arguments = ", ".join(f'%{n}: {self.types[n]} {{npu.name = "{n}"}}' for n in given)
+        constant = self._mask()
         body_text = "\n".join(self.lines)
         type_ = self.types[returned]
-        return f"""func.func @main({arguments}) -> ({type_} {{npu.name = "out"}}) {{
+        return f"""{constant}
+func.func @main({arguments}) -> ({type_} {{npu.name = "out"}}) {{
 {body_text}
 return %{returned} : {type_}
 }}"""
+
+    def _mask(self) -> str:
+        """Return the constant that is the mask, if it is one."""
+        if not self.program.constant_mask:
+            return ""
+        values, type_ = self.program.inputs()["mask"], self.types["mask"]
+        narrow = self.program.dtype == "bf16"
+        bits = values.astype(ml_dtypes.bfloat16).view("u2") if narrow else values.view("u4")
+        self.lines.insert(0, f"%mask = memref.get_global @mask : {type_}")
+        return f'memref.global "private" constant @mask : {type_} = dense<{_literal(bits)}>'
 
     def _softmax(self) -> None:
         p = self.program

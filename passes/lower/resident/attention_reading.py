@@ -26,7 +26,7 @@ from polystage.passes.lower.resident.reading import constant_of as global_of
 from polystage.passes.lower.resident.windows import Window
 from polystage.planner.fusion.attention import Attention as Found
 from polystage.planner.fusion.attention_matching import find_attention
-from polystage.planner.fusion.patterns import constant_of, yielded
+from polystage.planner.fusion.patterns import constant_of, operand_of, yielded
 from polystage.polyhedral import Access, Array, Statement, TensorProgram
 from polystage.polyhedral.scalar import strip_casts
 
@@ -81,8 +81,8 @@ def _operator(found: Found, arrays: Mapping[str, Array], reading: Reading) -> At
     ops = [statement.op for statement in found.statements]
     if not all(op in reading.place for op in ops):
         raise Declined("a part of the attention runs in a loop")
-    if not found.has_sum:
-        raise Declined("the weights of the attention are not normalised")
+    if not found.has_sum or not (found.has_maximum or found.pointwise):
+        raise Declined("the weights of the attention are not normalised exponentials")
     query, key, value = (_window(access, found, arrays) for access in found.reads[:3])
     output = _window(found.writes[0], found, arrays)
     for window, features, tokens in (
@@ -127,7 +127,10 @@ def _scores(
     scale, masks = 1.0, list[tuple[Access, float]]()
     for statement in found.pointwise:
         mine = {a.operand: a for a in found.reads[3:] if a.op == statement.op}
-        factors = _combination(yielded(statement), statement)
+        value = yielded(statement)
+        if not found.has_maximum and statement is found.pointwise[-1]:
+            value = _exponent(value)
+        factors = _combination(value, statement)
         own = [n for n in factors if n is not None and n not in mine]
         if len(own) != 1:
             raise Declined("the scores go through an operation that attention does not know")
@@ -160,6 +163,14 @@ def _mask(
     if not (values > HIDDEN).any(-1).all():
         raise Declined("a mask of the attention hides all keys of a query")
     return mask
+
+
+def _exponent(value: ir.Value) -> ir.Value:
+    """Return what a weight is the exponential of."""
+    found = operand_of(value, "math.exp")
+    if found is None:
+        raise Declined("the weights of the attention are no exponentials")
+    return found
 
 
 def _combination(value: ir.Value, statement: Statement) -> dict[int | None, float]:
