@@ -181,7 +181,7 @@ def compare(seed: int) -> tuple[int, int] | None:
     capacity = max(160, int(total * random.uniform(0.2, 0.7)) // 16 * 16)
     try:
         searches = (PlanSearch(program, capacity), ExhaustiveSearch(program, capacity))
-        found, best = (int(search.run().price) for search in searches)
+        found, best = (int(search.run().traffic) for search in searches)
     except PlanError:
         return None
     return found, best

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polystage.allocation import aligned
+from polystage.dtypes import cost_dtype
 from polystage.machine import Target, cost, energy
 from polystage.planner.fusion.attention import Attention
 from polystage.planner.fusion.boxes import from_ranges, to_ranges
@@ -691,7 +692,7 @@ class _NestWalk:
         counts = self.walk.counts
         if work.macs:
             read = self.operator.reads[0].array
-            counts.macs[str(self.group.program.arrays[read].dtype)] += work.macs
+            counts.macs[cost_dtype(self.group.program.arrays[read].dtype)] += work.macs
         counts.operations += work.operations
         counts.sbuf_bytes += work.sbuf_bytes
         self.walk.instructions.add(work.queue, work.busy_ns, work.latency_ns, reads, writes)

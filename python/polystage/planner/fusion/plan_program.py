@@ -2,17 +2,22 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from polystage.allocation import DoesNotFitError, aligned
 from polystage.errors import PlanError
 from polystage.machine import Target
-from polystage.planner.fusion.cost import Objective, Price
 from polystage.planner.fusion.decisions import Group, Plan
 from polystage.planner.fusion.latency import Latency, latency_of
 from polystage.planner.fusion.placement import Placement, place
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
 from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
+
+Objective = Literal["traffic", "latency", "energy"]
+
+ROOMS = (1.0, 0.75, 0.5, 0.375)
+"""Parts of the scratchpad that plans are made for where not only bytes count."""
 
 SLACK = 32
 """Which part of the scratchpad tiles leave free where they move no less for it: addresses are found
@@ -71,15 +76,39 @@ def plan_program(
     `budget` scales the effort of the search, `max_group` bounds the operators of one group; 1 is
     the best that every operator can do alone.
 
+    Bytes are what the search minimises. What is left of the scratchpad gives buffers in loops a
+    second place, so that loads, computation and stores overlap. So for the other objectives it
+    leaves more and more, and of these plans the one is taken that is done first, or needs least
+    energy: no plan for latency takes longer than that for traffic.
+
     What fits in bytes need not have addresses, since what stays on chip parts what is free: where
     none are found, groups are planned for a little less than there is.
 
     Raises: PlanError where an operator fits in no way.
     """
-    price = Price(program, target, objective)
-    capacity = target.sbuf.bytes
+    if objective == "traffic":
+        return _fitting(program, target, target.sbuf.bytes, budget, max_group)
+    found: list[Planned] = []
+    for room in ROOMS:
+        try:
+            found.append(
+                _fitting(program, target, int(target.sbuf.bytes * room), budget, max_group)
+            )
+        except PlanError:
+            if not found:
+                raise
+    if objective == "latency":
+        return min(found, key=lambda planned: planned.latency.total_ns)
+    return min(found, key=lambda planned: planned.latency.energy_pj)
+
+
+def _fitting(
+    program: Program, target: Target, capacity: int, budget: int, max_group: int
+) -> Planned:
+    """Return the plan that moves least and has addresses, planned for `capacity` bytes or a little
+    less."""
     while True:
-        search = PlanSearch(program, capacity, budget, max_group, price)
+        search = PlanSearch(program, capacity, budget, max_group)
         try:
             return _planned(search, target)
         except DoesNotFitError:

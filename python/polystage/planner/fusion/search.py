@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from polystage.allocation import aligned
 from polystage.errors import PlanError
-from polystage.planner.fusion.cost import Price
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.search_groups import GroupSearch
@@ -35,10 +34,10 @@ FREE_CHOICES = 3
 class Step:
     """The cheapest way found to one state: the last group, and the state before it."""
 
-    price: float
-    """In the unit of the objective."""
-    promise: float
-    """`price`, and that of what later readers of arrays in DRAM must move at least."""
+    traffic: int
+    """DRAM bytes so far."""
+    promise: int
+    """These, and what later readers of arrays in DRAM must move at least."""
     resident: frozenset[str]
     segment: Segment | None = None
     option: GroupOption | None = None
@@ -63,12 +62,9 @@ class PlanSearch:
         capacity: int,
         budget: int = 1,
         max_group: int = MAX_GROUP,
-        price: Price | None = None,
     ) -> None:
         self.program = program
         self.capacity = capacity
-        self.price = price
-        """What is minimised; None is DRAM bytes."""
         self.beam = BEAM * budget
         self.max_group = max_group
         self.shares = max_group > 1
@@ -91,7 +87,7 @@ class PlanSearch:
             return alone
         wasteful = self._wasteful(alone)
         together = self._best(lambda start: self._stops(start, wasteful))
-        return min(alone, together, key=lambda step: step.price)
+        return min(alone, together, key=lambda step: step.traffic)
 
     def _best(self, stops: Callable[[int], Iterable[int]]) -> Step:
         count = len(self.program.operators)
@@ -105,11 +101,11 @@ class PlanSearch:
                     break  # more operators need more
                 for step in found:
                     known = states[stop].get(step.resident)
-                    if known is None or step.price < known.price:
+                    if known is None or step.traffic < known.traffic:
                         states[stop][step.resident] = step
         if not states[count]:
             self._refuse(states)
-        return min(states[count].values(), key=lambda step: step.price)
+        return min(states[count].values(), key=lambda step: step.traffic)
 
     def _promising(self, states: dict[frozenset[str], Step]) -> list[Step]:
         """Return the states to go on from: the best ones, and the one that holds least."""
@@ -130,15 +126,9 @@ class PlanSearch:
             if option is None:
                 continue
             resident = frozenset(n for n in state.resident | kept if self.last_use[n] >= stop)
-            price = state.price + self._price(span, option.traffic)
-            promise = price + self._price(None, self._owed(stop, resident))
-            yield Step(price, promise, resident, segment, option, state)
-
-    def _price(self, span: Span | None, traffic: int) -> float:
-        """Return the price of a group, or of bytes alone."""
-        if self.price is None:
-            return traffic
-        return self.price.of(span.operators if span else (), traffic)
+            traffic = state.traffic + option.traffic
+            promise = traffic + self._owed(stop, resident)
+            yield Step(traffic, promise, resident, segment, option, state)
 
     def _fresh(self, span: Span) -> tuple[str, ...]:
         """Return the arrays that may become resident: first touched here, and used later."""
