@@ -54,8 +54,8 @@ def resnet50(small: bool) -> Built:
     )
 
 
-def mobilenetv2(small: bool) -> Built:
-    sizes = {"depth_multiplier": 0.35, "image_size": 64} if small else {}
+def mobilenetv2(small: bool, classes: int = 2) -> Built:
+    sizes = {"depth_multiplier": 0.35, "image_size": 64} if small else {"num_labels": classes}
     config = transformers.MobileNetV2Config(**sizes)
     return Output(transformers.MobileNetV2ForImageClassification(config), "logits"), image(
         config.image_size
@@ -155,6 +155,7 @@ def bert(small: bool, length: int = 64, layers: int = 12) -> Built:
 MODELS: dict[str, Callable[[bool], Built]] = {
     "resnet50": resnet50,
     "mobilenetv2": mobilenetv2,
+    "mobilenetv2_1000": partial(mobilenetv2, classes=1000),
     "vit_base": vit_base,
     "efficientnet_b0": efficientnet_b0,
     "convnext_tiny": convnext_tiny,

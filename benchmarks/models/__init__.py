@@ -42,6 +42,7 @@ def small(name: str, batch: int | None = None) -> ImportedModel:
 TORCH_MODELS = (
     "resnet50",
     "mobilenetv2",
+    "mobilenetv2_1000",
     "vit_base",
     "efficientnet_b0",
     "convnext_tiny",

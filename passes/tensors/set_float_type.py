@@ -8,10 +8,11 @@ import numpy as np
 
 from polystage.constants import constant_array, constant_attr
 from polystage.dtypes import numpy_dtype
+from polystage.evaluator.module_evaluator import indexing_maps
 from polystage.forms import walk
 from polystage.mlir import arith, ir
 from polystage.passes.registry import Pass, register_pass
-from polystage.passes.tensors.generic import element_type
+from polystage.passes.tensors.generic import element_type, inputs_of, is_fill, iterator_types
 
 _LOADS = ("memref.load", "affine.load")
 _STORES = ("memref.store", "affine.store")
@@ -29,7 +30,8 @@ class SetFloatTypePass(Pass):
 
     `f8` is f8E4M3: 4 bits of exponent, 3 of mantissa, at most 240, infinities. It is what the
     arrays of Trainium multiply; f8E4M3FN reaches 448 but has no infinity, which masks and the
-    borders of a maximum need.
+    borders of a maximum need. The sum of an average stays in f32 until it is scaled, since 49
+    values of 6 are more than 240.
     """
 
     name = "npu-set-float-type"
@@ -46,12 +48,15 @@ class SetFloatTypePass(Pass):
         with module.context, ir.Location.unknown():
             self.narrow = _NARROW[self.type].get()
             operations = list(walk(module.operation))
+            self.wide = {op for op in operations if self.type == "f8" and _is_unscaled_sum(op)}
             for op in operations:
                 self._change_types(op)
             for op in operations:
                 self._insert_casts(op)
 
     def _change_types(self, op: ir.Operation) -> None:
+        if op in self.wide:
+            return
         for value in (*op.results, *(a for r in op.regions for b in r for a in b.arguments)):
             if isinstance(value.type, ir.MemRefType):
                 value.set_type(self._changed(value.type))
@@ -152,3 +157,32 @@ class SetFloatTypePass(Pass):
             return arith.TruncFOp(self.narrow, value).result
         number = np.float32(owner.attributes["value"].value).astype(numpy_dtype(self.narrow))
         return arith.ConstantOp(self.narrow, ir.FloatAttr.get(self.narrow, float(number))).result
+
+
+def _is_unscaled_sum(op: ir.Operation) -> bool:
+    """Return whether a buffer holds sums along one operand until one other operation scales them,
+    element by element."""
+    if op.name != "memref.alloc" or not isinstance(element_type(op.results[0].type), ir.F32Type):
+        return False
+    users = [use.owner.operation for use in op.results[0].uses]
+    if any(user.name != "linalg.generic" for user in users):
+        return False
+    readers = [user for user in users if op.results[0] in inputs_of(user)]
+    writers = [user for user in users if user not in readers and not is_fill(user)]
+    if len(readers) != 1 or len(writers) != 1 or "reduction" in iterator_types(readers[0]):
+        return False
+    (index,) = (
+        map_
+        for map_, value in zip(indexing_maps(readers[0]), readers[0].operands, strict=True)
+        if value == op.results[0]
+    )
+    return index.is_permutation and _sums_up(writers[0])
+
+
+def _sums_up(op: ir.Operation) -> bool:
+    """Return whether an operation adds what its one operand holds."""
+    block = op.regions[0].blocks[0]
+    total = list(block)[-1].operands[0].owner
+    if isinstance(total, ir.Block) or total.name != "arith.addf" or len(op.results):
+        return False
+    return all(isinstance(value.owner, ir.Block) for value in total.operands)

@@ -112,3 +112,42 @@ func.func @overlay(%x: memref<4xf32>, %y: memref<6xf32>) {
   }
   return
 }
+
+// -----
+
+/// 49 values of 6 are more than f8 can hold: the sum of an average stays in f32 until it is divided. bf16 has the range of f32.
+
+// BYTE-LABEL: @average
+// BYTE-DAG: memref.alloc() : memref<8xf32>
+// BYTE-DAG: memref.alloc() : memref<8xf8E4M3>
+// BYTE: arith.divf
+// BYTE-NEXT: arith.truncf {{.*}} : f32 to f8E4M3
+// CHECK-LABEL: @average
+// CHECK-NOT: memref<8xf32>
+func.func @average(%x: memref<8x49xf32>) -> memref<8xf32> {
+  %zero = arith.constant 0.0 : f32
+  %count = arith.constant 49.0 : f32
+  %sum = memref.alloc() : memref<8xf32>
+  %y = memref.alloc() : memref<8xf32>
+  linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>], iterator_types = ["parallel"]} outs(%sum : memref<8xf32>) {
+  ^bb0(%b: f32):
+    linalg.yield %zero : f32
+  }
+  linalg.generic {
+      indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0)>],
+      iterator_types = ["parallel", "reduction"]
+    } ins(%x : memref<8x49xf32>) outs(%sum : memref<8xf32>) {
+  ^bb0(%a: f32, %b: f32):
+    %s = arith.addf %a, %b : f32
+    linalg.yield %s : f32
+  }
+  linalg.generic {
+      indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>],
+      iterator_types = ["parallel"]
+    } ins(%sum : memref<8xf32>) outs(%y : memref<8xf32>) {
+  ^bb0(%a: f32, %b: f32):
+    %m = arith.divf %a, %count : f32
+    linalg.yield %m : f32
+  }
+  return %y : memref<8xf32>
+}

@@ -5,6 +5,7 @@ from math import sqrt
 
 import numpy as np
 
+from polystage.dtypes import cost_dtype
 from polystage.machine import Target, cost
 from polystage.planner.fusion.boxes import hull_of, volumes, whole
 from polystage.planner.fusion.operators import Operator, OperatorKind
@@ -105,6 +106,7 @@ def bounds_of(program: Program, target: Target) -> Bounds:
     macs: dict[str, int] = {}
     for operator in program.operators:
         dtype = program.arrays[operator.reads[0].array].dtype if operator.reads else ""
+        dtype = cost_dtype(dtype)
         macs[dtype] = macs.get(dtype, 0) + operator.macs
     compute = sum(
         cost.compute_bound_ns(target, count, cost.matmul_dtype(target, dtype))
