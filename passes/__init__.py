@@ -20,15 +20,18 @@ from polystage.passes.polyhedral import eliminate_copies
 from polystage.passes.lower import attach_target
 from polystage.passes.polyhedral import map_banks
 from polystage.passes.lower import pack_weights
+from polystage.passes.polyhedral import compact_strided_reads
 from polystage.passes.polyhedral import fuse_operators
 from polystage.passes.lower import convert_linalg_to_npu
 from polystage.passes.placement import allocate_scratchpad
+from polystage.passes.placement import schedule_instructions
 from polystage.passes.placement import insert_sync
 
 __all__ = [
     "allocate_scratchpad",
     "attach_target",
     "carry_in_place",
+    "compact_strided_reads",
     "convert_linalg_to_npu",
     "decompose_softmax",
     "demote_doubles",
@@ -46,6 +49,7 @@ __all__ = [
     "pack_weights",
     "protect_contractions",
     "raise_affine_to_linalg",
+    "schedule_instructions",
     "separate_biases",
     "separate_fills",
     "set_float_type",

@@ -55,6 +55,11 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
         "weights in the order the array reads them, at no run-time cost",
     ),
     Stage(
+        "npu-compact-strided-reads",
+        "buffers",
+        "on a flat scratchpad no operand takes more room than what is read of it",
+    ),
+    Stage(
         "npu-fuse-operators{objective=@objective}",
         "buffers",
         "operators that run together, tile by tile, so that arrays between them stay on chip",

@@ -143,6 +143,16 @@ class TestWindows:
         assert found.read_bytes["arg0"] == 12 * 8 * 4
         assert middle not in found.read_bytes and middle not in found.write_bytes
 
+    def test_a_result_that_nobody_in_the_group_reads_follows_the_steps(self):
+        graph = Graph()
+        shared = graph.conv(graph.input(1, 12, 8), 2, 1)
+        every_second = graph.pool(shared, 1, 2)
+        program = graph.program(every_second, graph.conv(shared, 2, 3, padding=1))
+        found = replayed(program, together(program, Loop(1, 1)))
+        rows = found.computes[1][:, 1].tolist()
+        assert rows[:5] == [[0, 1], [1, 2], [0, 0], [2, 3], [0, 0]] and rows[9] == [5, 6]
+        assert window(found, program.operators[0].write.array).shape == (2, 3, 8)
+
     def test_a_loop_inside_of_a_sliding_one_keeps_its_axis_whole(self):
         program = self.chain()
         middle = program.operators[0].write.array

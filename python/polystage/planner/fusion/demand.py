@@ -202,7 +202,7 @@ class Demand:
         group, need in each step."""
         maps = self.program.maps(operator)
         parts = [
-            form.preimage(self._needed(access, form))
+            form.preimage(self._needed(operator, access, form))
             for access, form in zip(operator.writes, maps.writes, strict=True)
         ]
         found = hull_of(parts)
@@ -213,13 +213,25 @@ class Demand:
             found[..., operator.values, 0] = np.where(is_nothing(found), EMPTY, 0)
         return found
 
-    def _needed(self, access: Access, form: BoxMap) -> np.ndarray:
+    def _needed(self, operator: Operator, access: Access, form: BoxMap) -> np.ndarray:
         readers = [boxes for _, boxes in self.reads.get(access.array, [])]
         nothing = np.full((*self.shape, len(form.shape), 2), EMPTY, dtype=np.int64)
         needed = hull_of([nothing, *readers])
-        if self.is_used_after(access.array) or bool(is_nothing(needed).all()):
+        is_read = not bool(is_nothing(needed).all())
+        if not is_read:
+            needed = np.minimum(nothing, form.image(self._in_reach(operator)))
+        if self.is_used_after(access.array) or not is_read:
             needed = spread(needed, form.shape)
         return needed
+
+    def _in_reach(self, operator: Operator) -> np.ndarray:
+        """Return the iterations of an operator, read by nobody in the group, which touch what later
+        operators need of one of its inputs in each step: what they find, it finds, too."""
+        for access, form in zip(operator.reads, self.program.maps(operator).reads, strict=True):
+            others = [boxes for _, boxes in self.reads.get(access.array, [])]
+            if others:
+                return form.preimage(hull_of(others))
+        return np.full((len(operator.extents), 2), EMPTY, dtype=np.int64)
 
 
 def demand_of(program: Program, group: Group) -> Demand:

@@ -26,6 +26,8 @@ SMALL = 16
 """Operators among which effort is divided: programs of fewer are searched more closely."""
 MAX_GROUP = 32
 """Operators of one group."""
+GIVE_UP = 2
+"""Ends of a long group, one after the other, at which it fits in no way."""
 FREE_CHOICES = 3
 """Arrays of a group of which any subset may become resident; of more, each alone, all or none."""
 
@@ -95,9 +97,11 @@ class PlanSearch:
         states[0][frozenset()] = Step(0, 0, frozenset())
         for start in range(count):
             kept = self._promising(states[start])
+            failures = 0
             for stop in stops(start):
                 found = [step for state in kept for step in self._after(state, start, stop)]
-                if not found and stop - start > MAX_STREAMING_OPERATORS:
+                failures = 0 if found else failures + (stop - start > MAX_STREAMING_OPERATORS)
+                if failures == GIVE_UP:
                     break  # more operators need more
                 for step in found:
                     known = states[stop].get(step.resident)
