@@ -1,7 +1,9 @@
 """The planner's front door: a program and a target in, a plan and what it moves out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import Literal
 
 from polystage.allocation import DoesNotFitError, aligned
@@ -13,6 +15,8 @@ from polystage.planner.fusion.placement import Placement, place
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
 from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
+from polystage.planner.fusion.search_groups import WideOption
+from polystage.planner.fusion.search_segments import GroupOption, Segment
 
 Objective = Literal["traffic", "latency", "energy"]
 
@@ -22,6 +26,10 @@ ROOMS = (1.0, 0.75, 0.5, 0.375)
 SLACK = 32
 """Which part of the scratchpad tiles leave free where they move no less for it: addresses are found
 faster then."""
+FEW_CHUNKS = 128
+"""Chunks of a group that are few, however small they are."""
+PATIENCE = 1.5
+"""How many times the chunks that there are with all of the scratchpad, where these are more."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ def plan_program(
     energy: no plan for latency takes longer than that for traffic.
 
     What fits in bytes need not have addresses, since what stays on chip parts what is free: where
-    none are found, groups are planned for a little less than there is.
+    none are found, tiles leave a part of the scratchpad free, and if that is not enough, groups are
+    planned for a little less than there is.
 
     Raises: PlanError where an operator fits in no way.
     """
@@ -109,22 +118,24 @@ def _fitting(
     less."""
     while True:
         search = PlanSearch(program, capacity, budget, max_group)
-        try:
-            return _planned(search, target)
-        except DoesNotFitError:
-            capacity -= aligned(1 + target.sbuf.bytes // SLACK)
+        path = search.run().path()
+        for patience in (PATIENCE, inf):
+            try:
+                return _planned(search, path, target, patience)
+            except DoesNotFitError:
+                continue
+        capacity -= aligned(1 + target.sbuf.bytes // SLACK)
 
 
-def _planned(search: PlanSearch, target: Target) -> Planned:
-    """Return the best plan that a search finds, with large tiles.
+def _planned(search: PlanSearch, path: Sequence[Step], target: Target, patience: float) -> Planned:
+    """Return the plan of a path, with large tiles.
 
     Raises: DoesNotFitError where it has no addresses.
     """
     groups: list[Group] = []
     schedules: list[GroupSchedule] = []
-    path = search.run().path()
     for step in path:
-        group, steps = _exact(search, step)
+        group, steps = _exact(search, step, patience)
         groups.append(group)
         schedules.append(steps)
     plan = Plan(tuple(groups))
@@ -132,18 +143,16 @@ def _planned(search: PlanSearch, target: Target) -> Planned:
     return Planned(search.program, target, plan, tuple(schedules), placement, search, tuple(path))
 
 
-def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:
+def _exact(search: PlanSearch, step: Step, patience: float) -> tuple[Group, GroupSchedule]:
     """Return a group of a path with large tiles, and its schedule, which fits."""
     segment, option, before = step.segment, step.option, step.before
     assert segment is not None and option is not None and before is not None
     passing = search.bytes_of(before.resident - segment.span.touched)
-    for reserve in (search.capacity // SLACK, 0):
-        wide = search.groups.widened(segment, option, search.capacity - reserve - passing)
-        if wide is not None:
-            group = segment.group(wide)
-            steps = schedule(search.program, group, before.resident)
-            if steps.bytes <= search.capacity:
-                return group, steps
+    for wide in _wide(search, segment, option, passing, patience):
+        group = segment.group(wide.option)
+        steps = schedule(search.program, group, before.resident)
+        if steps.bytes <= search.capacity:
+            return group, steps
     group = segment.group(option)
     steps = schedule(search.program, group, before.resident)
     if steps.bytes > search.capacity:
@@ -152,3 +161,19 @@ def _exact(search: PlanSearch, step: Step) -> tuple[Group, GroupSchedule]:
             f"bytes, but was planned with {option.bytes + passing}"
         )
     return group, steps
+
+
+def _wide(
+    search: PlanSearch, segment: Segment, option: GroupOption, passing: int, patience: float
+) -> list[WideOption]:
+    """Return ways to run a group in few chunks, best first: one that leaves some of the scratchpad
+    free, unless it takes `patience` times the chunks, and one that takes all there is."""
+    capacity = search.capacity - passing
+    roomy = search.groups.widened(segment, option, capacity - search.capacity // SLACK)
+    if roomy is not None and roomy.chunks <= FEW_CHUNKS:
+        return [roomy]
+    full = search.groups.widened(segment, option, capacity)
+    found = [wide for wide in (roomy, full) if wide is not None]
+    if roomy is not None and full is not None and roomy.chunks > patience * full.chunks:
+        found.reverse()
+    return found

@@ -119,7 +119,7 @@ class GroupSearch:
         yield from self.loops.rows_of_passes(segment)
         best = self._best_alone(segment, self.capacity) if self.effort > 1 else None
         if best is not None:
-            yield from self.loops.blocks(segment, *best.nests)
+            yield from self.loops.blocks(segment, *best.option.nests)
 
     def _moves_least(self, segment: Segment, options: list[GroupOption]) -> bool:
         """Tell whether some option moves every operand once, in half of the scratchpad."""
@@ -160,7 +160,7 @@ class GroupSearch:
                 wide + nest.bytes, moved + nest.traffic, (), (nest.nest,), tuple(places.values())
             )
 
-    def _best_alone(self, segment: Segment, capacity: int) -> GroupOption | None:
+    def _best_alone(self, segment: Segment, capacity: int) -> "WideOption | None":
         """Return the best nest of a single operator in `capacity` bytes, without steps."""
         operator, extents = segment.span.operators[0], self._extents[segment.span.start]
         if operator.kind is OperatorKind.OPAQUE:
@@ -173,7 +173,8 @@ class GroupSearch:
         if nest is None:
             return None
         traffic = self._resident_traffic(segment) + nest.traffic
-        return GroupOption(wide + nest.bytes, traffic, (), (nest.nest,), tuple(places.values()))
+        found = GroupOption(wide + nest.bytes, traffic, (), (nest.nest,), tuple(places.values()))
+        return WideOption(nest.chunks, found)
 
     def _resident_bytes(self, segment: Segment) -> int:
         """Return the bytes of the resident arrays of a single operator."""
@@ -256,15 +257,15 @@ class GroupSearch:
 
     # --- fewer and larger steps and chunks --------------------------------------------------------
 
-    def widened(self, segment: Segment, option: GroupOption, capacity: int) -> GroupOption | None:
+    def widened(self, segment: Segment, option: GroupOption, capacity: int) -> "WideOption | None":
         """Return an option that moves no more in fewer steps and chunks, within `capacity`; None
         where there is none."""
         places = dict(zip(segment.span.arrays, option.places, strict=True))
         if len(segment.span) == 1:
             alone = self._best_alone(segment, capacity)
-            if alone and alone.traffic <= option.traffic:
+            if alone and alone.option.traffic <= option.traffic:
                 return alone
-        wider: list[tuple[int, GroupOption]] = []
+        wider: list[WideOption] = []
         for loops in wider_loops(segment.span.operators[-1], option.loops):
             stepped = self._stepped(segment, loops, places)
             chosen = stepped and self._chunked(stepped, capacity)
@@ -272,10 +273,10 @@ class GroupSearch:
                 continue
             found = stepped.option(stepped.need(chosen), chosen)
             if found.traffic <= option.traffic:
-                wider.append((stepped.executions(chosen), found))
+                wider.append(WideOption(stepped.executions(chosen), found))
             if len(wider) == WIDE_STEPS:
                 break
-        return min(wider, key=lambda pair: pair[0])[1] if wider else None
+        return min(wider, key=lambda wide: wide.chunks, default=None)
 
     def _chunked(self, stepped: "_Stepped", capacity: int) -> list[NestOption] | None:
         """Return the nests that move least in `capacity`, and of these those of fewest chunks."""
@@ -286,6 +287,15 @@ class GroupSearch:
                 return None
             chosen.append(nest)
         return chosen
+
+
+@dataclass(frozen=True)
+class WideOption:
+    """A way to run a group in few chunks."""
+
+    chunks: int
+    """That are executed in all."""
+    option: GroupOption
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ LARGER_BLOCKS = 3
 """Tiles of a block of a single operator that are compared, along each dim."""
 BLOCK_TILES = 8
 """Tiles of a block of several operators that are compared along each dim, the largest."""
+WIDER_LOOPS = 36
+"""Ways to enlarge the tiles of several loops."""
 SMALLEST_BLOCK = 4
 """Sums of a block take no less than this part of the scratchpad."""
 PART_TILES = 4
@@ -230,12 +232,25 @@ class StepLoops:
             yield frozenset(inputs), extra
 
 
-def wider_loops(sink: Operator, loops: tuple[Loop, ...]) -> Iterator[tuple[Loop, ...]]:
-    """Yield the same loops with larger tiles, largest first, down to what they are."""
-    if len(loops) != 1:
-        yield loops
-        return
-    (loop,) = loops
-    for tile in reversed(balanced_tiles(sink.extents[loop.dim])[:-1]):
-        if tile >= loop.tile:
-            yield (Loop(loop.dim, tile),)
+def wider_loops(sink: Operator, loops: tuple[Loop, ...]) -> list[tuple[Loop, ...]]:
+    """Return the same loops with larger tiles, those of fewest steps first, down to what they are.
+
+    Of one loop all of its tiles, of several a few of each.
+    """
+    if not loops:
+        return [()]
+    larger = [
+        [tile for tile in balanced_tiles(sink.extents[loop.dim])[:-1] if tile >= loop.tile]
+        for loop in loops
+    ]
+    few = int(WIDER_LOOPS ** (1 / len(loops)))
+    choices = larger if len(loops) == 1 else [spread(tiles, few) for tiles in larger]
+    found = [
+        tuple(Loop(loop.dim, tile) for loop, tile in zip(loops, tiles, strict=True))
+        for tiles in product(*choices)
+    ]
+    return sorted(found, key=lambda wider: _steps(sink, wider))
+
+
+def _steps(sink: Operator, loops: Sequence[Loop]) -> int:
+    return prod(-(-sink.extents[loop.dim] // loop.tile) for loop in loops)
