@@ -116,18 +116,22 @@ class GroupSearch:
 
     def _single_steps(self, segment: Segment) -> Iterator[LoopChoice]:
         """Yield steps of one operator, of which some operands are streamed in each."""
+        yield from self.loops.whole_inputs(segment)
         yield from self.loops.rows_of_passes(segment)
         best = self._best_alone(segment, self.capacity) if self.effort > 1 else None
         if best is not None:
             yield from self.loops.blocks(segment, *best.option.nests)
 
     def _moves_least(self, segment: Segment, options: list[GroupOption]) -> bool:
-        """Tell whether some option moves every operand once, in half of the scratchpad."""
-        arrays = self.program.arrays
+        """Tell whether some option moves every array once, in half of the scratchpad."""
+        start = segment.span.start
+        moving = {
+            use.array
+            for use in self._extents[start].uses
+            if not use.is_write or self.program.is_used_after(use.array, start)
+        }
         once = self._resident_traffic(segment) + sum(
-            arrays[use.array].size_bytes
-            for use in self._extents[segment.span.start].uses
-            if use.array not in segment.resident
+            self.program.arrays[name].size_bytes for name in moving - segment.resident
         )
         return any(o.traffic <= once and o.bytes <= self.capacity // 2 for o in options)
 

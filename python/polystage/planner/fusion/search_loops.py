@@ -142,6 +142,16 @@ class StepLoops:
         useful = [tile for tile in tiles[:-1] if -(-extent // tile) <= steps]
         yield from spread(useful, TILES_PER_LOOP * self.effort)
 
+    def whole_inputs(self, segment: Segment) -> Iterator[LoopChoice]:
+        """Yield one step for which inputs that chunks bring more than once, through two operands or
+        with the borders that they share, are on chip as a whole."""
+        reads = [use for use in self._extents[segment.span.start].uses if not use.is_write]
+        names = [use.array for use in reads if use.array not in segment.resident]
+        again = {name for name in names if names.count(name) > 1}
+        again |= {u.array for u in reads if any(len(axis.terms) > 1 for axis in u.axes)}
+        if again.intersection(names):
+            yield (), frozenset(names) - again
+
     def rows_of_passes(self, segment: Segment) -> Iterator[LoopChoice]:
         """Yield steps over the rows (queries) of one pass over a reduction (keys).
 
