@@ -70,6 +70,9 @@ DEFAULT_PIPELINE: tuple[Stage, ...] = (
     Stage(
         "npu-allocate-scratchpad", "placed", "an address for every buffer, proved not to overlap"
     ),
+    Stage(
+        "npu-schedule-instructions", "placed", "an order in which engines wait less for each other"
+    ),
     Stage("npu-insert-sync", "synchronised", "engines at work at once, ordered by semaphores"),
 )
 

@@ -38,6 +38,7 @@ from polystage.simulator.ordering import (
     races_of,
 )
 from polystage.simulator.queues import Queues
+from polystage.simulator.reordering import Traced
 from polystage.simulator.result import DeviceResult, Result
 from polystage.simulator.schedule import Race
 from polystage.simulator.timeline import CoreTimeline, run_timeline
@@ -98,6 +99,16 @@ def simulate(
         progress=progress,
     )
     return device.cores[0]
+
+
+def traced(module: ir.Module) -> Traced:
+    """Return what a placed program executes, to be looked at or put into another order.
+
+    Raises: SimulationError, as `simulate`.
+    """
+    core = _Core(module, 0, _options(True, "interlocked", 1, "error", False, None))
+    core.prepare({})
+    return Traced(core.program, core.core.trace, _rates([core.target]))
 
 
 def simulate_device(

@@ -1,0 +1,214 @@
+"""The instructions of a placed program, what must stay in order, and the time of another order.
+
+What the simulator executes is known without numbers; a program whose instructions are the same, in
+another order, is timed without decoding it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from polystage.simulator.conflicts import Meetings, with_order
+from polystage.simulator.decode import Program
+from polystage.simulator.timeline import run_timeline
+from polystage.simulator.trace import (
+    COMPUTE,
+    COMPUTE_QUEUES,
+    DRAM,
+    NO_BOX,
+    Bool,
+    CoreTrace,
+    Float64,
+    Int64,
+    Rates,
+    Regions,
+)
+
+TENSOR = COMPUTE_QUEUES.index("tensor")
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an instruction comes after, and of it what must have ended when it starts."""
+
+    after: tuple[int, ...]
+    waits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A program as the simulator executes it, in program order."""
+
+    program: Program
+    trace: CoreTrace
+    rates: Rates
+
+    def calls(self) -> Iterator[tuple[str, range]]:
+        """Yield the kernel and the instructions of every call."""
+        bounds = np.flatnonzero(np.diff(self.trace.call)) + 1
+        edges = [0, *bounds.tolist(), self.trace.count]
+        for first, stop in pairwise(edges):
+            if first < stop:
+                yield (
+                    self.program.instructions[self.trace.op[first]].place.kernel,
+                    range(first, stop),
+                )
+
+    def end_ns(self, order: Int64) -> float:
+        """Return when the last instruction ends if they stand in another order.
+
+        Every dependence is kept, as `npu-insert-sync` would.
+        """
+        trace = self._reordered(order)
+        return run_timeline([with_order(trace, "interlocked")], self.rates).end_ns
+
+    def _reordered(self, order: Int64) -> CoreTrace:
+        old = self.trace
+        counts = np.diff(old.access_start)[order]
+        start = np.concatenate([[0], np.cumsum(counts)])
+        access = np.repeat(old.access_start[:-1][order] - start[:-1], counts) + np.arange(start[-1])
+        op, region = old.op[order], old.region[access]
+        changed = self._changed(op, old.queue[order], region[np.minimum(start[:-1], start[-1] - 1)])
+        return replace(
+            old,
+            kind=old.kind[order],
+            op=op,
+            queue=old.queue[order],
+            busy_ns=np.where(changed, *(self.times(op, name, "busy_ns") for name in _HELD)),
+            latency_ns=np.where(changed, *(self.times(op, name, "latency_ns") for name in _HELD)),
+            form_ns=old.form_ns[order],
+            dram_bytes=old.dram_bytes[order],
+            ports=old.ports[order],
+            semaphore=old.semaphore[order],
+            value=old.value[order],
+            call=old.call[order],
+            access_start=start,
+            region=region,
+            writes=old.writes[access],
+            by_array=old.by_array[access],
+        )
+
+    def times(self, op: Sequence[int] | Int64, held: str, name: str) -> Float64:
+        """Return a time of instructions, `changed` or `held`, by the numbers of operations."""
+        known = [getattr(getattr(i.times, held), name) for i in self.program.instructions]
+        return np.array(known, np.float64)[op]
+
+    def is_matmul(self) -> Bool:
+        """Return which instructions are matmuls."""
+        known = np.array([i.is_matmul for i in self.program.instructions], np.bool_)
+        return known[self.trace.op]
+
+    def _changed(self, op: Int64, queue: Int64, first_region: Int64) -> Bool:
+        """Return which instructions do not find their stationary operand in the array; one that
+        was written anew in between is not noticed."""
+        matmul = np.array([i.is_matmul for i in self.program.instructions], np.bool_)[op]
+        at = np.flatnonzero(queue == TENSOR)
+        both = matmul[at[1:]] & matmul[at[:-1]]
+        changed = np.ones(len(op), np.bool_)
+        changed[at[1:]] = ~(both & (first_region[at[1:]] == first_region[at[:-1]]))
+        return changed
+
+
+_HELD = ("changed", "held")
+
+
+# --- what must stay in order ----------------------------------------------------------------------
+
+
+def orders_of(trace: CoreTrace, call: range) -> list[Before]:
+    """Return what every instruction of a call comes after, by its number in the call."""
+    return _Orders(trace, call).find()
+
+
+class _Orders:
+    """One pass over a call; knows of every region who wrote it last, and who has read it since."""
+
+    def __init__(self, trace: CoreTrace, call: range) -> None:
+        self.call = call
+        self.queue = trace.queue.tolist()
+        self.is_compute = (trace.kind == COMPUTE).tolist()
+        start = trace.access_start
+        accesses = slice(int(start[call.start]), int(start[call.stop]))
+        regions = trace.regions
+        written = np.zeros(int(regions.buffer.max(initial=0)) + 1, np.bool_)
+        written[regions.buffer[trace.region[accesses][trace.writes[accesses]]]] = True
+        matters = (regions.memory != DRAM) | written[regions.buffer]
+        self.accesses = [
+            [
+                (r, w)
+                for r, w in zip(trace.region[a:b].tolist(), trace.writes[a:b].tolist(), strict=True)
+                if matters[r]
+            ]
+            for a, b in pairwise(start[call.start : call.stop + 1].tolist())
+        ]
+        self.meeting = _meeting(regions, sorted({r for found in self.accesses for r, _ in found}))
+        self.covered = {
+            r: [s for s in others if _covers(regions, r, s)] for r, others in self.meeting.items()
+        }
+        self.writer: dict[int, int] = {}
+        self.readers: dict[int, list[int]] = {}
+
+    def find(self) -> list[Before]:
+        """Return the orders."""
+        return [self._instruction(i, accesses) for i, accesses in enumerate(self.accesses)]
+
+    def _instruction(self, i: int, accesses: Sequence[tuple[int, bool]]) -> Before:
+        writers: set[int] = set()
+        readers: set[int] = set()
+        for region, writes in accesses:
+            for other in self.meeting[region]:
+                if other in self.writer:
+                    writers.add(self.writer[other])
+                if writes:
+                    readers.update(self.readers.get(other, ()))
+        self._record(i, accesses)
+        writers.discard(i)
+        readers.discard(i)
+        waits = {j for j in writers if not self._follow(j, i, TENSOR)}
+        waits |= {j for j in readers if not self._follow(j, i)}
+        return Before(tuple(sorted(writers | readers)), tuple(sorted(waits)))
+
+    def _follow(self, j: int, i: int, queue: int | None = None) -> bool:
+        """Whether the queue of two instructions sees to their order: `queue`, or any of compute."""
+        first, second = self.call.start + j, self.call.start + i
+        same = self.queue[first] == self.queue[second] and self.is_compute[first]
+        return same and queue in (None, self.queue[first])
+
+    def _record(self, i: int, accesses: Sequence[tuple[int, bool]]) -> None:
+        for region, writes in accesses:
+            if not writes:
+                self.readers.setdefault(region, []).append(i)
+        for region, writes in accesses:
+            for other in self.covered[region] if writes else ():
+                self.readers.pop(other, None)
+                self.writer[other] = i
+
+
+def _meeting(regions: Regions, used: Sequence[int]) -> dict[int, list[int]]:
+    """Return the regions that each one meets, itself among them."""
+    meet, at = Meetings(regions), np.array(used, np.int64)
+    memory, buffer, low, high, first, last = (
+        getattr(regions, name)[at]
+        for name in ("memory", "buffer", "low", "high", "partition_low", "partition_high")
+    )
+    found: dict[int, list[int]] = {}
+    for n, region in enumerate(used):
+        near = (memory == memory[n]) & ((memory != DRAM) | (buffer == buffer[n]))
+        near &= (low < high[n]) & (low[n] < high) & (first < last[n]) & (first[n] < last)
+        found[region] = [s for s in at[near].tolist() if meet(region, s)]
+    return found
+
+
+def _covers(regions: Regions, a: int, b: int) -> bool:
+    """Whether all of region b lies in region a, as far as boxes tell."""
+    if a == b:
+        return True
+    key = regions.key[a]
+    if regions.buffer[a] != regions.buffer[b] or key == NO_BOX or key != regions.key[b]:
+        return False
+    box, other = regions.box[a], regions.box[b]
+    return bool((box[::2] <= other[::2]).all() and (box[1::2] >= other[1::2]).all())
