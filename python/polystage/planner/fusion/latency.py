@@ -473,7 +473,7 @@ class _NestWalk:
             if len(same) == 1 or pattern is None:
                 yield from same
                 continue
-            with self.walk.instructions.text.loop(len(same)) as text:
+            with self.walk.instructions.loop(len(same)) as text:
                 yield from self._sampled(same, text)
 
     def _sampled(self, tiles: Sequence[_State], loop: LoopText) -> Iterator[_State]:

@@ -6,13 +6,16 @@ little more.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 
 from polystage.machine import Target
 from polystage.planner.fusion.latency_places import (
+    LoopText,
     Occupants,
     ProgramText,
     Reserved,
@@ -86,6 +89,19 @@ class Cell:
 Touch = tuple[Cell, Box | None]
 
 
+@dataclass(eq=False)
+class LoopRun:
+    """One execution of a loop: by queue its first and its last instruction."""
+
+    trips: int
+    first: dict[int, int] = field(default_factory=dict)
+    last: dict[int, int] = field(default_factory=dict)
+
+
+def _is_same(pair: tuple[LoopRun, LoopRun]) -> bool:
+    return pair[0] is pair[1]
+
+
 class Instructions:
     """A program's instructions in order."""
 
@@ -105,11 +121,23 @@ class Instructions:
         self.after: list[list[int]] = []
         self.known = [[-1] * len(self.queues) for _ in self.queues]
         """By queue, how far it has waited for every other."""
+        self.runs: list[LoopRun] = []
+        """The loops that are under way."""
+        self.runs_of: list[tuple[LoopRun, ...]] = []
+        """The loops around every instruction, outermost first."""
 
     @property
     def count(self) -> int:
         """How many instructions there are."""
         return len(self.kind)
+
+    @contextmanager
+    def loop(self, trips: int) -> Iterator[LoopText]:
+        """Enter a loop of the program; `text.begin` starts each of its iterations."""
+        with self.text.loop(trips) as text:
+            self.runs.append(LoopRun(trips))
+            yield text
+            self.runs.pop()
 
     def reserve(
         self, size: int, hint: int, extents: tuple[int | None, ...] = (), is_weight: bool = False
@@ -144,6 +172,10 @@ class Instructions:
             cell.note(is_write, own, index, box)
             if cell.reserved is not None:
                 self.text.use(cell.reserved, queue)
+        for run in self.runs:
+            run.first.setdefault(own, index)
+            run.last[own] = index
+        self.runs_of.append(tuple(self.runs))
         self.after.append(waits)
         self.kind.append(kind)
         self.queue.append(own)
@@ -167,9 +199,32 @@ class Instructions:
                         if own != queue and index < first:
                             self.after[first].append(index)
 
+    def _wait_for_loops(self) -> None:
+        """Let a queue wait before a loop for all that it needs in it from before, and for loops as
+        wholes; loops of as many trips go together trip by trip."""
+        after: list[list[int]] = [[] for _ in self.after]
+        for index, waits in enumerate(self.after):
+            around = self.runs_of[index]
+            for awaited in waits:
+                theirs = self.runs_of[awaited]
+                if around == theirs:
+                    after[index].append(awaited)
+                    continue
+                depth = sum(1 for _ in takewhile(_is_same, zip(around, theirs, strict=False)))
+                mine = around[depth] if depth < len(around) else None
+                other = theirs[depth] if depth < len(theirs) else None
+                if mine and other and mine.trips == other.trips:
+                    after[index].append(awaited)
+                    continue
+                first = mine.first[self.queue[index]] if mine else index
+                last = other.last[self.queue[awaited]] if other else awaited
+                after[first].append(last)
+        self.after = after
+
     def ends_ns(self) -> np.ndarray:
         """Return when the result of every instruction is there."""
         self._wait_for_bytes()
+        self._wait_for_loops()
         n = self.count
         counts = np.fromiter((len(waits) for waits in self.after), np.int64, n)
         trace = CoreTrace(
