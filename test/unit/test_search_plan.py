@@ -141,6 +141,47 @@ func.func @main(%x: memref<64x64xbf16>, %v: memref<64x512xbf16>,
 """
 
 
+PHASES = """
+#id = affine_map<(i, c) -> (i, c)>
+#taken = affine_map<(p, r, c, t) -> (r + t, p, c)>
+#taps = affine_map<(p, r, c, t) -> (c, t)>
+#made = affine_map<(p, r, c, t) -> (r, p, c)>
+#fill = affine_map<(p, r, c) -> (r, p, c)>
+func.func @main(%x: memref<512x64xf32>, %f: memref<64x3xf32>, %y: memref<480x64xf32>) {
+  %zero = arith.constant 0.0 : f32
+  %g = memref.alloc() : memref<512x64xf32>
+  %u = memref.alloc() : memref<30x16x64xf32>
+  %rows = memref.expand_shape %g [[0, 1], [2]] output_shape [32, 16, 64]
+    : memref<512x64xf32> into memref<32x16x64xf32>
+  %flat = memref.collapse_shape %u [[0, 1], [2]]
+    : memref<30x16x64xf32> into memref<480x64xf32>
+  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel", "parallel"]}
+    ins(%x : memref<512x64xf32>) outs(%g : memref<512x64xf32>) {
+  ^bb0(%i: f32, %o: f32):
+    %e = math.exp %i : f32
+    linalg.yield %e : f32
+  }
+  linalg.generic {indexing_maps = [#fill], iterator_types = ["parallel", "parallel", "parallel"]}
+    outs(%u : memref<30x16x64xf32>) { ^bb0(%o: f32): linalg.yield %zero : f32 }
+  linalg.generic {indexing_maps = [#taken, #taps, #made],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction"]}
+    ins(%rows, %f : memref<32x16x64xf32>, memref<64x3xf32>) outs(%u : memref<30x16x64xf32>) {
+  ^bb0(%p: f32, %q: f32, %o: f32):
+    %m = arith.mulf %p, %q : f32
+    %s = arith.addf %o, %m : f32
+    linalg.yield %s : f32
+  }
+  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel", "parallel"]}
+    ins(%flat : memref<480x64xf32>) outs(%y : memref<480x64xf32>) {
+  ^bb0(%i: f32, %o: f32):
+    %e = math.tanh %i : f32
+    linalg.yield %e : f32
+  }
+  return
+}
+"""
+
+
 def planned(text: str, capacity: int, max_group: int = 32) -> tuple[ir.Module, Planned]:
     """Plan a program; the module is returned so that it lives."""
     module = ir.Module.parse(text, ir.Context())
@@ -154,6 +195,13 @@ def test_a_chain_of_filters_moves_compulsory_bytes_through_a_window() -> None:
     (group,) = found.plan.groups
     assert group.loops[0].dim == 1
     assert all(place is not Place.RESIDENT for place in group.places.values())
+
+
+def test_steps_move_evenly_through_the_phases_of_a_dilated_convolution() -> None:
+    _, found = planned(PHASES, 40 * 1024)
+    assert found.traffic == compulsory_bytes(found.program)
+    (group,) = found.plan.groups
+    assert all(loop.tile % 16 == 0 for loop in group.loops)
 
 
 def test_alone_the_same_chain_moves_what_is_between() -> None:

@@ -36,6 +36,12 @@ class Axis:
         """The dims that the index depends on."""
         return tuple(dim for dim, _ in self.terms)
 
+    def periods(self, extents: Sequence[int]) -> Iterator[int]:
+        """Yield how far a dim moves that counts on where another, of the extents given, ends: 16 of
+        `16 * row + phase`."""
+        ends = {abs(step) * extents[dim] for dim, step in self.terms if extents[dim] > 1}
+        yield from (abs(step) for _, step in self.terms if self.is_linear and abs(step) in ends)
+
     def largest(self, extents: Sequence[np.ndarray | int]) -> np.ndarray | int:
         """Return the largest extent that a chunk with these extents touches."""
         whole = self.high - self.low + 1

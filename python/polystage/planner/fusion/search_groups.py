@@ -104,14 +104,20 @@ class GroupSearch:
                 yield from self._looped(segment, loops, streams)
         for dim in self.loops.stepped_dims(segment.span):
             tiles = self.loops.tiles(segment, dim)
-            finest = list(self._looped(segment, (Loop(dim, tiles[0]),), frozenset()))
+            least = {tiles[0], self.loops.aligned_tile(segment.span, dim) or tiles[0]}
+            finest = [
+                option
+                for tile in sorted(least)
+                for option in self._looped(segment, (Loop(dim, tile),), frozenset())
+            ]
             yield from finest
-            if finest and finest[0].bytes <= self.capacity // 2:
+            if finest and min(option.bytes for option in finest) <= self.capacity // 2:
                 continue  # all its inputs come once
             for loops in self.loops.finer_steps(segment.span, dim, tiles[0]):
                 yield from self._looped(segment, loops, frozenset())
             for streams, extra in self.loops.stream_choices(segment):
-                for tile in self.loops.coarse_tiles(segment, dim, tiles, extra):
+                coarse = self.loops.coarse_tiles(segment, dim, tiles, extra)
+                for tile in (*coarse, *(least - {tiles[0]})):
                     yield from self._looped(segment, (Loop(dim, tile),), streams)
 
     def _single_steps(self, segment: Segment) -> Iterator[LoopChoice]:

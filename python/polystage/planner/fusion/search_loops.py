@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations, product
-from math import prod
+from math import lcm, prod
 
 from polystage.planner.fusion.access_extents import OperatorExtents
 from polystage.planner.fusion.decisions import Loop, Nest
@@ -115,6 +115,16 @@ class StepLoops:
         """Return the tiles of a dim of the sink that make no more than the most steps."""
         extent = segment.span.operators[-1].extents[dim]
         return [tile for tile in balanced_tiles(extent) if -(-extent // tile) <= MAX_STEPS]
+
+    def aligned_tile(self, span: Span, dim: int) -> int | None:
+        """Return the least tile of a dim of the sink with which steps move evenly through axes that
+        two dims share, as `16 * row + phase` of a convolution that takes every 16th element: steps
+        of less than 16 need all rows of a phase. None where there are none, or one step is left."""
+        operators = self._extents[span.start : span.stop]
+        period = lcm(
+            *(n for o in operators for u in o.uses for a in u.axes for n in a.periods(o.extents))
+        )
+        return period if 1 < period < span.operators[-1].extents[dim] else None
 
     def late_inputs(self, segment: Segment) -> frozenset[str]:
         """Return what the sink reads when its sums are complete, once each, as a residual: it need
