@@ -6,8 +6,8 @@ from math import prod
 from polystage.dtypes import cost_dtype
 from polystage.machine import cost
 from polystage.planner.fusion.attention import Attention
-from polystage.planner.fusion.latency_pieces import Iterations
-from polystage.planner.fusion.latency_work import SUMS, ChunkWork, Layouts, Operand, Work, passes_of
+from polystage.planner.fusion.latency.pieces import Iterations
+from polystage.planner.fusion.latency.work import SUMS, ChunkWork, Layouts, Operand, Work, passes_of
 
 FOLD, WEIGHT, SHRINK, DIVIDE = (1,), (2, 1), (2,), (2,)
 """Tensor operands of the operations of each scalar function (`passes/lower/flat`)."""

@@ -13,7 +13,7 @@ from polystage.evaluator.scalar_body import compile_body
 from polystage.machine import Target, cost
 from polystage.machine.access import innermost_stride, merge_dims
 from polystage.mlir import ir
-from polystage.planner.fusion.latency_pieces import Iterations, Layout, Part, refine, shown
+from polystage.planner.fusion.latency.pieces import Iterations, Layout, Part, refine, shown
 from polystage.planner.fusion.matmul_roles import Dim, merged, roles_of
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program

@@ -1,222 +1,30 @@
-"""When a plan is done: its steps one after the other, on a model of the machine's queues.
+"""The walk through the chunks of one operator of a group, in the order of the lowering."""
 
-The walk goes through groups, steps, operators and chunks in the order in which the lowering writes
-them. Each load, each chunk on the array or the lanes and each store becomes one instruction, with
-the time that the machine's rules give it (`latency_work.py`), and waits for those that touch the
-same bytes (`latency_trace.py`).
-"""
-
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 
 from polystage.allocation import aligned
 from polystage.dtypes import cost_dtype
-from polystage.machine import Target, cost, energy
+from polystage.machine import cost
 from polystage.planner.fusion.attention import Attention
 from polystage.planner.fusion.boxes import from_ranges, to_ranges
 from polystage.planner.fusion.buffers import Buffer, Purpose
-from polystage.planner.fusion.decisions import Group, Loop, Nest, Place, Plan
-from polystage.planner.fusion.latency_attention import AttentionWork
-from polystage.planner.fusion.latency_pieces import Form, Iterations, Layout, Part
-from polystage.planner.fusion.latency_places import LoopText
-from polystage.planner.fusion.latency_trace import Box, Cell, Instructions, Touch
-from polystage.planner.fusion.latency_work import SUMS, ChunkWork, Operand, Work, contiguous_bytes
+from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
+from polystage.planner.fusion.latency.addresses import LoopText
+from polystage.planner.fusion.latency.instructions import Box
+from polystage.planner.fusion.latency.pieces import Form, Iterations, Layout, Part
+from polystage.planner.fusion.latency.record import Held, Record
+from polystage.planner.fusion.latency.work import SUMS, Operand, Work
 from polystage.planner.fusion.operators import Operator, OperatorKind
-from polystage.planner.fusion.placement import Placement
-from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.schedule import GroupSchedule
-from polystage.simulator.trace import DMA, GATHER
+from polystage.simulator.trace import GATHER
 
 SAMPLES = 12
 """Iterations of a loop that are walked through, where there are more."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """When a plan is done, and what it takes."""
-
-    total_ns: float
-    groups_ns: tuple[float, ...]
-    """By how much each group moves the end."""
-    energy_pj: float
-
-
-def latency_of(
-    program: Program,
-    target: Target,
-    plan: Plan,
-    schedules: Sequence[GroupSchedule],
-    placement: Placement,
-) -> Latency:
-    """Return the time and the energy of a plan, whose buffers lie where `placement` has them."""
-    walk = _ProgramWalk(program, target, placement)
-    for group, steps, addresses in zip(plan.groups, schedules, placement.groups, strict=True):
-        walk.group(group, steps, addresses)
-    return walk.result()
-
-
-class _Held(NamedTuple):
-    """Where an operand is, and which box of it an operator touches in a step."""
-
-    cell: Cell
-    layout: Layout
-    box: Box | None
-
-
-@dataclass
-class _Counts:
-    """What costs energy."""
-
-    macs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    operations: float = 0
-    gathered: float = 0
-    sbuf_bytes: float = 0
-    dram_bytes: float = 0
-
-    def copy(self) -> "_Counts":
-        """Return what there is now."""
-        return replace(self, macs=defaultdict(float, self.macs))
-
-    def add(self, before: "_Counts", after: "_Counts", times: float) -> None:
-        """Add what came between two moments, so many times."""
-        for dtype, count in after.macs.items():
-            self.macs[dtype] += (count - before.macs[dtype]) * times
-        for name in ("operations", "gathered", "sbuf_bytes", "dram_bytes"):
-            more = (getattr(after, name) - getattr(before, name)) * times
-            setattr(self, name, getattr(self, name) + more)
-
-
-@dataclass(frozen=True)
-class _Skipped:
-    """Iterations of a loop that are not walked through: as many `trips`, of which each takes what
-    the instructions from `start` to `stop` took for `walked`; they come before instruction `at`."""
-
-    start: int
-    stop: int
-    walked: int
-    trips: int
-    at: int
-
-
-class _ProgramWalk:
-    """The walk through all groups."""
-
-    def __init__(self, program: Program, target: Target, placement: Placement) -> None:
-        self.program = program
-        self.target = target
-        self.instructions = Instructions(target)
-        self.counts = _Counts()
-        self.works: dict[int, ChunkWork] = {}
-        self.in_dram = {
-            name: Cell((None,) * len(array.shape)) for name, array in program.arrays.items()
-        }
-        self.resident: dict[str, _Held] = {}
-        self.hints = placement.resident
-        self.skipped: list[_Skipped] = []
-        self.ends: list[int] = []
-
-    def group(self, group: Group, steps: GroupSchedule, addresses: Sequence[int]) -> None:
-        """Walk through a group."""
-        _GroupWalk(self, group, steps, addresses).run()
-        self.ends.append(self.instructions.count)
-
-    def work(self, number: int) -> ChunkWork:
-        """Return what an operator's chunks cost."""
-        if number not in self.works:
-            operator = self.program.operators[number]
-            kind = AttentionWork if isinstance(operator, Attention) else ChunkWork
-            self.works[number] = kind(self.program, operator, self.target)
-        return self.works[number]
-
-    def result(self) -> Latency:
-        """Return when all of it is done."""
-        ends = np.maximum.accumulate(self.instructions.ends_ns())
-        places = [skip.at for skip in self.skipped]
-        later = [0.0]  # by how much the first skipped loops move what follows
-
-        def done_ns(count: int) -> float:
-            """Return when the first `count` instructions are done, with what was skipped."""
-            before = later[bisect_right(places, count, hi=len(later) - 1)]
-            return before + (float(ends[count - 1]) if count else 0.0)
-
-        for skip in self.skipped:
-            each = (done_ns(skip.stop) - done_ns(skip.start)) / skip.walked
-            later.append(later[-1] + each * skip.trips)
-        done = [0.0, *(done_ns(end) for end in self.ends)]
-        groups = tuple(float(d) for d in np.diff(done))
-        return Latency(done[-1], groups, self._energy_pj(done[-1]))
-
-    def _energy_pj(self, total_ns: float) -> float:
-        counts, target = self.counts, self.target
-        return (
-            sum(
-                energy.mac_pj(target, n, dtype) + energy.register_pj(target, n, dtype)
-                for dtype, n in counts.macs.items()
-            )
-            + energy.op_pj(target, "vector", counts.operations)
-            + energy.op_pj(target, "gpsimd", counts.gathered)
-            + energy.access_pj(target, "sbuf", counts.sbuf_bytes)
-            + energy.access_pj(target, "dram", counts.dram_bytes)
-            + energy.static_pj(target, total_ns)
-        )
-
-    # --- transfers --------------------------------------------------------------------------------
-
-    def load(self, name: str, box: Box, held: _Held, is_whole: bool) -> None:
-        """Bring a box of an array; `is_whole` says that it is all that the buffer holds."""
-        role = str(self.program.arrays[name].role)
-        queue = self._dma_queue("weight" if role == "weight" else "load")
-        for piece in _unwrapped(box, held.layout):
-            time, size = self._transfer(name, piece, held.layout)
-            source, to = (self.in_dram[name], piece), (held.cell, None if is_whole else piece)
-            self._move(queue, time, size, source, to)
-
-    def store(self, name: str, box: Box, held: _Held, is_whole: bool) -> None:
-        """Take a box of an array away."""
-        queue = self._dma_queue("store")
-        for piece in _unwrapped(box, held.layout):
-            time, size = self._transfer(name, piece, held.layout)
-            source, to = (held.cell, None if is_whole else piece), (self.in_dram[name], piece)
-            self._move(queue, time, size, source, to)
-
-    def _move(self, queue: str, time: cost.Cost, size: int, source: Touch, to: Touch) -> None:
-        alone = time.latency_ns - self.target.dma.startup_ns
-        self.counts.sbuf_bytes += size
-        self.counts.dram_bytes += size
-        self.instructions.add(queue, time.busy_ns, alone, [source], [to], DMA, dram_bytes=size)
-
-    def _transfer(self, name: str, box: Box, layout: Layout) -> tuple[cost.Cost, int]:
-        array = self.program.arrays[name]
-        sizes = [stop - start for start, stop in box]
-        total = prod(sizes) * array.element_bytes
-        there = Layout.box(array.shape).strides
-        runs = [contiguous_bytes(sizes, s, array.element_bytes) for s in (there, layout.strides)]
-        return cost.dma(self.target, total, *runs), total
-
-    def _dma_queue(self, kind: str) -> str:
-        classes = ("load", "weight", "store", "copy")
-        return f"dma{classes.index(kind) * self.target.dma.queues // len(classes)}"
-
-
-def _unwrapped(box: Box, layout: Layout) -> Iterator[list[tuple[int, int]]]:
-    """Yield the parts of a box that lie in one round of a circular window."""
-    parts: list[list[tuple[int, int]]] = [[]]
-    for (start, stop), extent in zip(box, layout.extents, strict=True):
-        ranges = [(start, stop)]
-        if extent is not None and start // extent != (stop - 1) // extent:
-            edges = range((start // extent + 1) * extent, stop, extent)
-            ends = [start, *edges, stop]
-            ranges = list(pairwise(ends))
-        parts = [[*part, piece] for part in parts for piece in ranges]
-    yield from parts
 
 
 def _pattern(
@@ -239,105 +47,12 @@ def _pattern(
     return tuple(found)
 
 
-class _GroupWalk:
-    """The walk through the steps of one group."""
-
-    def __init__(
-        self, walk: _ProgramWalk, group: Group, steps: GroupSchedule, addresses: Sequence[int]
-    ) -> None:
-        self.walk = walk
-        self.program = walk.program
-        self.group = group
-        self.steps = steps
-        self.last = len(group.operators) - 1
-        self.arrays: dict[str, _Held] = {}
-        self.buffers: dict[str, tuple[Buffer, int]] = {}
-        self.local: dict[int, list[tuple[Buffer, int]]] = defaultdict(list)
-        for buffer, address in zip(steps.buffers, addresses, strict=True):
-            if buffer.purpose is Purpose.ARRAY:
-                self.buffers[buffer.array or ""] = buffer, address
-            else:
-                self.local[buffer.operators[1]].append((buffer, address))
-
-    def run(self) -> None:
-        """Walk through all steps."""
-        nests = [
-            _NestWalk(self, place, number, self.group.nests[place] if self.group.nests else Nest())
-            for place, number in enumerate(self.group.operators)
-        ]
-        for step in range(self.steps.steps):
-            for place in range(len(self.group.operators)):
-                self._arrays_from(step, place)
-                nests[place].run(step)
-                self._stores(step, place)
-
-    def is_on_chip(self, name: str) -> bool:
-        """Tell whether an array is on chip in this group."""
-        return self.group.places[name] is not Place.STREAMED
-
-    def _arrays_from(self, step: int, place: int) -> None:
-        """Reserve and load the arrays that are on chip from an operator on."""
-        shares = self.steps.shares
-        found = [
-            name
-            for name in self.group.places
-            if self.is_on_chip(name) and self._first(shares.get(name, name)) == place
-        ]
-        for name in sorted(found, key=shares.__contains__):  # owners of buffers come first
-            self.arrays[name] = self._located(name)
-        for name in found:
-            if name in self.steps.loads:
-                box = self.steps.loads[name][step].tolist()
-                if all(stop > start for start, stop in box):
-                    self.walk.load(name, box, self.arrays[name], is_whole=False)
-
-    def _first(self, name: str) -> int:
-        """Return the operator of the group from which on an array is on chip."""
-        return self.buffers[name][0].operators[0] if name in self.buffers else 0
-
-    def _located(self, name: str) -> _Held:
-        """Return where an array is on chip."""
-        if name in self.steps.shares:
-            held = self.arrays[self.steps.shares[name]]
-            if self.group.places[name] is Place.RESIDENT:
-                self.walk.resident.setdefault(name, held)
-            return held
-        if self.group.places[name] is Place.RESIDENT:
-            if name not in self.walk.resident:
-                shape = self.program.arrays[name].shape
-                self.walk.resident[name] = self._reserve(name, shape, self.walk.hints[name])
-            return self.walk.resident[name]
-        buffer, address = self.buffers[name]
-        if name in self.arrays and buffer.operators == (0, self.last):
-            return self.arrays[name]
-        return self._reserve(name, buffer.shape, address)
-
-    def _reserve(self, name: str, shape: tuple[int, ...], address: int) -> _Held:
-        array = self.program.arrays[name]
-        layout = Layout.circular(shape, array.shape)
-        size = aligned(prod(shape) * array.element_bytes)
-        is_weight = str(array.role) == "weight"
-        cell = self.walk.instructions.reserve(size, address, layout.extents, is_weight)
-        return _Held(cell, layout, None)
-
-    def _stores(self, step: int, place: int) -> None:
-        for name, boxes in self.steps.stores.items():
-            if self._last_writer(name) == place:
-                for box in boxes[step].tolist():
-                    if all(stop > start for start, stop in box):
-                        self.walk.store(name, box, self.arrays[name], is_whole=False)
-
-    def _last_writer(self, name: str) -> int:
-        writers = self.program.writers(name)
-        return max(p for p, number in enumerate(self.group.operators) if number in writers)
-
-
 @dataclass(frozen=True)
 class _State:
     """What is fixed at a point of a nest."""
 
     box: Iterations
-    places: dict[Operand, _Held]
+    places: dict[Operand, Held]
     is_first: bool
 
     def at(self, dim: int, start: int, size: int, is_first: bool) -> "_State":
@@ -346,34 +61,46 @@ class _State:
         sizes = (*self.box.sizes[:dim], size, *self.box.sizes[dim + 1 :])
         return _State(Iterations(starts, sizes), self.places, self.is_first and is_first)
 
-    def having(self, operand: Operand, held: _Held) -> "_State":
+    def having(self, operand: Operand, held: Held) -> "_State":
         """Return the state with one more operand on chip."""
         return replace(self, places={**self.places, operand: held})
 
 
-class _NestWalk:
+class NestWalk:
     """The walk through the chunks of one operator of a group."""
 
-    def __init__(self, group: _GroupWalk, place: int, number: int, nest: Nest) -> None:
-        self.walk = group.walk
+    def __init__(
+        self,
+        record: Record,
+        group: Group,
+        number: int,
+        nest: Nest,
+        boxes: np.ndarray,
+        own: Sequence[tuple[Buffer, int]],
+        arrays: Mapping[str, Held],
+    ) -> None:
+        """`boxes` is what each step computes, `own` are the operator's buffers with their
+        addresses, `arrays` says where the arrays of the group are on chip at the moment."""
+        self.record = record
         self.group = group
-        self.operator: Operator = group.program.operators[number]
-        self.work = group.walk.work(number)
+        self.program = record.program
+        self.operator: Operator = self.program.operators[number]
+        self.work = record.work(number)
+        self.boxes = boxes
+        self.arrays = arrays
         self.chunks = nest.chunks
         reductions = self.operator.reductions
         self.inner = next(
             (i for i, loop in enumerate(nest.chunks) if loop.dim in reductions), len(nest.chunks)
         )
         self.last = [loop for loop in nest.chunks[self.inner :] if loop.dim not in reductions]
-        self.boxes = group.steps.computes[place]
-        own = group.local[place]
         self.streamed: dict[Operand, int] = {}
         """Addresses of streamed operands."""
         for buffer, address in own:
             if buffer.purpose is Purpose.CHUNK:
                 self.streamed[self._access(buffer)] = address
         self.sums = next((found for found in own if found[0].purpose is Purpose.ACCUMULATOR), None)
-        self.kept: _Held | None = None
+        self.kept: Held | None = None
         """The sums, where they last over steps."""
         self.scratch = [found for found in own if found[0].purpose is Purpose.SCRATCH]
         self.touched = self._touched()
@@ -390,13 +117,13 @@ class _NestWalk:
     def _touched(self) -> dict[Operand, list[list[list[int]]]]:
         """Return the boxes of arrays on chip that the operator touches in each step."""
         boxes = from_ranges(self.boxes)
-        maps = self.group.program.maps(self.operator)
+        maps = self.program.maps(self.operator)
         accesses = (*self.operator.reads, *self.operator.writes)
         forms = (*maps.reads, *maps.writes)
         return {
             number: to_ranges(form.image(boxes)).tolist()
             for number, (access, form) in enumerate(zip(accesses, forms, strict=True))
-            if self.group.is_on_chip(access.array)
+            if self.group.places[access.array] is not Place.STREAMED
         }
 
     def run(self, step: int) -> None:
@@ -410,8 +137,8 @@ class _NestWalk:
         is_first = all(starts[d] == 0 for d in operator.reductions)
         self.is_last = all(box[d][1] == operator.extents[d] for d in operator.reductions)
         accesses = (*operator.reads, *operator.writes)
-        places: dict[Operand, _Held] = {
-            number: self.group.arrays[accesses[int(number)].array]._replace(box=boxes[step])
+        places: dict[Operand, Held] = {
+            number: self.arrays[accesses[int(number)].array]._replace(box=boxes[step])
             for number, boxes in self.touched.items()
         }
         state = _State(Iterations(starts, sizes), places, is_first)
@@ -450,7 +177,7 @@ class _NestWalk:
             if part.access in self.streamed:
                 held = state.places[part.access]
                 name = self.operator.writes[part.access - len(self.operator.reads)].array
-                self.walk.store(name, self._box_of(part, self.work.flat(state.box)), held, True)
+                self.record.store(name, self._box_of(part, self.work.flat(state.box)), held, True)
 
     def _tiles(self, state: _State, loop: Loop) -> Iterator[_State]:
         """Yield the state in every tile of a loop; tiles that are written alike share a loop of the
@@ -473,26 +200,24 @@ class _NestWalk:
             if len(same) == 1 or pattern is None:
                 yield from same
                 continue
-            with self.walk.instructions.loop(len(same)) as text:
+            with self.record.instructions.loop(len(same)) as text:
                 yield from self._sampled(same, text)
 
     def _sampled(self, tiles: Sequence[_State], loop: LoopText) -> Iterator[_State]:
         """Yield tiles that are alike: all, or of many enough to tell how long each takes."""
-        walk, text = self.walk, self.walk.instructions.text
+        record, instructions = self.record, self.record.instructions
         is_sampled = len(tiles) > SAMPLES + 2
-        start, before = 0, walk.counts
+        start, before = 0, record.counts
         for number, tile in enumerate(tiles):
             if is_sampled and SAMPLES <= number < len(tiles) - 1:
                 continue
-            text.begin(loop)
+            instructions.text.begin(loop)
             yield tile
             if is_sampled and number == SAMPLES // 2 - 1:
-                start, before = walk.instructions.count, walk.counts.copy()
+                start, before = instructions.count, record.counts.copy()
             if is_sampled and number == SAMPLES - 1:
-                stop, walked = walk.instructions.count, SAMPLES - SAMPLES // 2
-                skipped = len(tiles) - SAMPLES - 1
-                walk.skipped.append(_Skipped(start, stop, walked, skipped, stop + 1))
-                walk.counts.add(before, walk.counts.copy(), skipped / walked)
+                walked, skipped = SAMPLES - SAMPLES // 2, len(tiles) - SAMPLES - 1
+                record.skip(start, instructions.count, walked, skipped, before)
 
     def _checks(self, state: _State, dim: int) -> list[tuple[Form, int, int, int | None]]:
         """Return what may change from tile to tile of a dim, as (index, least, greatest, extent):
@@ -526,18 +251,18 @@ class _NestWalk:
             if self.kept is None:
                 extents = [self.operator.extents[d] for d in self.operator.parallels]
                 layout = Layout.circular(buffer.shape, extents)
-                cell = self.walk.instructions.reserve(buffer.bytes, address)
-                self.kept = _Held(cell, layout, None)
+                cell = self.record.instructions.reserve(buffer.bytes, address)
+                self.kept = Held(cell, layout, None)
             return state.having(SUMS, self.kept)
         sizes = [state.box.sizes[d] for d in self.operator.parallels]
         size = aligned(prod(sizes) * buffer.element_bytes)
-        cell = self.walk.instructions.reserve(size, address)
-        return state.having(SUMS, _Held(cell, Layout.box(sizes), None))
+        cell = self.record.instructions.reserve(size, address)
+        return state.having(SUMS, Held(cell, Layout.box(sizes), None))
 
     def _lasts(self, buffer: Buffer) -> bool:
         """Tell whether sums are carried from step to step."""
-        dims = {loop.dim for loop in self.group.group.loops}
-        return buffer.operators == (0, self.group.last) and not dims.isdisjoint(
+        dims = {loop.dim for loop in self.group.loops}
+        return buffer.operators == (0, len(self.group.operators) - 1) and not dims.isdisjoint(
             self.operator.reductions
         )
 
@@ -545,8 +270,8 @@ class _NestWalk:
         if not isinstance(self.operator, Attention):
             return state
         for name, (buffer, address) in zip(self.operator.scratch_names, self.scratch, strict=True):
-            cell = self.walk.instructions.reserve(buffer.bytes, address)
-            state = state.having(name, _Held(cell, Layout.box(buffer.shape), None))
+            cell = self.record.instructions.reserve(buffer.bytes, address)
+            state = state.having(name, Held(cell, Layout.box(buffer.shape), None))
         return state
 
     def _with_output(self, state: _State) -> _State:
@@ -556,20 +281,16 @@ class _NestWalk:
         return state
 
     def _reserve(self, state: _State, part: Part, box: Box) -> _State:
-        sizes = [stop - start for start, stop in box]
         accesses = (*self.operator.reads, *self.operator.writes)
-        array = self.group.program.arrays[accesses[part.access].array]
-        cell = self.walk.instructions.reserve(
-            aligned(prod(sizes) * array.element_bytes),
-            self.streamed[part.access],
-            is_weight=str(array.role) == "weight",
-        )
-        return state.having(part.access, _Held(cell, Layout.box(sizes), None))
+        sizes = [stop - start for start, stop in box]
+        name, address = accesses[part.access].array, self.streamed[part.access]
+        held = self.record.reserve(name, sizes, address, is_window=False)
+        return state.having(part.access, held)
 
     def _box_of(self, part: Part, box: Iterations) -> list[tuple[int, int]]:
         """Return what an access touches of its array, without what its bounds leave out."""
         accesses = (*self.operator.reads, *self.operator.writes)
-        shape = self.group.program.arrays[accesses[part.access].array].shape
+        shape = self.program.arrays[accesses[part.access].array].shape
         if not part.axes:
             return [(0, extent) for extent in shape]
         starts, stops = list(box.starts), [a + n for a, n in zip(*box, strict=True)]
@@ -613,7 +334,7 @@ class _NestWalk:
         return max((i for i, loop in enumerate(self.last) if loop.dim in dims), default=None)
 
     def _dims(self, part: Part) -> frozenset[int]:
-        return self.group.program.maps(self.operator).reads[part.access].used | frozenset(
+        return self.program.maps(self.operator).reads[part.access].used | frozenset(
             dim for form, _, _ in part.bounds for dim, _ in form.terms
         )
 
@@ -623,7 +344,7 @@ class _NestWalk:
             return state
         state = self._reserve(state, part, box)
         name = self.operator.reads[part.access].array
-        self.walk.load(name, box, state.places[part.access], is_whole=True)
+        self.record.load(name, box, state.places[part.access], is_whole=True)
         return state
 
     # --- execution --------------------------------------------------------------------------------
@@ -681,38 +402,38 @@ class _NestWalk:
             if extent is not None
         ]
 
-    def _array_of(self, access: int) -> _Held:
+    def _array_of(self, access: int) -> Held:
         accesses = (*self.operator.reads, *self.operator.writes)
-        return self.group.arrays[accesses[access].array]
+        return self.arrays[accesses[access].array]
 
     def _add(self, work: Work, state: _State) -> None:
         places = state.places
         reads = [(places[o].cell, places[o].box) for o in work.reads if o in places]
         writes = [(places[o].cell, places[o].box) for o in work.writes if o in places]
-        counts = self.walk.counts
+        counts = self.record.counts
         if work.macs:
             read = self.operator.reads[0].array
-            counts.macs[cost_dtype(self.group.program.arrays[read].dtype)] += work.macs
+            counts.macs[cost_dtype(self.program.arrays[read].dtype)] += work.macs
         counts.operations += work.operations
         counts.sbuf_bytes += work.sbuf_bytes
-        self.walk.instructions.add(work.queue, work.busy_ns, work.latency_ns, reads, writes)
+        self.record.instructions.add(work.queue, work.busy_ns, work.latency_ns, reads, writes)
 
     def _gather(self, state: _State) -> None:
         """Add a lookup of rows, and what is made of them."""
-        operator, target = self.operator, self.walk.target
+        operator, target = self.operator, self.record.target
         for number, read in enumerate(operator.reads):
             if read.exprs is not None:
                 continue
-            array = self.group.program.arrays[read.array]
+            array = self.program.arrays[read.array]
             row = array.shape[-1]
             count = max(1, prod(state.box.sizes) // row)
             time = cost.gather(target, count, row * array.element_bytes, row * array.element_bytes)
             reads = [(h.cell, h.box) for o, h in state.places.items() if o != number]
             moved = count * row * array.element_bytes
-            self.walk.counts.dram_bytes += moved
-            self.walk.counts.sbuf_bytes += moved
-            self.walk.counts.gathered += count
-            self.walk.instructions.add(
+            self.record.counts.dram_bytes += moved
+            self.record.counts.sbuf_bytes += moved
+            self.record.counts.gathered += count
+            self.record.instructions.add(
                 "gpsimd",
                 time.dma.busy_ns,
                 time.dma.latency_ns - target.dma.startup_ns,

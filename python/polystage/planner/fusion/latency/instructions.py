@@ -14,7 +14,7 @@ from itertools import takewhile
 import numpy as np
 
 from polystage.machine import Target
-from polystage.planner.fusion.latency_places import (
+from polystage.planner.fusion.latency.addresses import (
     LoopText,
     Occupants,
     ProgramText,
