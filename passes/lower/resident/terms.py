@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polystage.dialects.npu.rules import ACTIVATIONS
 from polystage.mlir import ir
 from polystage.passes.lower.lane_engines.affine import peel_affine
 from polystage.passes.lower.lane_engines.scalar_graph import Node, ScalarBody, is_cast
@@ -26,11 +27,7 @@ def read_terms(body: ScalarBody) -> Terms | None:
     """
     if len(body.results) != 1 or body.tables or body.reads("output"):
         return None
-    node = _without_casts(body.results[0])
-    function = "identity"
-    inner = _rectified(node)
-    if inner is not None:
-        node, function = inner, "relu"
+    node, function = _without_function(_without_casts(body.results[0]))
     affine = peel_affine(node)
     operands = _summands(affine.source)
     if operands is None:
@@ -46,6 +43,18 @@ def _without_casts(node: Node) -> Node:
 
 def _is_float(type_: ir.Type) -> bool:
     return isinstance(type_, ir.FloatType)
+
+
+def _without_function(node: Node) -> tuple[Node, str]:
+    """Return (x, f) where a node is the function f of the scalar engine of x, else the node
+    itself under the identity."""
+    rectified = _rectified(node)
+    if rectified is not None:
+        return rectified, "relu"
+    name = node.name.removeprefix("math.")
+    if node.kind == "math" and name in ACTIVATIONS and len(node.operands) == 1:
+        return _without_casts(node.operands[0]), name
+    return node, "identity"
 
 
 def _rectified(node: Node) -> Node | None:
