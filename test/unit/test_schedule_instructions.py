@@ -9,7 +9,9 @@ from npu_programs import Kernel, Value, dram, program, random
 from polystage.passes.placement.schedule_instructions import ScheduleInstructionsPass
 from polystage.pipeline import run_pipeline
 from polystage.planner.list_schedule import Task, list_schedule
-from polystage.simulator import Traced, simulate
+from polystage.simulator import Traced, simulate, traced
+from polystage.simulator.conflicts import Meetings
+from polystage.simulator.reordering import regions_that_meet
 
 
 def scheduled(module):
@@ -90,6 +92,16 @@ def test_never_slower(data: st.DataObject) -> None:
     run_pipeline(after, "builtin.module(npu-schedule-instructions)")
     times = [simulate(m, timing_only=True).totals.latency_ns for m in (before, after)]
     assert times[1] <= times[0]
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_the_scheduler_and_the_simulator_agree_on_what_meets(data: st.DataObject) -> None:
+    regions = traced(program(random_kernel(data.draw))).trace.regions
+    every = range(regions.count)
+    meet, (meeting, covered) = Meetings(regions), regions_that_meet(regions, every)
+    assert meeting == {a: [b for b in every if meet(a, b)] for a in every}
+    assert all(set(covered[a]) <= set(meeting[a]) and a in covered[a] for a in every)
 
 
 def two_chains(times: int) -> Kernel:

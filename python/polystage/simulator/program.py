@@ -138,6 +138,8 @@ def simulate_device(
             f"there are inputs for {len(inputs)} cores, but {len(modules)} modules",
             help="give the inputs of every core, in the order of the modules",
         )
+    for module in modules:
+        _verify(module)
     cores = [_Core(module, number, options) for number, module in enumerate(modules)]
     rates = _rates([core.target for core in cores])
     with np.errstate(all="ignore"), one_blas_thread():
@@ -196,7 +198,6 @@ class _Core:
     """One core: its program, and what came of it."""
 
     def __init__(self, module: ir.Module, number: int, options: _Options) -> None:
-        _verify(module)
         self.number = number
         self.options = options
         target = target_of(module.operation)

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from polystage.simulator.conflicts import Meetings, with_order
+from polystage.simulator.conflicts import with_order
 from polystage.simulator.decode import Program
 from polystage.simulator.timeline import run_timeline
 from polystage.simulator.trace import (
@@ -145,10 +145,8 @@ class _Orders:
             ]
             for a, b in pairwise(start[call.start : call.stop + 1].tolist())
         ]
-        self.meeting = _meeting(regions, sorted({r for found in self.accesses for r, _ in found}))
-        self.covered = {
-            r: [s for s in others if _covers(regions, r, s)] for r, others in self.meeting.items()
-        }
+        used = sorted({region for found in self.accesses for region, _ in found})
+        self.meeting, self.covered = regions_that_meet(regions, used)
         self.writer: dict[int, int] = {}
         self.readers: dict[int, list[int]] = {}
 
@@ -188,27 +186,30 @@ class _Orders:
                 self.writer[other] = i
 
 
-def _meeting(regions: Regions, used: Sequence[int]) -> dict[int, list[int]]:
-    """Return the regions that each one meets, itself among them."""
-    meet, at = Meetings(regions), np.array(used, np.int64)
-    memory, buffer, low, high, first, last = (
+def regions_that_meet(
+    regions: Regions, used: Sequence[int]
+) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Return the regions that each one meets, itself among them, and those of them that lie in it
+    as far as boxes tell. Two meet as `conflicts.Meetings` says."""
+    at = np.array(used, np.int64)
+    memory, buffer, low, high, first, last, key = (
         getattr(regions, name)[at]
-        for name in ("memory", "buffer", "low", "high", "partition_low", "partition_high")
+        for name in (
+            *("memory", "buffer", "low", "high", "partition_low", "partition_high", "key"),
+        )
     )
-    found: dict[int, list[int]] = {}
+    begin, end = regions.box[at][:, ::2], regions.box[at][:, 1::2]
+    meeting: dict[int, list[int]] = {}
+    covered: dict[int, list[int]] = {}
     for n, region in enumerate(used):
         near = (memory == memory[n]) & ((memory != DRAM) | (buffer == buffer[n]))
         near &= (low < high[n]) & (low[n] < high) & (first < last[n]) & (first[n] < last)
-        found[region] = [s for s in at[near].tolist() if meet(region, s)]
-    return found
-
-
-def _covers(regions: Regions, a: int, b: int) -> bool:
-    """Whether all of region b lies in region a, as far as boxes tell."""
-    if a == b:
-        return True
-    key = regions.key[a]
-    if regions.buffer[a] != regions.buffer[b] or key == NO_BOX or key != regions.key[b]:
-        return False
-    box, other = regions.box[a], regions.box[b]
-    return bool((box[::2] <= other[::2]).all() and (box[1::2] >= other[1::2]).all())
+        found = np.flatnonzero(near)
+        comparable = (buffer[found] == buffer[n]) & (key[found] == key[n]) & (key[n] != NO_BOX)
+        apart = (begin[found] >= end[n]) | (begin[n] >= end[found])
+        inside = (begin[found] >= begin[n]) & (end[found] <= end[n])
+        meets = ~(comparable & apart.any(axis=1))
+        contains = (comparable & inside.all(axis=1)) | (found == n)
+        meeting[region] = at[found[meets]].tolist()
+        covered[region] = at[found[contains]].tolist()
+    return meeting, covered
