@@ -113,7 +113,6 @@ def reason(**shape):
     ("shape", "why"),
     [
         ({"depth": 40}, "heads of 40 begin at partitions at which no access does"),
-        ({"values": 40}, "values of 40 begin at partitions at which no access does"),
         ({"mask": "qk"}, "a mask of the attention is no constant"),
         (
             {"form": "guarded", "mask": "qk", "constant_mask": True},
@@ -129,15 +128,16 @@ def test_declined(shape, why):
 def test_batches_cover_all_heads_and_queries():
     target = Target.load("neuroncore_v2")
     for heads, queries, keys in ((12, 128, 128), (12, 197, 197), (5, 40, 3000), (3, 1100, 7)):
-        tiles = AttentionTiles.of(heads, queries, keys, target)
+        tiles = AttentionTiles.of(heads, (queries, keys, 64, 64), target)
         seen = np.zeros((heads, queries), int)
         for batch in tiles.batches:
-            assert len(batch.heads) * batch.queries.size <= tiles.columns
-            assert len(batch.heads) * tiles.spacing <= tiles.rows
-            seen[batch.heads.start : batch.heads.stop][:, batch.queries.start :][
-                :, : batch.queries.size
-            ] += 1
+            assert batch.queries.size <= tiles.rows
+            rows = slice(batch.queries.start, batch.queries.start + batch.queries.size)
+            seen[batch.heads.start : batch.heads.stop, rows] += 1
         assert (seen == 1).all()
+        assert all(
+            len(b.heads) * p.size <= tiles.columns for b in tiles.batches for p in tiles.key_pieces
+        )
 
 
 def test_units_lie_side_by_side():

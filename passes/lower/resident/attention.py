@@ -47,7 +47,6 @@ class Attention(ResidentOperator):
     scale: float
     masks: tuple[Mask, ...]
     has_maximum: bool
-    masked_rows_are_zero: bool
 
     @property
     def queries(self) -> int:
@@ -83,14 +82,12 @@ class Attention(ResidentOperator):
 
     @property
     def matrices(self) -> tuple[Table, ...]:
-        """The identity, which transposes, ones, which add up over partitions and repeat, and
-        masks."""
-        type_ = self.value.element_type
-        return Matrix("identity", type_), Matrix("ones", type_), *self.masks
+        """The identity, which transposes, and masks."""
+        return Matrix("identity", self.value.element_type), *self.masks
 
     def tiles(self, target: Target) -> AttentionTiles:
         """Return which heads and tokens are computed together."""
-        return AttentionTiles.of(len(self.heads), *self.extents[-4:-2], target)
+        return AttentionTiles.of(len(self.heads), self.extents[-4:], target)
 
     def units(self, window: Window, partitions: int) -> Units:
         """Return the tiles of the values, or of the output, that heads touch."""
@@ -101,19 +98,22 @@ class Attention(ResidentOperator):
 
     def buffers(self, target: Target) -> dict[str, tuple[list[int], ir.Type]]:
         """Return what the operator needs on chip: the shape without partitions, and the type."""
-        tiles = self.tiles(target)
-        batches = tiles.batches
-        queries = batches[0].queries
+        tiles, partitions = self.tiles(target), partitions_of(target)
         weight = self.value.element_type
         f32 = ir.F32Type.get(self.contraction.context)
-        columns = self.units(self.value, partitions_of(target)).columns
-        maxima = [len(batches), len(queries.tiles(tiles.rows)), tiles.together * tiles.spacing]
-        found = {"maximum": (maxima, weight), "values": ([len(tiles.key_tiles), columns], weight)}
+        statistics = [len(tiles.batches), tiles.together]
+        key_tiles, rows = len(tiles.key_tiles), tiles.query_tiles[0].size
+        values, result = (self.units(w, partitions).columns for w in (self.value, self.output))
+        found = {
+            "minimum": (statistics, f32),
+            "sums": (statistics, f32),
+            "values": ([key_tiles, values], weight),
+            "result": ([len(tiles.query_tiles), result], weight),
+        }
         for place in range(PLACES):
-            weights = [len(tiles.key_tiles), tiles.together, queries.size]
-            found[f"weights {place}"] = (weights, weight)
-            found[f"shift {place}"] = ([queries.size], weight)
-            found[f"factor {place}"] = ([tiles.together, queries.size], f32)
+            found[f"scores {place}"] = ([tiles.together, self.extents[self.keys]], f32)
+            found[f"weights {place}"] = ([tiles.together, self.extents[self.keys]], weight)
+            found[f"transposed {place}"] = ([key_tiles * tiles.together, rows], weight)
         return found
 
     def scratch(self, target: Target) -> Mapping[Hashable, int]:

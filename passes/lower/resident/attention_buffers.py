@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from polystage.mlir import ir
 from polystage.passes.lower.resident.attention import PLACES, Attention, dim_of, start_of
-from polystage.passes.lower.resident.attention_tiles import Batch, Rows, Span, Unit, rows_of
+from polystage.passes.lower.resident.attention_tiles import Batch, Span, Unit, rows_of
 from polystage.passes.lower.resident.layout import Range, ResidentArray, partitions_of
 from polystage.passes.lower.resident.windows import Window
 from polystage.passes.lower.resident.workspace import Workspace
@@ -57,49 +56,46 @@ class AttentionBuffers:
         array, tokens = self.arrays[window.array], dim_of(window, self.operator.keys)
         return array.view(self.builder, unit.tile, _box(array, unit.origin, tokens, span))
 
-    def output_rows(self, unit: Unit, tiles: int, rows: Rows, span: Span) -> Any:
-        """Return rows of tiles of the output, from that of `unit` on: [feature, tile, query]."""
+    def output_tiles(self, units: Sequence[Unit], span: Span) -> Any:
+        """Return tiles of the output that follow each other: [feature, tile, query]."""
         window = self.operator.output
         array, tokens = self.arrays[window.array], dim_of(window, self.operator.queries)
-        box, layout = _box(array, unit.origin, tokens, span), array.layout
+        box, layout = _box(array, units[0].origin, tokens, span), array.layout
         starts = [
             layout.before[d] + start for d, (start, _, _) in zip(layout.free, box, strict=True)
         ]
         return self.builder.subview(
             array.buffer,
-            [rows.first, unit.tile, *starts],
-            [rows.count, tiles, *(size for _, size, _ in box)],
+            [0, units[0].tile, *starts],
+            [units[0].count, len(units), *(size for _, size, _ in box)],
             drop=[place for place, d in enumerate(layout.free, start=2) if d != tokens],
         )
 
     # --- buffers ---------------------------------------------------------------------------------
 
-    def maxima(self, batch: Batch, tile: int, rows: int) -> Any:
-        """Return the maxima of a tile of queries: [query, column], one in so many columns."""
-        columns = ir.MemRefType(self.buffers["maximum"].type).shape[-1]
-        starts, sizes = [0, batch.number, tile, 0], [rows, 1, 1, columns]
-        return self.builder.subview(self.buffers["maximum"], starts, sizes, drop=[1, 2])
+    def statistic(self, name: str, batch: Batch) -> Any:
+        """Return one number for each row of scores: [query, head]."""
+        starts, sizes = [0, batch.number, 0], [batch.queries.size, 1, len(batch.heads)]
+        return self.builder.subview(self.buffers[name], starts, sizes, drop=[1])
 
-    def shift(self, batch: Batch) -> Any:
-        """Return what is added to the scores: [.., query], one head in so many rows."""
-        rows, columns = len(batch.heads) * self.tiles.spacing, batch.queries.size
-        return self._in_turn("shift", batch, [0, 0], [rows, columns])
+    def scores(self, name: str, batch: Batch, keys: Span) -> Any:
+        """Return the `scores` or `weights` of some keys: [query, head, key]."""
+        sizes = [batch.queries.size, len(batch.heads), keys.size]
+        return self._in_turn(name, batch, [0, 0, keys.start], sizes)
 
-    def weights(self, batch: Batch, tile: int) -> Any:
-        """Return the weights of a tile of keys: [key, head, query]."""
-        rows = self.tiles.key_tiles[tile].size
-        sizes = [rows, 1, len(batch.heads), batch.queries.size]
-        return self._in_turn("weights", batch, [0, tile, 0, 0], sizes, [1])
-
-    def factor(self, batch: Batch, slot: int, slots: int, rows: Rows) -> Any:
-        """Return one over the sums of weights: [feature, tile, query]."""
-        sizes = [rows.count, slots, batch.queries.size]
-        return self._in_turn("factor", batch, [rows.first, slot, 0], sizes)
+    def transposed(self, batch: Batch, pair: int, pairs: int, keys: int) -> Any:
+        """Return weights of so many keys: [key, tile and head, query]."""
+        return self._in_turn("transposed", batch, [0, pair, 0], [keys, pairs, batch.queries.size])
 
     def values(self, tile: int, column: int, columns: int) -> Any:
         """Return values of a tile of keys: [key, feature]."""
         sizes = [self.tiles.key_tiles[tile].size, 1, columns]
         return self.builder.subview(self.buffers["values"], [0, tile, column], sizes, drop=[1])
+
+    def result(self, batch: Batch, column: int, columns: int) -> Any:
+        """Return a part of the result of a tile of queries: [query, feature]."""
+        starts, sizes = [0, batch.tile, column], [batch.queries.size, 1, columns]
+        return self.builder.subview(self.buffers["result"], starts, sizes, drop=[1])
 
     def _in_turn(
         self,
@@ -107,11 +103,10 @@ class AttentionBuffers:
         batch: Batch,
         starts: Sequence[int],
         sizes: Sequence[int],
-        drop: Sequence[int] = (),
     ) -> Any:
         """Return a part of the buffer that a batch has in its turn."""
         buffer = self.buffers[f"{name} {batch.number % PLACES}"]
-        return self.builder.subview(buffer, starts, sizes, drop=drop)
+        return self.builder.subview(buffer, starts, sizes)
 
 
 def _box(array: ResidentArray, start: Sequence[int], tokens: int, span: Span) -> list[Range]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
+from polystage.passes.lower.resident.attention_tiles import Span
 
 HIDDEN = -1.0e30
 """What scores that are hidden get: finite, because the array multiplies it by zeros."""
@@ -43,21 +43,24 @@ class Mask:
 
     def columns(self, partitions: int) -> int:
         """Return how many columns there are."""
-        return self.heads * ceil(self.extents[-2] / partitions) * self.extents[-1]
+        return self.heads * len(self._tiles(partitions)) * self.extents[-1]
 
-    def place(self, head: int, query: int, partitions: int) -> int:
+    def place(self, head: int, tile: int, partitions: int) -> int:
         """Return the column at which the keys of a head begin for a tile of queries."""
-        tiles, keys = ceil(self.extents[-2] / partitions), self.extents[-1]
-        return (head % self.heads * tiles + query // partitions) * keys
+        return (head % self.heads * len(self._tiles(partitions)) + tile) * self.extents[-1]
 
     def data(self, partitions: int, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """Return the elements, with zeros where there is no query."""
         values = self.values(read).reshape(self.heads, *self.extents[-2:])
-        tiles = ceil(self.extents[-2] / partitions)
-        padded = np.zeros((self.heads, tiles * partitions, self.extents[-1]), np.float32)
-        padded[:, : self.extents[-2]] = values
-        tiled = padded.reshape(self.heads, tiles, partitions, -1)
-        return tiled.transpose(2, 0, 1, 3).reshape(partitions, -1)
+        tiles = self._tiles(partitions)
+        found = np.zeros((tiles[0].size, self.heads, len(tiles), self.extents[-1]), np.float32)
+        for number, span in enumerate(tiles):
+            part = values[:, span.start : span.start + span.size]
+            found[: span.size, :, number] = part.swapaxes(0, 1)
+        return found.reshape(tiles[0].size, -1)
+
+    def _tiles(self, partitions: int) -> tuple[Span, ...]:
+        return Span(0, self.extents[-2]).tiles(partitions)
 
     def values(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """Return what is added: [.., query, key], no more heads than `heads`."""

@@ -105,7 +105,6 @@ def _operator(found: Found, arrays: Mapping[str, Array], reading: Reading) -> At
         scale,
         masks,
         found.has_maximum,
-        found.masked_rows_are_zero,
     )
     _check_heads(operator, reading.target)
     return operator
@@ -238,7 +237,10 @@ def _check_heads(operator: Attention, target: Target) -> None:
         if [(r.first, r.count) for r in first] != [(r.first, r.count) for r in second]:
             raise Declined("a head lies at other partitions in the queries than in the keys")
     made = operator.units(operator.output, partitions)
-    if any(
-        not made.rows(start_of(operator.output, h), values, target.sbuf) for h in operator.heads
-    ):
-        raise Declined(f"values of {values} begin at partitions at which no access does")
+    starts = [made.column(start_of(operator.output, head)) for head in operator.heads]
+    if starts != list(range(0, made.columns, values)):
+        raise Declined("the heads do not fill the tiles of the result, one after the other")
+    if values > target.tensor.moving_columns:
+        raise Declined(
+            f"a value has {values} elements, but psum has {target.tensor.moving_columns}"
+        )

@@ -1,7 +1,7 @@
 """The tiles of attention: which heads and tokens are computed together, and where their rows lie.
 
-12 heads of 197 queries and keys, 512 columns of psum        batches of 2 heads, all queries
-128 partitions                                               queries 0-127 and 128-196, keys too
+197 queries and keys, 128 partitions        tiles of 99 and 98
+12 heads, 512 columns of psum               batches of 2 heads and one tile of queries
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ class Span:
     size: int
 
     def tiles(self, most: int) -> tuple[Span, ...]:
-        """Return the span in pieces of `most`, the last perhaps smaller."""
+        """Return the span in as few pieces as possible, about equal, of `most` or fewer."""
+        size = ceil(self.size / ceil(self.size / most))
         stop = self.start + self.size
-        starts = range(self.start, stop, most)
-        return tuple(Span(start, min(most, stop - start)) for start in starts)
+        starts = range(self.start, stop, size)
+        return tuple(Span(start, min(size, stop - start)) for start in starts)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Heads, by number, and queries that are computed together: one row of psum has all."""
+    """Heads, by number, and the tile of queries, whose scores are computed together."""
 
     number: int
     heads: range
+    tile: int
     queries: Span
 
 
@@ -41,44 +43,34 @@ class Batch:
 class AttentionTiles:
     """How many heads, queries and keys are taken at a time.
 
-    `rows` tokens lie across the partitions, `columns` sums in a bank of psum. `spacing` partitions
-    from one head to the next, an access may start at each of those.
+    `rows` tokens lie across the partitions, `columns` sums in a bank of psum.
     """
 
     heads: int
     queries: int
     keys: int
+    values: int
     rows: int
     columns: int
-    spacing: int
 
     @classmethod
-    def of(cls, heads: int, queries: int, keys: int, target: Target) -> AttentionTiles:
-        """Return the tiles of so many heads and tokens."""
+    def of(cls, heads: int, extents: Sequence[int], target: Target) -> AttentionTiles:
+        """Return the tiles of so many heads, and of queries, keys, depth and values."""
+        queries, keys, _, values = extents
         rows = min(target.sbuf.partitions, target.tensor.rows, target.tensor.columns)
         columns = min(target.psum.bank_bytes // 4, target.tensor.moving_columns)
-        return cls(heads, queries, keys, rows, columns, target.sbuf.partition_start_granule)
+        return cls(heads, queries, keys, values, rows, columns)
 
     @property
     def together(self) -> int:
         """How many heads a batch has."""
-        most = max(1, min(self.columns // self.queries, self.rows // self.spacing, self.heads))
+        most = max(1, min(self.columns // max(self.keys, self.values), self.heads))
         return ceil(self.heads / ceil(self.heads / most))
 
     @property
-    def batches(self) -> list[Batch]:
-        """What is computed together, in order."""
-        heads = Span(0, self.heads).tiles(self.together)
-        pairs = [(h, q) for h in heads for q in Span(0, self.queries).tiles(self.room)]
-        return [
-            Batch(number, range(h.start, h.start + h.size), q)
-            for number, (h, q) in enumerate(pairs)
-        ]
-
-    @property
-    def room(self) -> int:
-        """How many columns of a bank a head has."""
-        return self.columns // self.together
+    def query_tiles(self) -> tuple[Span, ...]:
+        """The queries, across the partitions."""
+        return Span(0, self.queries).tiles(self.rows)
 
     @property
     def key_tiles(self) -> tuple[Span, ...]:
@@ -88,7 +80,17 @@ class AttentionTiles:
     @property
     def key_pieces(self) -> tuple[Span, ...]:
         """The keys, in columns of psum."""
-        return Span(0, self.keys).tiles(self.room)
+        return Span(0, self.keys).tiles(self.columns // self.together)
+
+    @property
+    def batches(self) -> list[Batch]:
+        """What is computed together, in order: all heads of some queries, whose results others
+        wait for, before those of the next."""
+        first = range(0, self.heads, self.together)
+        heads = [range(n, min(n + self.together, self.heads)) for n in first]
+        tiles = list(enumerate(self.query_tiles))
+        pairs = [(h, tile, span) for tile, span in tiles for h in heads]
+        return [Batch(number, *pair) for number, pair in enumerate(pairs)]
 
 
 @dataclass(frozen=True)
