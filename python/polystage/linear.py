@@ -48,7 +48,11 @@ class Linear:
     def __add__(self, other: Linear | int) -> Linear:
         """Return the sum."""
         if isinstance(other, int):
-            return Linear(self.constant + other, self.terms)
+            return Linear(self.constant + other, self.terms) if other else self
+        if not other.terms:
+            return self + other.constant
+        if not self.terms:
+            return other + self.constant
         terms = dict(self.terms)
         for variable, coefficient in other.terms:
             terms[variable] = terms.get(variable, 0) + coefficient
@@ -61,6 +65,8 @@ class Linear:
 
     def __mul__(self, factor: int) -> Linear:
         """Return the product with a constant."""
+        if factor == 1:
+            return self
         if factor == 0:
             return Linear()
         return Linear(self.constant * factor, tuple((v, c * factor) for v, c in self.terms))

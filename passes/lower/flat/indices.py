@@ -33,8 +33,10 @@ class Index:
 
         (c floordiv 4) * 12 + (c mod 4) * 3  ->  c * 3
         """
-        digits = dict(self.digits)
         linear = self.linear + other.linear
+        if not self.digits or not other.digits:
+            return Index(linear, self.digits or other.digits)
+        digits = dict(self.digits)
         for digit, factor in other.digits:
             digits[digit] = digits.get(digit, 0) + factor
         for digit, factor in list(digits.items()):
@@ -103,7 +105,11 @@ def compose(form: Linear, values: Sequence[Linear]) -> Linear:
     >>> compose(Linear(1, ((0, 2),)), [Linear(5, ((3, 1),))])
     Linear(constant=11, terms=((3, 2),))
     """
-    total = Linear(form.constant)
+    constant = form.constant
+    terms: dict[int, int] = {}
     for variable, coefficient in form.terms:
-        total = total + values[variable] * coefficient
-    return total
+        value = values[variable]
+        constant += value.constant * coefficient
+        for inner, factor in value.terms:
+            terms[inner] = terms.get(inner, 0) + factor * coefficient
+    return Linear(constant, tuple((v, c) for v, c in sorted(terms.items()) if c))

@@ -159,7 +159,8 @@ def address(indices: Sequence[Index], axes: Sequence[Axis], piece: Piece) -> Lin
     """
     straight, total = Index(), Linear()
     for index, axis in zip(indices, axes, strict=True):
-        total = total - axis.origin * axis.stride
+        if axis.origin != ZERO:
+            total = total - axis.origin * axis.stride
         if axis.extent is None:
             straight = straight + index * axis.stride
             continue
