@@ -252,6 +252,10 @@ def _obstacle(operator: ResidentOperator, target: Target) -> str | None:
             return f"the array does not take {type_}"
     if any(product.moving.array == operator.output.array for product in operator.weighted):
         return "a contraction writes over its operand"
+    capacity = target.sbuf.bytes_per_partition
+    weights = sum(piece.bytes for p in operator.weighted for piece in pieces_of(p, target))
+    if weights > capacity:
+        return f"its weights take {weights} bytes per partition, but sbuf has {capacity}"
     return None
 
 
