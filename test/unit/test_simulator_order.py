@@ -11,6 +11,7 @@ from npu_programs import Kernel, chain, dram, program, random
 
 from polystage.errors import SimulationError
 from polystage.machine import Target, cost
+from polystage.mlir import ir
 from polystage.simulator import simulate
 from polystage.simulator.trace import SIGNAL, WAIT
 
@@ -233,6 +234,19 @@ def test_invalid_semaphore_out_of_range(semaphores):
     with pytest.raises(Exception, match="semaphore 1"):
         k.signal("tensor", 1)
         simulate(program(k, semaphores=semaphores), timing_only=True)
+
+
+@pytest.mark.parametrize("declared", ["3 : i64", "array<i32: 1>", "array<i64: 1, -1>"])
+def test_invalid_declaration_of_semaphores(declared):
+    module = program(Kernel(x=dram(8, 8), y=dram(8, 8)))
+    with module.context:
+        module.operation.attributes["npu.semaphores"] = ir.Attribute.parse(declared)
+    with pytest.raises(SimulationError) as error:
+        simulate(module, timing_only=True)
+    assert str(error.value) == (
+        f"npu.semaphores of the module is {declared}, but must be array<i64: ..> of initial values "
+        "that are not negative"
+    )
 
 
 def test_invalid_deadlock():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from polystage.dialects import npu
-from polystage.dialects.npu.queues import queue_of, semaphores_of
+from polystage.dialects.npu.queues import SEMAPHORES, queue_of, semaphores_of
 from polystage.dialects.npu.target import target_of
 from polystage.errors import SimulationError
 from polystage.machine.target import Target
@@ -207,7 +207,7 @@ class _Core:
                 help="run npu-attach-target, which sets the attribute npu.target",
             )
         self.target = target
-        semaphores = semaphores_of(module.operation)
+        semaphores = _declared_semaphores(module.operation)
         self.semaphores = semaphores or []
         self.order: Order = options.order or ("interlocked" if semaphores is None else "concurrent")
         symbols = {
@@ -289,6 +289,20 @@ class _Core:
         shift = self.assembly.lives * (self.options.inferences - 1)
         lives = {b: n + shift if n >= 0 else n for b, n in self.assembly.life.items()}
         return outputs_of(self.main, lives)
+
+
+def _declared_semaphores(module: ir.Operation) -> list[int] | None:
+    """Return the initial values of the module's semaphores, None where it declares none.
+
+    Raises: SimulationError for what is no list of counts.
+    """
+    declared, values = module.attributes.get(SEMAPHORES, None), semaphores_of(module)
+    if declared is not None and (values is None or min(values, default=0) < 0):
+        raise SimulationError(
+            f"{SEMAPHORES} of the module is {declared}, but must be array<i64: ..> of initial "
+            "values that are not negative"
+        )
+    return values
 
 
 def _verify(module: ir.Module) -> None:
