@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -34,17 +33,6 @@ class PsumBanks:
         self.next = (self.next + 1) % len(self.banks)
         view = self.builder.subview(bank, [0, 0], [rows, prod(sizes)])
         return self.builder.expand(view, [[rows], list(sizes)])
-
-    def rings(self, *sizes: int) -> list[PsumBanks]:
-        """Return banks for several purposes, each with its own turns, so that results of one may
-        wait longer than those of another; beginning with what was taken longest ago."""
-        banks = [*self.banks[self.next :], *self.banks[: self.next]]
-        found: list[PsumBanks] = []
-        for size in sizes:
-            ring = copy(self)
-            ring.banks, ring.next, banks = banks[:size], 0, banks[size:]
-            found.append(ring)
-        return found
 
 
 @dataclass(frozen=True)
