@@ -3,11 +3,13 @@
 Dynamic programming over the places in program order where a group may end. A state is the set of
 arrays that are on chip there; of every state only the cheapest way to it is kept, and of the states
 of one place only the most promising. The first pass lets every operator run alone; then groups of
-several are tried where some operator still moves more than it must.
+several are tried where some operator still moves more than it must, until none does of which that
+was not tried.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import NoReturn
 
@@ -84,12 +86,13 @@ class PlanSearch:
 
         Raises: PlanError where an operator does not even fit alone.
         """
-        alone = self._best(lambda start: range(start + 1, start + 2))
-        if not self.shares:
-            return alone
-        wasteful = self._wasteful(alone)
-        together = self._best(lambda start: self._stops(start, wasteful))
-        return min(alone, together, key=lambda step: step.traffic)
+        best = self._best(lambda start: range(start + 1, start + 2))
+        tried: frozenset[int] = frozenset()
+        while self.shares and not (wasteful := self._wasteful(best)) <= tried:
+            tried |= wasteful
+            together = self._best(partial(self._stops, wasteful=tried))
+            best = min(best, together, key=lambda step: step.traffic)
+        return best
 
     def _best(self, stops: Callable[[int], Iterable[int]]) -> Step:
         count = len(self.program.operators)
@@ -161,13 +164,14 @@ class PlanSearch:
 
     # --- what is worth trying ---------------------------------------------------------------------
 
-    def _wasteful(self, alone: Step) -> frozenset[int]:
-        """Return the operators that move more than they must, each by itself."""
+    def _wasteful(self, best: Step) -> frozenset[int]:
+        """Return the operators of groups that move more than they must."""
         return frozenset(
-            step.segment.span.start
-            for step in alone.path()
+            operator
+            for step in best.path()
             if step.segment and step.option
             if step.option.traffic > sum(self.compulsory(step.segment.span).values())
+            for operator in range(step.segment.span.start, step.segment.span.stop)
         )
 
     def compulsory(self, span: Span) -> dict[str, int]:
