@@ -42,6 +42,11 @@ class Axis:
         ends = {abs(step) * extents[dim] for dim, step in self.terms if extents[dim] > 1}
         yield from (abs(step) for _, step in self.terms if self.is_linear and abs(step) in ends)
 
+    def touched(self, extents: Sequence[int]) -> int:
+        """Return how many different elements all iterations touch, as far as extents tell: those
+        between the first and the last, but no more than there are combinations of the dims."""
+        return min(int(self.largest(extents)), prod(extents[dim] for dim in self.dims))
+
     def largest(self, extents: Sequence[np.ndarray | int]) -> np.ndarray | int:
         """Return the largest extent that a chunk with these extents touches."""
         whole = self.high - self.low + 1

@@ -1,12 +1,13 @@
 """What no plan can be better than, printed beside every plan."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 
 import numpy as np
 
 from polystage.dtypes import cost_dtype
 from polystage.machine import Target, cost
+from polystage.planner.fusion.access_extents import OperatorExtents
 from polystage.planner.fusion.boxes import hull_of, volumes, whole
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
@@ -53,25 +54,36 @@ def _looked_up(program: Program, reader: Operator, name: str) -> int:
 
 
 def contraction_bytes(program: Program, operator: Operator, capacity: int) -> int:
-    """Return the least bytes that a contraction alone moves through a scratchpad of `capacity`.
+    """Return the least bytes that an operator alone moves through a scratchpad of `capacity`: what
+    it touches of every operand, once, and of a contraction no less than its bound.
 
     `2 MNK / sqrt(W) + MN` words for a matmul and W words of scratchpad; where a filter of T taps
     moves over its input by s, an element of it serves T / s^2 products more, and W counts that
-    often. Never less than every operand once. A word is the narrowest operand, so that the bound
-    holds for all types.
+    often. A word is the narrowest operand, so that the bound holds for all types.
 
     Source: Hong and Kung, "I/O complexity: the red-blue pebble game" (1981), with the constant of
     Smith et al., "A Tight I/O Lower Bound for Matrix Multiplication" (2017); for convolutions
     Demmel and Dinh, "Communication-Optimal Convolutional Neural Nets" (2018).
     """
     arrays = [program.arrays[name] for name in operator.arrays]
-    once = sum(array.size_bytes for array in arrays)
+    once = sum(_touched_bytes(program, operator).values())
     if operator.kind is not OperatorKind.CONTRACTION:
         return once
     word = min(array.element_bytes for array in arrays)
     written = program.arrays[operator.write.array].size_bytes
     words = capacity / word * _reuse(program, operator)
     return max(once, int(2 * operator.macs / sqrt(words)) * word + written)
+
+
+def _touched_bytes(program: Program, operator: Operator) -> dict[str, int]:
+    """Return the bytes of each operand that an operator reads or writes, those that a stride skips
+    left out."""
+    extents = OperatorExtents.of(program.arrays, operator)
+    found: dict[str, int] = {}
+    for use in extents.uses:
+        bytes_ = prod(axis.touched(extents.extents) for axis in use.axes) * use.element_bytes
+        found[use.array] = max(found.get(use.array, 0), bytes_)
+    return found
 
 
 def _reuse(program: Program, operator: Operator) -> float:
