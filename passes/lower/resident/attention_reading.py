@@ -44,7 +44,9 @@ class AttentionReader:
         self.reasons: dict[ir.Operation, str] = {}
         self.operators: dict[ir.Operation, Attention] = {}
         program = _program(reading.operations)
-        for found in find_attention(program) if program is not None else ():
+        if program is None:
+            return
+        for found in find_attention(program):
             try:
                 operator = _operator(found, program.arrays, reading)
             except Declined as declined:
