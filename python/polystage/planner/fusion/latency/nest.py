@@ -185,6 +185,8 @@ class NestWalk:
         start, extent = state.box.starts[loop.dim], state.box.sizes[loop.dim]
         is_reduction = loop.dim in self.operator.reductions
         checks = self._checks(state, loop.dim)
+        parts = (*self.work.parts, *self.work.writes)
+        is_even = all(form.is_even(loop.dim, loop.tile) for part in parts for form in part.axes)
 
         def tile(at: int) -> _State:
             size = min(loop.tile, extent - at)
@@ -197,7 +199,7 @@ class NestWalk:
         tiles = [tile(at) for at in range(0, extent, loop.tile)]
         for (_, _, pattern), run in groupby(tiles, kind):
             same = list(run)
-            if len(same) == 1 or pattern is None:
+            if len(same) == 1 or pattern is None or not is_even:
                 yield from same
                 continue
             with self.record.instructions.loop(len(same)) as text:
@@ -251,9 +253,11 @@ class NestWalk:
             if self.kept is None:
                 extents = [self.operator.extents[d] for d in self.operator.parallels]
                 layout = Layout.circular(buffer.shape, extents)
-                cell = self.record.instructions.reserve(buffer.bytes, address)
+                cell = self.record.instructions.reserve(buffer.bytes, address, layout.extents)
                 self.kept = Held(cell, layout, None)
-            return state.having(SUMS, self.kept)
+            ranges = [(a, a + n) for a, n in zip(*state.box, strict=True)]
+            box = [ranges[d] for d in self.operator.parallels]
+            return state.having(SUMS, self.kept._replace(box=box))
         sizes = [state.box.sizes[d] for d in self.operator.parallels]
         size = aligned(prod(sizes) * buffer.element_bytes)
         cell = self.record.instructions.reserve(size, address)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from polystage.mlir import ir
 from polystage.polyhedral import Access
-from polystage.polyhedral.expressions import linear_terms
+from polystage.polyhedral.expressions import constant_value, linear_terms
 
 T = TypeVar("T")
 
@@ -47,6 +47,8 @@ class Form:
 
     constant: int
     terms: tuple[tuple[int, int], ...]
+    curves: tuple[tuple[int, int, int], ...] = ()
+    """(dim, factor, modulus) of the dims in quotients and remainders."""
 
     @classmethod
     def of(cls, expression: ir.AffineExpr) -> "Form":
@@ -54,10 +56,22 @@ class Form:
         neighbours are from each other."""
         atoms, constant = linear_terms(expression)
         terms: dict[int, int] = {}
+        curves: list[tuple[int, int, int]] = []
         for atom, factor in atoms.items():
-            for dim, inner in _dims_of(atom):
-                terms[dim] = terms.get(dim, 0) + factor * inner
-        return cls(constant, tuple(terms.items()))
+            node = atom.maybe_downcast()
+            if isinstance(node, ir.AffineDimExpr):
+                terms[node.position] = terms.get(node.position, 0) + factor
+                continue
+            inner, modulus = cls.of(node.lhs), constant_value(node.rhs) or 1
+            curves += [*inner.curves, *((dim, step, modulus) for dim, step in inner.terms)]
+            if isinstance(node, ir.AffineModExpr):
+                for dim, step in inner.terms:
+                    terms[dim] = terms.get(dim, 0) + factor * step
+        return cls(constant, tuple(terms.items()), tuple(curves))
+
+    def is_even(self, dim: int, step: int) -> bool:
+        """Tell whether it grows by the same with every `step` iterations of a dim."""
+        return all(f * step % modulus == 0 for d, f, modulus in self.curves if d == dim)
 
     def ends(self, box: Iterations) -> tuple[int, int]:
         """Return the least and the greatest value in a box."""
@@ -83,15 +97,6 @@ class Form:
         first = self.constant + sum(f * box.starts[d] for d, f in self.terms)
         at = -((first - value) // step) if step > 0 else (first - value) // -step + 1
         return box.cut(dim, at)
-
-
-def _dims_of(atom: ir.AffineExpr) -> tuple[tuple[int, int], ...]:
-    if isinstance(atom, ir.AffineDimExpr):
-        return ((atom.position, 1),)
-    node = atom.maybe_downcast()
-    if isinstance(node, ir.AffineModExpr):
-        return Form.of(node.lhs).terms
-    return ()
 
 
 @dataclass(frozen=True, slots=True)
