@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from fusion_programs import Graph, together
 from fusion_replay import Replay, replayed, window
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from test_flat_lowering import carried_out
+from test_fusion_schedule import groups, programs
 
+from polystage.errors import PlanError
 from polystage.mlir import ir
 from polystage.pipeline import run_pipeline
 from polystage.planner.fusion import sharing
@@ -101,6 +105,20 @@ class TestWindows:
         found = replayed(program, group)
         assert found.shares == {"arg0": output}
         assert "arg0" not in {buffer.array for buffer in found.buffers}
+
+
+class TestReplay:
+    @settings(max_examples=40, deadline=None)
+    @given(st.data())
+    def test_nobody_misses_what_lies_in_the_place_of_another(self, data):
+        program = narrow(data.draw(programs()))
+        group = data.draw(groups(program))
+        try:
+            found = schedule(program, group)
+        except PlanError:
+            return
+        event(f"arrays in the place of another: {len(found.shares)}")
+        Replay(program, group, found, frozenset()).run()
 
 
 class TestResident:
