@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import islpy as isl
 
@@ -58,7 +59,7 @@ class Array:
             count *= extent
         return count
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """The size in bytes."""
         return self.elements * self.element_bytes

@@ -150,6 +150,12 @@ class OperatorExtents:
         )
 
     @cached_property
+    def period(self) -> int:
+        """The least common multiple of the periods of all axes."""
+        axes = (axis for use in self.uses for axis in use.axes)
+        return lcm(*(period for axis in axes for period in axis.periods(self.extents)))
+
+    @cached_property
     def _hash(self) -> int:
         return hash((self.extents, self.uses, self.accumulator, self.scratch))
 

@@ -120,10 +120,7 @@ class StepLoops:
         """Return the least tile of a dim of the sink with which steps move evenly through axes that
         two dims share, as `16 * row + phase` of a convolution that takes every 16th element: steps
         of less than 16 need all rows of a phase. None where there are none, or one step is left."""
-        operators = self._extents[span.start : span.stop]
-        period = lcm(
-            *(n for o in operators for u in o.uses for a in u.axes for n in a.periods(o.extents))
-        )
+        period = lcm(*(o.period for o in self._extents[span.start : span.stop]))
         return period if 1 < period < span.operators[-1].extents[dim] else None
 
     def late_inputs(self, segment: Segment) -> frozenset[str]:

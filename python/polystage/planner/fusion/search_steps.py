@@ -109,6 +109,8 @@ class _Growing:
         self.demand = Demand(program, group)
         self._windows: dict[str, tuple[sharing.Window, int] | None] = {}
         """By array, and what it moves; None where it has none that can be carried out."""
+        self._lives: dict[str, tuple[int, tuple[int, int]]] = {}
+        """Of the same windows: bytes, and the first and the last operator."""
         self._shares: dict[str, list[str]] = {}
         """By array in whose buffer others lie."""
         self._joined: dict[str, sharing.Window] = {}
@@ -135,7 +137,9 @@ class _Growing:
         self._times.insert(0, int((sizes.prod(axis=1) > 0).sum()))
         touched = demand.operators[place].arrays
         for name in touched:
-            self._windows[name] = self._window(name)
+            found = self._windows[name] = self._window(name)
+            if found is not None:
+                self._lives[name] = self._life(found[0])
         if not self._succeeding.isdisjoint(touched):
             self._share()
 
@@ -167,23 +171,26 @@ class _Growing:
             found = self._windows[name]
             if found is None:
                 return None
-            window, traffic = found
-            windows.append(Window(*self._live(window, place), traffic))
+            windows.append(Window(*_from(place, self._lives[name]), found[1]))
         numbers = {name: number for number, name in enumerate(names)}
         shared = tuple(
             SharedWindow(
                 frozenset(numbers[name] for name in members),
-                *self._live(self._joined[owner], place),
+                *_from(place, self._life(self._joined[owner])),
             )
             for owner, members in self._shares.items()
         )
         return Steps(tuple(self._boxes), tuple(self._times), tuple(windows), shared, sums)
 
-    def _live(self, window: sharing.Window, place: int) -> tuple[int, range]:
-        """Return a window's bytes, and during which operators from `place` on it is live."""
+    def _life(self, window: sharing.Window) -> tuple[int, tuple[int, int]]:
         buffer = window.buffer("", len(self.demand.operators))
-        first, last = buffer.operators
-        return buffer.bytes, range(max(first, place) - place, last + 1 - place)
+        return buffer.bytes, buffer.operators
+
+
+def _from(place: int, life: tuple[int, tuple[int, int]]) -> tuple[int, range]:
+    """Return a window's bytes, and during which of the operators from `place` on it is live."""
+    size, (first, last) = life
+    return size, range(max(first, place) - place, last + 1 - place)
 
 
 def _sums(demand: Demand) -> int:
