@@ -6,7 +6,7 @@ there is none, they lie where the planner has placed them.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -105,7 +105,7 @@ class ProgramText:
             loop.outside.add(buffer)
 
     @contextmanager
-    def loop(self, trips: int) -> Iterator[LoopText]:
+    def loop(self, trips: int) -> Generator[LoopText]:
         """Enter a loop; `begin` starts each of its iterations."""
         is_new = self._is_new
         if is_new:

@@ -6,7 +6,7 @@ little more.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -132,7 +132,7 @@ class Instructions:
         return len(self.kind)
 
     @contextmanager
-    def loop(self, trips: int) -> Iterator[LoopText]:
+    def loop(self, trips: int) -> Generator[LoopText]:
         """Enter a loop of the program; `text.begin` starts each of its iterations."""
         with self.text.loop(trips) as text:
             self.runs.append(LoopRun(trips))
