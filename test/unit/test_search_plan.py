@@ -1,5 +1,7 @@
 """Plans of whole programs: they fit, and move no more than operators alone."""
 
+import re
+
 import pytest
 
 from polystage.errors import PlanError
@@ -282,6 +284,13 @@ def test_every_group_says_why_it_ends() -> None:
     assert all("ends here: with '" in note.end for note in notes[:-1])
     assert sum(note.traffic for note in notes) == found.traffic
     assert notes[0].text().startswith("group 0: ")
+    assert all(re.search(NEXT_TILES, note.runner_up) for note in notes)
+
+
+NEXT_TILES = (
+    r"the next tiles \((one step|steps of \d+ of \d+).*\) would need \d+ bytes less on chip "
+    r"and move \d+ more|no other tiles need less on chip"
+)
 
 
 def test_no_group_moves_less_than_it_must() -> None:

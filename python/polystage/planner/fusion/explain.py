@@ -1,5 +1,6 @@
 """Why a plan is as it is: for every group why it ends, and what the next better choice costs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polystage.planner.fusion.decisions import Loop
@@ -28,6 +29,8 @@ class GroupNote:
     """Arrays that stay on chip after it, having become so here."""
     end: str
     """Why it ends where it does."""
+    runner_up: str
+    """The tiles that come next, and what they cost."""
     better: str
     """What would have let it move less."""
 
@@ -37,7 +40,7 @@ class GroupNote:
         names = self.operators[0].name
         if len(self.operators) > 1:
             names += f" to {sink.name}"
-        tiles = ", ".join(f"{loop.tile} of {sink.extents[loop.dim]}" for loop in self.loops)
+        tiles = _tiles(sink, self.loops)
         parts = [
             f"group {self.group}: {names}, {_counted(len(self.operators), 'operator')}",
             f"{_counted(self.steps, 'step')}{f' of {tiles}' if tiles else ''}",
@@ -47,7 +50,7 @@ class GroupNote:
         ]
         if self.resident:
             parts.append(f"leaves {', '.join(self.resident)} on chip")
-        return "; ".join([*parts, self.end, self.better])
+        return "; ".join([*parts, self.end, self.runner_up, self.better])
 
 
 def explain(planned: Planned) -> list[GroupNote]:
@@ -73,6 +76,7 @@ def explain(planned: Planned) -> list[GroupNote]:
                 round(planned.latency.groups_ns[number]),
                 tuple(sorted(segment.kept)),
                 _why_it_ends(planned.search, step),
+                _runner_up(planned.search, segment, option),
                 _next_better(planned.search, step, segment, option),
             )
         )
@@ -134,6 +138,25 @@ def _apart(search: PlanSearch, step: Step, both: Segment) -> int:
     capacity = search.capacity - search.bytes_of(step.resident - alone.touched)
     option = search.groups.within(segment, capacity)
     return step.option.traffic + (option.traffic if option else 0)
+
+
+def _runner_up(search: PlanSearch, segment: Segment, option: GroupOption) -> str:
+    """Return the tiles that move least of those that need less on chip."""
+    smaller = [o for o in search.groups.options(segment) if o.bytes < option.bytes]
+    if not smaller:
+        return "no other tiles need less on chip"
+    other, sink = smaller[-1], segment.span.operators[-1]
+    steps = f"steps of {_tiles(sink, other.loops)}" if other.loops else "one step"
+    chunks = _tiles(sink, other.nests[-1].chunks)
+    return (
+        f"the next tiles ({steps}{f', chunks of {chunks}' if chunks else ''}) would need "
+        f"{option.bytes - other.bytes} bytes less on chip and move "
+        f"{other.traffic - option.traffic} more"
+    )
+
+
+def _tiles(sink: Operator, loops: Sequence[Loop]) -> str:
+    return ", ".join(f"{loop.tile} of {sink.extents[loop.dim]}" for loop in loops)
 
 
 def _next_better(search: PlanSearch, step: Step, segment: Segment, option: GroupOption) -> str:
