@@ -24,6 +24,7 @@ from polystage.passes.lower.flat.forms import Operand, OperatorForm
 from polystage.passes.lower.flat.lanes import initialise, run_epilogue
 from polystage.passes.lower.flat.pieces import Piece, address, refine, shown
 from polystage.passes.lower.flat.writer import FlatWriter, Storage, Window
+from polystage.planner.fusion.matmul_roles import Dim, Roles, merged, roles_of
 from polystage.planner.fusion.operators import Operator
 from polystage.polyhedral.scalar import multiplied_arguments
 
@@ -66,13 +67,13 @@ def suits_array(form: OperatorForm, operands: tuple[Operand, Operand], target: T
     operator = form.operator
     depends = _dims_of(form, operands)
     dims = [
-        _Dim(size, (int(d in depends[0]), int(d in depends[1]), int(d in operator.parallels)))
+        Dim(size, (int(d in depends[0]), int(d in depends[1]), int(d in operator.parallels)))
         for d, size in enumerate(operator.extents)
         if size > 1
     ]
     element = ir.MemRefType(operator.statements[0].op.operands[0].type).element_type
     array, lanes = target.tensor, target.vector
-    cycles = min(roles.cost(target) for roles in _roles(dims))
+    cycles = min(roles.cost(target) for roles in roles_of(dims))
     array_ns = cycles * getattr(array.cycles_per_row, cost_dtype(element)) / array.clock_ghz
     return array_ns < 2 * prod(operator.extents) / (lanes.lanes * lanes.clock_ghz)
 
@@ -95,15 +96,6 @@ class _Product:
 
     piece: Piece
     places: tuple[_Factor, _Factor, _Factor]
-
-
-@dataclass(frozen=True, eq=False)
-class _Dim:
-    """Variables of a piece that all operands run through as through one; steps are those of a, b
-    and the sums."""
-
-    size: int
-    steps: tuple[int, int, int]
 
 
 class ContractionEngine:
@@ -185,7 +177,7 @@ class ContractionEngine:
     def _multiply(self, found: _Product, opens: bool) -> None:
         """Write the matmuls of a piece; those that open overwrite what the sums hold."""
         dims = _dims(found)
-        roles = min(_roles(dims), key=lambda r: r.cost(self.target))
+        roles = min(roles_of(dims), key=lambda r: r.cost(self.target))
         repeated = roles.repeated
         count = prod(d.size for d in repeated)
         sums_repeat = any(not d.steps[2] for d in repeated)
@@ -198,7 +190,7 @@ class ContractionEngine:
         self._repeat(found, roles, [], accumulate=not opens)
 
     def _repeat(
-        self, found: _Product, roles: _Roles, at: Sequence[Linear], accumulate: bool
+        self, found: _Product, roles: Roles, at: Sequence[Linear], accumulate: bool
     ) -> None:
         """Write a loop for each repeated dim that has no place in `at` yet."""
         if len(at) == len(roles.repeated):
@@ -208,7 +200,7 @@ class ContractionEngine:
             self._repeat(found, roles, [*at, variable], accumulate)
 
     def _matmul(
-        self, found: _Product, roles: _Roles, at: Sequence[Linear], accumulate: bool
+        self, found: _Product, roles: Roles, at: Sequence[Linear], accumulate: bool
     ) -> None:
         moves = [roles.contracted, *roles.moving]
         stationary, moving = roles.stationary, 1 - roles.stationary
@@ -223,8 +215,8 @@ class ContractionEngine:
         self,
         found: _Product,
         operand: int,
-        dims: Sequence[_Dim],
-        roles: _Roles,
+        dims: Sequence[Dim],
+        roles: Roles,
         at: Sequence[Linear],
     ) -> Window:
         place = found.places[operand]
@@ -236,55 +228,15 @@ class ContractionEngine:
         return Window(place.storage, start, sizes, tuple(d.steps[operand] for d in dims))
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """What every dimension of a product is to its matmuls."""
-
-    stationary: int
-    contracted: _Dim
-    column: _Dim
-    moving: tuple[_Dim, ...]
-    repeated: tuple[_Dim, ...]
-
-    def cost(self, target: Target) -> float:
-        """Estimate the time in columns that move: each pass brings its weights first."""
-        array = target.tensor
-        passes = -(-self.contracted.size // array.rows) * -(-self.column.size // array.columns)
-        columns = max(prod(d.size for d in self.moving), array.min_issue_cycles)
-        load = min(self.contracted.size, array.rows) / array.weight_load_speedup
-        return prod(d.size for d in self.repeated) * passes * (columns + load)
-
-
-_UNIT = _Dim(1, (0, 0, 0))
-
-
-def _roles(dims: Sequence[_Dim]) -> Iterator[_Roles]:
-    """Yield the ways to share dimensions out, one for each operand that may be stationary."""
-    reduced = [d for d in dims if not d.steps[2]]
-    contracted = max(reduced, key=lambda d: d.size, default=_UNIT)
-    for stationary in (0, 1):
-        other = 1 - stationary
-        kept = [d for d in dims if d.steps[2]]
-        columns = [d for d in kept if d.steps[stationary] and not d.steps[other]]
-        moving = [d for d in kept if d.steps[other] and not d.steps[stationary]]
-        column = max(columns, key=lambda d: d.size, default=_UNIT)
-        repeated = [d for d in dims if d not in (contracted, column) and d not in moving]
-        yield _Roles(stationary, contracted, column, tuple(moving or [_UNIT]), tuple(repeated))
-
-
-def _dims(found: _Product) -> list[_Dim]:
+def _dims(found: _Product) -> list[Dim]:
     """Return the variables of a piece; neighbours that continue each other in all operands are
     one."""
-    merged: list[_Dim] = []  # innermost first
-    for variable in reversed(found.piece.variables):
-        a, b, sums = (place.step(variable) for place in found.places)
-        dim = _Dim(found.piece.size(variable), (a, b, sums))
-        inner = merged[-1] if merged else None
-        if inner is not None and dim.steps == tuple(s * inner.size for s in inner.steps):
-            merged[-1] = _Dim(dim.size * inner.size, inner.steps)
-        else:
-            merged.append(dim)
-    return merged[::-1]
+    return merged(
+        [
+            Dim(found.piece.size(variable), tuple(place.step(variable) for place in found.places))
+            for variable in found.piece.variables
+        ]
+    )
 
 
 def _opening(chunk: Chunk, products: Sequence[_Product]) -> list[_Product]:

@@ -17,7 +17,7 @@ class Dim:
     sums."""
 
     size: int
-    steps: tuple[int, int, int]
+    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -352,7 +352,7 @@ class ChunkWork:
         touched = (*reads, result)
         dims = merged(
             [
-                Dim(n, tuple(steps[o].get(d, 0) for o in touched))  # type: ignore[arg-type]
+                Dim(n, tuple(steps[o].get(d, 0) for o in touched))
                 for d, n in enumerate(piece.sizes)
                 if n > 1
             ]
