@@ -69,5 +69,15 @@ def test_what_is_there_all_the_time_counts():
     assert plan_groups(chain, sizes, ("biases",), 208)[0].addresses["biases"] >= 0
 
 
+def test_what_is_dead_stays_a_while_where_weights_have_room():
+    """The third array takes the place of the first at once only where room is short."""
+    chain = [Operator((n,), (n + 1,), (32,)) for n in range(5)]
+    sizes = dict.fromkeys(range(6), 16)
+    (wide,) = plan_groups(chain, sizes, (), 1024)
+    (narrow,) = plan_groups(chain, sizes, (), 192)
+    assert len(set(wide.addresses.values())) == 6
+    assert len(set(narrow.addresses.values())) == 2
+
+
 def test_the_example():
     assert doctest.testmod(placement).failed == 0

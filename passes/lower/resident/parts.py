@@ -12,11 +12,12 @@ from math import ceil, prod
 
 from polystage.passes.lower.resident.layout import Range
 
-PARTS = 4
+PARTS = 2
 """Most parts, beyond which instructions are only shorter."""
 
-LEAST = 64
-"""Fewest elements of a part: shorter instructions take no less time."""
+LEAST = 96
+"""Fewest elements of a part: with fewer, the lane engines and the loads of stationary operands take
+as long for two parts as for one of twice the size."""
 
 
 def column_tile(extents: Sequence[int], room: int) -> list[int]:
@@ -48,7 +49,7 @@ def parts_of(extents: Sequence[int], most: int) -> Iterator[tuple[Range, ...]]:
     """Yield the parts of a box, of at most `most` elements each.
 
     >>> [box for (box,) in parts_of([197], 512)]
-    [(0, 66, 1), (66, 66, 1), (132, 65, 1)]
+    [(0, 99, 1), (99, 98, 1)]
     """
     total = prod(extents)
     count = max(1, min(PARTS, total // LEAST))

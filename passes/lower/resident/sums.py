@@ -11,6 +11,7 @@ from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import Range, ResidentArray
 from polystage.passes.lower.resident.operators import Matrix, Product, Sum
+from polystage.passes.lower.resident.parts import column_tile, parts_of, tile_boxes
 from polystage.passes.lower.resident.windows import Window, matching_dims
 from polystage.passes.lower.resident.workspace import Workspace
 
@@ -36,13 +37,21 @@ class SumWriter:
         """Write a sum."""
         layout = self.arrays[operator.output.array].layout
         extents = [layout.shape[d] for d in layout.free]
-        tile = [] if self._copies(operator) else column_tile(extents, self.banks.columns)
         # half of the banks fill while the others are taken out
         together = max(1, min(ROWS_TOGETHER, len(self.banks.banks) // 2))
-        for box in _pieces(extents, tile or extents):
+        for box in self._boxes(operator, extents):
             for first in range(0, layout.tiles, together):
                 rows = range(first, min(first + together, layout.tiles))
                 self._write_tile(operator, box, rows)
+
+    def _boxes(self, operator: Sum, extents: Sequence[int]) -> Iterator[tuple[Range, ...]]:
+        """Yield the tiles of columns. Tokens go part by part, so that lane operators behind can
+        begin; tiles of images are as large as they can be."""
+        if self._copies(operator):
+            return tile_boxes(extents, extents)
+        if sum(n > 1 for n in extents) == 1:
+            return parts_of(extents, self.banks.columns)
+        return tile_boxes(extents, column_tile(extents, self.banks.columns))
 
     def _copies(self, operator: Sum) -> bool:
         """Whether a sum is a function of one array, which needs no array of processors."""
@@ -194,28 +203,3 @@ def _range_at(
             start += coefficient * first
             step = coefficient if size > 1 else 1
     return start, size, step
-
-
-def column_tile(extents: Sequence[int], room: int) -> list[int]:
-    """Return a tile of at most `room` elements: whole inner dimensions while they fit, then an even
-    part of the next.
-
-    >>> column_tile([1, 56, 56], 512), column_tile([16, 14, 14], 512)
-    ([1, 8, 56], [2, 14, 14])
-    """
-    tile: list[int] = []
-    for extent in reversed(extents):
-        pieces = -(-extent // max(1, min(room, extent)))
-        size = -(-extent // pieces)
-        tile.insert(0, size)
-        room = room // size if size == extent else 1
-    return tile
-
-
-def _pieces(extents: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[Range, ...]]:
-    """Yield the boxes of a tiling, the first dimension outermost."""
-    starts = [range(0, n, t) for n, t in zip(extents, tile, strict=True)]
-    for corner in boxes_of(*starts):
-        yield tuple(
-            (start, min(t, n - start), 1) for start, t, n in zip(corner, tile, extents, strict=True)
-        )

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 from polystage.planner.residency.placement import Life, Piece, Placement, place
 
+MOST_WITH_SLACK = 0.4
+"""With slack, arrays take at most this part of the scratchpad: the rest is for weights, which come
+ahead."""
+
 MIN_OPERATORS = 2
 """Fewer than these have no array between them."""
+
+SLACK = 6
+"""For so many operators more than it is used a buffer stays, where there is room: what takes its
+place waits for the last instruction that reads it, however early it could run itself."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +79,52 @@ def _longest(
     """Return arrays and places of the longest run from the first operator that fits."""
     run = [operator for operator in operators if operator is not None]
     while len(run) >= MIN_OPERATORS:
-        lives = _lives(run, everywhere)
-        peak = _first_overflow(run, lives, sizes, capacity)
+        peak = _first_overflow(run, _lives(run, everywhere), sizes, capacity)
         if peak is not None:
             run = run[:peak]
             continue
-        arrays = [(life, sizes[array]) for array, life in lives.items()]
-        placement = place(arrays, [operator.weights for operator in run], capacity)
-        if placement is not None:
-            return list(lives), placement
+        found = _placed(run, everywhere, sizes, capacity)
+        if found is not None:
+            return found
         run = run[:-1]
     return None
 
 
-def _lives(run: Sequence[Operator], everywhere: Sequence[Hashable]) -> dict[Hashable, Life]:
+def _placed(
+    run: Sequence[Operator],
+    everywhere: Sequence[Hashable],
+    sizes: Mapping[Hashable, int],
+    capacity: int,
+) -> tuple[list[Hashable], Placement] | None:
+    """Return arrays and places, with slack where arrays leave room enough for weights."""
+    weights = [operator.weights for operator in run]
+    for slack in (SLACK, 0):
+        lives = _lives(run, everywhere, slack)
+        if slack and _peak(lives, sizes, len(run)) > capacity * MOST_WITH_SLACK:
+            continue
+        placement = place([(life, sizes[a]) for a, life in lives.items()], weights, capacity)
+        if placement is not None:
+            return list(lives), placement
+    return None
+
+
+def _peak(lives: Mapping[Hashable, Life], sizes: Mapping[Hashable, int], positions: int) -> int:
+    """Return the bytes of all arrays where they are most."""
+    used = [0] * positions
+    for array, (first, last) in lives.items():
+        for position in range(first, last + 1):
+            used[position] += sizes[array]
+    return max(used)
+
+
+def _lives(
+    run: Sequence[Operator], everywhere: Sequence[Hashable], slack: int = 0
+) -> dict[Hashable, Life]:
     lives: dict[Hashable, Life] = {array: (0, len(run) - 1) for array in everywhere}
     for number, operator in enumerate(run):
         for array in (*operator.reads, *operator.writes):
-            lives[array] = lives.get(array, (number, number))[0], number
+            last = min(number + slack, len(run) - 1)
+            lives[array] = lives.get(array, (number, number))[0], last
     return lives
 
 
