@@ -20,12 +20,12 @@ def batch_dims(operators: Sequence[ResidentOperator]) -> BatchDims | None:
     Part i of each array is made of the parts i of others alone, so that parts can be computed one
     after the other, by all operators each.
     """
-    if not all(isinstance(operator, Sum | Fold) for operator in operators):
+    run = [operator for operator in operators if isinstance(operator, Sum | Fold)]
+    if len(run) != len(operators):
         return None
-    shape = operators[0].output.shape
-    for dim, extent in enumerate(shape):
-        if extent > 1 and dim != operators[0].partition:
-            found = _follow(operators, {operators[0].output.array: dim}, extent)
+    for dim, extent in enumerate(run[0].output.shape):
+        if extent > 1 and dim != run[0].partition:
+            found = _follow(run, {run[0].output.array: dim}, extent)
             if found is not None:
                 return found
     return None
@@ -35,11 +35,13 @@ def cut_operators(
     operators: Sequence[ResidentOperator], dims: BatchDims, size: int
 ) -> list[ResidentOperator]:
     """Return the operators on parts of `size` of a batch."""
-    return [_cut(operator, dims, size) for operator in operators]
+    return [
+        _cut(operator, dims, size) for operator in operators if isinstance(operator, Sum | Fold)
+    ]
 
 
 def _follow(
-    operators: Sequence[ResidentOperator], dims: dict[ir.Value, int], extent: int
+    operators: Sequence[Sum | Fold], dims: dict[ir.Value, int], extent: int
 ) -> BatchDims | None:
     """Return the dimensions of all arrays that belong to those of the first, or None where some
     operator combines different parts, or arrays have more or fewer."""
@@ -57,7 +59,7 @@ def _follow(
 
 
 def _pairs(
-    operator: ResidentOperator, dims: dict[ir.Value, int]
+    operator: Sum | Fold, dims: dict[ir.Value, int]
 ) -> Sequence[tuple[ir.Value, int | None]]:
     """Return, for every array that an operator reads, the dimension that the output's batch is
     there; where the output is not known yet, it follows from a known operand."""
@@ -90,8 +92,9 @@ def _from_operands(operator: Sum, dims: dict[ir.Value, int]) -> None:
     """Note the output's dimension where an operand's is known."""
     for addend in operator.addends:
         matching = matching_dims(addend, operator.output) or {}
-        if dims.get(addend.array) in matching:
-            dims[operator.output.array] = matching[dims[addend.array]]
+        known = dims.get(addend.array)
+        if known is not None and known in matching:
+            dims[operator.output.array] = matching[known]
             return
     for product in operator.products:
         known = dims.get(product.moving.array)
@@ -101,7 +104,7 @@ def _from_operands(operator: Sum, dims: dict[ir.Value, int]) -> None:
             return
 
 
-def _cut(operator: ResidentOperator, dims: BatchDims, size: int) -> ResidentOperator:
+def _cut(operator: Sum | Fold, dims: BatchDims, size: int) -> ResidentOperator:
     output = _cut_window(operator.output, dims, size)
     if isinstance(operator, Fold):
         loop = operator.output.index[dims[operator.output.array]].single

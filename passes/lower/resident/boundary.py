@@ -37,6 +37,8 @@ def saved_ns(group: ResidentGroup, target: Target) -> float:
 def _delay_ns(layout: Layout, turned: bool, target: Target) -> float:
     """Return how much longer the transfer of an array takes than one of long runs."""
     total, width = _bytes(layout), byte_width(layout.element_type)
+    if layout.partition is None:
+        return 0.0
     if turned:
         row = layout.shape[layout.partition] * width
         return cost.dma(target, total, row, row).busy_ns - cost.dram_bound_ns(target, total)

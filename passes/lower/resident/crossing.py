@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
-from polystage.passes.lower.resident.operators import ResidentOperator
+from polystage.passes.lower.resident.operators import REPLICATED, ResidentOperator
 from polystage.passes.lower.resident.reading import users_of
 
 Reached = dict[ir.Value, ir.Operation]
@@ -23,6 +23,18 @@ def inputs_of(operators: Sequence[ResidentOperator]) -> Reached:
         found |= {array: operator.ops[-1] for array in read if array not in written}
         written.add(operator.output.array)
     return found
+
+
+def obstacle_at_border(operators: Sequence[ResidentOperator]) -> str | None:
+    """Return why a run of operators cannot be a group by itself, or None.
+
+    What all partitions have alike has no such form in memory.
+    """
+    replicated = {o.output.array for o in operators if o.partition is REPLICATED}
+    replicated |= {w.array for o in operators for w, dim, _ in o.reads if dim is REPLICATED}
+    if replicated & {*inputs_of(operators), *outputs_of(operators)}:
+        return "a statistic, which all partitions have alike, would cross the border of its group"
+    return None
 
 
 def outputs_of(operators: Sequence[ResidentOperator]) -> Reached:

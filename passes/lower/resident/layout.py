@@ -12,7 +12,7 @@ from polystage.machine.components import AccessPattern
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.operators import REPLICATED, ResidentOperator
+from polystage.passes.lower.resident.operators import ResidentOperator
 from polystage.passes.lower.resident.windows import Window
 from polystage.passes.memref_types import row_major_strides
 
@@ -45,7 +45,7 @@ class Layout:
     @property
     def tiles(self) -> int:
         """How many tiles lie behind each other."""
-        if self.partition is REPLICATED:
+        if self.partition is None:
             return 1
         return ceil(self.shape[self.partition] / self.partitions)
 
@@ -75,7 +75,7 @@ class Layout:
 
     def count(self, tile: int) -> int:
         """Return how many partitions a tile takes."""
-        if self.partition is REPLICATED:
+        if self.partition is None:
             return self.partitions
         return min(self.partitions, self.shape[self.partition] - tile * self.partitions)
 
@@ -89,7 +89,7 @@ class Layout:
             return self
         if fill is None or self.fill not in (None, fill):
             return None
-        if self.partition is REPLICATED or before[self.partition] or after[self.partition]:
+        if self.partition is None or before[self.partition] or after[self.partition]:
             return None
         return replace(self, before=before, after=after, fill=fill)
 
@@ -112,7 +112,7 @@ def widen_layouts(
 def _plain(window: Window, dim: int | None, partitions: int) -> Layout:
     shape = tuple(window.shape)
     none = (0,) * len(shape)
-    if dim is REPLICATED:
+    if dim is None:
         f32 = ir.F32Type.get(window.element_type.context)
         return Layout(shape, f32, dim, partitions, none, none)
     return Layout(shape, window.element_type, dim, min(partitions, shape[dim]), none, none)

@@ -13,7 +13,12 @@ from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.provenance import causes_of
 from polystage.passes.lower.resident.batches import batch_dims
 from polystage.passes.lower.resident.constants import Constants
-from polystage.passes.lower.resident.crossing import Reached, inputs_of, outputs_of
+from polystage.passes.lower.resident.crossing import (
+    Reached,
+    inputs_of,
+    obstacle_at_border,
+    outputs_of,
+)
 from polystage.passes.lower.resident.groups import (
     Parts,
     ResidentGroup,
@@ -89,6 +94,13 @@ def _planned(
                 help=f"remove its '{GROUP}', and that of the operations behind it",
             )
         run.append(operator)
+    at_border = obstacle_at_border(run)
+    if at_border is not None:
+        raise PassError(
+            f"resident group {number} cannot run: {at_border}",
+            op=run[0].ops[-1],
+            help=f"give what makes it and what reads it the same '{GROUP}'",
+        )
     group = _planned_in_parts(run, target, number) if PART in run[0].ops[-1].attributes else None
     groups = [group] if group is not None else plan_run(run, target)
     if len(groups) != 1 or len(groups[0].operators) != len(run):

@@ -11,6 +11,7 @@ from polystage.mlir import func, ir
 from polystage.passes.lower.physical_layout import PARTITION
 from polystage.passes.lower.resident.boundary import saved_ns
 from polystage.passes.lower.resident.collapse_heads import collapse_heads
+from polystage.passes.lower.resident.crossing import obstacle_at_border
 from polystage.passes.lower.resident.groups import (
     ResidentGroup,
     possible_operators,
@@ -52,7 +53,8 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
     operators = recognise(computing_operations(function), target)
     possible = possible_operators(operators, target)
     found = resident_groups(possible, target)
-    groups = [group for group in found if saved_ns(group, target) > 0]
+    obstacles = {group.operators: _obstacle(group, target) for group in found}
+    groups = [group for group in found if obstacles[group.operators] is None]
     operations = 0
     for number, group in enumerate(groups):
         for operator in group.operators:
@@ -63,9 +65,18 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
                     if isinstance(value.type, ir.MemRefType):
                         _store_as_it_is(value)
     remarks = [(o.ops[-1], o.reason) for o in possible if isinstance(o, Other) and o.reason]
-    slower = "its group would wait longer for arrays in another order than it saves"
-    remarks += [(g.operators[-1].ops[-1], slower) for g in found if g not in groups]
+    remarks += [(run[-1].ops[-1], text) for run, text in obstacles.items() if text is not None]
     return Marked(len(groups), operations, tuple(remarks))
+
+
+def _obstacle(group: ResidentGroup, target: Target) -> str | None:
+    """Return why a group that fits is none, or None."""
+    at_border = obstacle_at_border(group.operators)
+    if at_border is not None:
+        return at_border
+    if saved_ns(group, target) <= 0:
+        return "its group would wait longer for arrays in another order than it saves"
+    return None
 
 
 def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None:

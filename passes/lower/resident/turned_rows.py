@@ -15,7 +15,7 @@ from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.resident.layout import Layout, ResidentArray, partitions_of
-from polystage.passes.lower.resident.operators import REPLICATED, Matrix
+from polystage.passes.lower.resident.operators import Matrix
 from polystage.passes.lower.resident.workspace import Workspace
 
 STAGES = 2
@@ -25,7 +25,7 @@ STAGES = 2
 def is_turned(layout: Layout, in_memory: ir.MemRefType) -> bool:
     """Whether an array crosses the border of a group in rows: its channels are contiguous in
     memory, behind all other dimensions as one, and it has no border of a constant."""
-    if layout.partition is REPLICATED or layout.fill is not None:
+    if layout.partition is None or layout.fill is not None:
         return False
     strides, _ = in_memory.get_strides_and_offset()
     wide = [d for d in layout.free if layout.shape[d] > 1]

@@ -216,6 +216,7 @@ class GroupWriter:
 
     def _in_memory(self, value: ir.Value, layout: Layout, tile: int) -> ir.Value:
         """Return a tile of an array in DRAM: [channel, *other dimensions]."""
+        assert layout.partition is not None, "checked when the group was planned"
         starts = [0] * len(layout.shape)
         sizes = list(layout.shape)
         starts[layout.partition] = tile * layout.partitions
