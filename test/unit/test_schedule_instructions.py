@@ -1,5 +1,7 @@
 """npu-schedule-instructions: the same numbers in another order, and what the scheduler keeps."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -8,7 +10,7 @@ from npu_programs import Kernel, Value, dram, program, random
 
 from polystage.passes.placement.schedule_instructions import ScheduleInstructionsPass
 from polystage.pipeline import run_pipeline
-from polystage.planner.list_schedule import Task, list_schedule
+from polystage.planner.list_schedule import Scheduled, Task, list_schedule
 from polystage.simulator import Traced, simulate, traced
 from polystage.simulator.conflicts import Meetings
 from polystage.simulator.reordering import regions_that_meet
@@ -28,6 +30,7 @@ def random_kernel(draw) -> Kernel:
     sums in two banks of psum."""
     k = Kernel(x=dram(32, 32), y=dram(32, 32))
     live = {0: k.load(k.x, 0), 256: k.load(k.x, 256)}
+    banks = [k.alloc([32, 512], space="psum", address=2048 * i) for i in range(3)]
 
     def choose() -> Value:
         return live[draw(st.sampled_from(sorted(live)))]
@@ -43,13 +46,14 @@ def random_kernel(draw) -> Kernel:
 
     for _ in range(draw(st.integers(4, 24))):
         a, b = choose(), choose()
-        bank = k.alloc([32, 32], space="psum", address=2048 * draw(st.integers(0, 1)))
+        at = [0, 32 * draw(st.integers(0, 1))]
+        bank = k.subview(banks[draw(st.integers(0, 2))], at, [32, 32])
         kind = draw(st.sampled_from(["matmul", "sum", "activate", "elementwise", "half", "dma"]))
         if kind == "matmul":
             k.matmul(a, b, bank)
             k.activate(bank, place(a), "tanh")
         elif kind == "sum":
-            other = k.alloc([32, 32], space="psum", address=4096)
+            other = k.subview(banks[draw(st.integers(0, 2))], [0, 128], [32, 32])
             k.matmul(a, b, bank)
             k.matmul(b, a, other)
             k.matmul(b, b, bank, accumulate=True)
@@ -75,8 +79,8 @@ def test_any_order_that_it_finds_computes_the_same(data: st.DataObject) -> None:
     x = {"x": random(32, 32)}
     expected = simulate(program(kernel), x)
     module = program(kernel)
-    with pytest.MonkeyPatch.context() as patch:  # takes every order, whether it gains or not
-        times = iter([2.0, 1.0])
+    with pytest.MonkeyPatch.context() as patch:  # takes the last order, whether it gains or not
+        times = count(0.0, -1.0)
         patch.setattr(Traced, "end_ns", lambda *_: next(times))
         scheduled(module)
     got = simulate(module, x)
@@ -154,14 +158,14 @@ def task(queue: int, busy: float, *after: int, **more) -> Task:
 
 
 def on_queue(tasks: list[Task], queue: int, *together: list[int]) -> list[int]:
-    order = list_schedule(tasks, together)
-    assert order is not None and sorted(order) == list(range(len(tasks)))
-    return [i for i in order if tasks[i].queue == queue]
+    found = list_schedule(tasks, together)
+    assert found is not None and sorted(found.order) == list(range(len(tasks)))
+    return [i for i in found.order if tasks[i].queue == queue]
 
 
 def test_the_longest_way_comes_first() -> None:
     tasks = [task(0, 1.0), task(0, 1.0), task(1, 5.0, 1)]
-    assert list_schedule(tasks, []) == [1, 0, 2]
+    assert list_schedule(tasks, []) == Scheduled((1, 0, 2), ())
 
 
 def test_what_is_ready_does_not_wait_for_what_is_not() -> None:
@@ -184,4 +188,24 @@ def test_a_port_is_one_queue_s_at_a_time() -> None:
     long, short = task(0, 4.0, ports=2), task(1, 1.0, ports=2)
     other = task(2, 1.0, 1)
     # Both start at 0; the second waits for the port, and what needs it with it.
-    assert list_schedule([long, short, other], []) == [0, 1, 2]
+    assert list_schedule([long, short, other], []) == Scheduled((0, 1, 2), ())
+
+
+def test_lives_take_the_bank_that_is_free_first() -> None:
+    """Three results, each written and read; the reader of the first takes long."""
+    tasks = [task(0, 1.0, lives=(0,)), task(1, 9.0, 0, lives=(0,))]
+    tasks += [task(0, 1.0, lives=(1,)), task(2, 1.0, 2, lives=(1,))]
+    tasks += [task(0, 1.0, lives=(2,)), task(2, 1.0, 4, lives=(2,))]
+    found = list_schedule(tasks, [], banks=[0, 1])
+    assert found is not None
+    assert found.banks == (0, 1, 1)
+
+
+def test_what_runs_ahead_leaves_banks_to_what_comes_first() -> None:
+    """The first result needs two lives at once; what is ready before it would hold one of two
+    banks until the end, and neither could go on."""
+    first = [task(3, 5.0), task(0, 1.0, 0, lives=(0,)), task(0, 1.0, 1, lives=(0, 1))]
+    ahead = [task(1, 1.0, lives=(2,)), task(1, 1.0, 2, 3, lives=(2,))]
+    assert list_schedule([*first, *ahead], [], banks=[0, 1], reserve=0) is None
+    found = list_schedule([*first, *ahead], [], banks=[0, 1], reserve=2)
+    assert found is not None and found.order == (0, 1, 2, 3, 4)

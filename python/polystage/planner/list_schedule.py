@@ -9,9 +9,11 @@ priorities.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Task:
     It comes after the tasks of `after`, and starts when those of `waits` have ended, which are
     among them. `held` says that it takes `held_busy_ns` where the task before in its queue has the
     same number; `ports` are bits: of two queues only one uses a port. A transfer moves `startup_ns`
-    after it was triggered, behind the one before, and needs all DMA engines for `busy_ns`.
+    after it was triggered, behind the one before, and needs all DMA engines for `busy_ns`. `lives`
+    are the contents of banks that it has part in.
     """
 
     queue: int
@@ -33,6 +36,15 @@ class Task:
     held: int = -1
     held_busy_ns: float = 0.0
     startup_ns: float = 0.0
+    lives: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """Tasks in an order that respects `after`, and the bank of every life."""
+
+    order: tuple[int, ...]
+    banks: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -46,43 +58,111 @@ class _Block:
 
 @dataclass(slots=True)
 class _Queue:
-    """Blocks that nothing is missing of: those that wait for a time, those that could start."""
+    """Blocks that nothing is missing of: those that wait for a time, those that could start, and
+    those that wait for banks, the first of which may be free at `bank_ns`."""
 
     free_ns: float = 0.0
     held: int = -1
     later: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     now: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    for_bank: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    bank_ns: float = inf
 
-    def next_ns(self) -> float | None:
-        """Return when the queue can take a block; None where there is none."""
+    def next_ns(self) -> float:
+        """Return when the queue can take a block, infinity where there is none."""
         if self.now:
             return self.free_ns
-        return max(self.free_ns, self.later[0][0]) if self.later else None
+        first = min(self.later[0][0] if self.later else inf, self.bank_ns)
+        return max(self.free_ns, first)
+
+    def try_banks(self) -> None:
+        """Let blocks try that wait for banks."""
+        for entry in self.for_bank:
+            heappush(self.now, entry)
+        self.for_bank.clear()
+        self.bank_ns = inf
 
 
-def list_schedule(tasks: Sequence[Task], together: Sequence[Sequence[int]]) -> list[int] | None:
-    """Return tasks in an order that respects `after`, or None where blocks wait for each other.
+def list_schedule(
+    tasks: Sequence[Task],
+    together: Sequence[Sequence[int]],
+    banks: Sequence[int] = (),
+    reserve: int = 0,
+) -> Scheduled | None:
+    """Return tasks in a good order, or None where none is found.
 
-    Tasks come after those that they need. `together` are the blocks of more than one task.
+    Tasks come after those that they need. `together` are the blocks of more than one task. A life
+    takes one of the `banks` from its first task until all its tasks have ended; `reserve` of them
+    are kept for the first block, in the order given, that needs any. Without that, what runs ahead
+    may hold all banks and wait for what comes before; then there is no order.
     """
-    return _Scheduler(tasks, together).run()
+    return _Scheduler(tasks, together, _Banks(tasks, banks, reserve)).run()
+
+
+class _Banks:
+    """Which bank every life has, and when a bank is free."""
+
+    def __init__(self, tasks: Sequence[Task], banks: Sequence[int], reserve: int) -> None:
+        self.reserve = reserve
+        self.free: dict[int, float] = dict.fromkeys(banks, 0.0)
+        self.of_life: dict[int, int] = {}
+        self.left = Counter(life for task in tasks for life in task.lives)
+        self.end_ns: dict[int, float] = {}
+
+    def room_ns(self, lives: Collection[int], is_first: bool) -> float:
+        """Return when there are banks for a block with part in some lives; infinity where that is
+        not known."""
+        new = sum(life not in self.of_life for life in lives)
+        if not new:
+            return 0.0
+        if new + (0 if is_first else self.reserve) > len(self.free):
+            return inf
+        return sorted(self.free.values())[new - 1]
+
+    def enter(self, task: Task) -> float:
+        """Give new lives of a task the banks that are free first, and return when they are."""
+        start = 0.0
+        for life in task.lives:
+            if life not in self.of_life:
+                bank = min(self.free, key=lambda b: self.free[b])
+                start = max(start, self.free.pop(bank))
+                self.of_life[life] = bank
+        return start
+
+    def leave(self, task: Task, end_ns: float) -> bool:
+        """Note when a task ends, and return whether that frees a bank."""
+        freed = False
+        for life in task.lives:
+            self.end_ns[life] = max(self.end_ns.get(life, 0.0), end_ns)
+            self.left[life] -= 1
+            if not self.left[life]:
+                self.free[self.of_life[life]] = self.end_ns[life]
+                freed = True
+        return freed
 
 
 class _Scheduler:
-    def __init__(self, tasks: Sequence[Task], together: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], together: Sequence[Sequence[int]], banks: _Banks
+    ) -> None:
         self.tasks = tasks
+        self.banks = banks
         self.end_ns = [0.0] * len(tasks)
         self.queues = [_Queue() for _ in range(1 + max(t.queue for t in tasks))]
         self.port_free: dict[int, tuple[float, int]] = {}
         self.engines_free_ns = 0.0
         self.blocks, self.block_of = _blocks(tasks, together)
+        self.lives = [{n for i in b.tasks for n in tasks[i].lives} for b in self.blocks]
+        self.started = [False] * len(self.blocks)
+        self.first = 0
+        """All blocks before have started, or have no part in a life."""
         for number, block in enumerate(self.blocks):
             needed = {self.block_of[j] for i in block.tasks for j in tasks[i].after} - {number}
             block.missing = len(needed)
             for other in needed:
                 self.blocks[other].followers.append(number)
 
-    def run(self) -> list[int] | None:
+    def run(self) -> Scheduled | None:
         """Return the order."""
         order: list[int] = []
         for number, block in enumerate(self.blocks):
@@ -92,12 +172,18 @@ class _Scheduler:
             block = self.blocks[chosen]
             for i in block.tasks:
                 self._start(i)
+            self.started[chosen] = True
+            if self.first == chosen:
+                self._offer_again()
             order += block.tasks
             for follower in block.followers:
                 self.blocks[follower].missing -= 1
                 if not self.blocks[follower].missing:
                     self._offer(follower)
-        return order if len(order) == len(self.tasks) else None
+        if len(order) < len(self.tasks):
+            return None
+        of_life = self.banks.of_life
+        return Scheduled(tuple(order), tuple(of_life[n] for n in range(len(of_life))))
 
     def _offer(self, number: int) -> None:
         """Give a block to its queue, for the time when none of its tasks would have to wait."""
@@ -109,21 +195,42 @@ class _Scheduler:
         heappush(self.queues[self.blocks[number].queue].later, (ready, number))
 
     def _choose(self) -> int | None:
-        """Take the block that starts next from its queue."""
-        times = [(t, q) for q in self.queues if (t := q.next_ns()) is not None]
-        if not times:
-            return None
-        now, queue = min(times, key=lambda pair: pair[0])
-        while queue.later and queue.later[0][0] <= now:
-            _, number = heappop(queue.later)
-            heappush(queue.now, (-self.blocks[number].way_ns, number))
-        return heappop(queue.now)[1]
+        """Take the block that starts next from its queue, if there is room for it in the banks."""
+        while True:
+            now, queue = min(((q.next_ns(), q) for q in self.queues), key=lambda pair: pair[0])
+            if now == inf:
+                return None
+            while queue.later and queue.later[0][0] <= now:
+                _, number = heappop(queue.later)
+                heappush(queue.now, (-self.blocks[number].way_ns, number))
+            if queue.bank_ns <= now:
+                queue.try_banks()
+            while queue.now:
+                entry = heappop(queue.now)
+                lives = self.lives[entry[1]]
+                room_ns = self.banks.room_ns(lives, self._is_first(entry[1])) if lives else 0.0
+                if room_ns <= now:
+                    return entry[1]
+                queue.for_bank.append(entry)
+                queue.bank_ns = min(queue.bank_ns, room_ns)
+
+    def _is_first(self, number: int) -> bool:
+        """Whether no block before this one waits for a bank."""
+        while self.first < number and (self.started[self.first] or not self.lives[self.first]):
+            self.first += 1
+        return self.first == number
+
+    def _offer_again(self) -> None:
+        """Let all blocks try that wait for banks."""
+        for queue in self.queues:
+            queue.try_banks()
 
     def _start(self, i: int) -> None:
         """Run a task on its queue, which takes tasks in turn."""
         task = self.tasks[i]
         queue = self.queues[task.queue]
-        start = max([queue.free_ns, *(self.end_ns[j] for j in task.waits)])
+        entered = self.banks.enter(task)
+        start = max([queue.free_ns, entered, *(self.end_ns[j] for j in task.waits)])
         if task.startup_ns:
             move = start + task.startup_ns
             self.engines_free_ns = max(self.engines_free_ns, move) + task.busy_ns
@@ -137,6 +244,8 @@ class _Scheduler:
         self.end_ns[i] = start + task.latency_ns
         for bit in _bits(task.ports):
             self.port_free[bit] = (start + busy, task.queue)
+        if self.banks.leave(task, self.end_ns[i]):
+            self._offer_again()
 
     def _ports(self, task: Task) -> list[tuple[float, int]]:
         return [self.port_free[bit] for bit in _bits(task.ports) if bit in self.port_free]

@@ -66,6 +66,14 @@ class Traced:
         trace = self._reordered(order)
         return run_timeline([with_order(trace, "interlocked")], self.rates).end_ns
 
+    def busiest_ns(self, call: range) -> float:
+        """Return how long the busiest engine is at work in a call; all DMA engines are one."""
+        span = slice(call.start, call.stop)
+        names, busy = self.trace.queues, self.trace.busy_ns[span]
+        first = [i for i, name in enumerate(names) if name.startswith("dma")][:1]
+        engine = np.minimum(self.trace.queue[span], first[0] if first else len(names))
+        return float(np.bincount(engine, busy, len(names)).max())
+
     def _reordered(self, order: Int64) -> CoreTrace:
         old = self.trace
         counts = np.diff(old.access_start)[order]
@@ -119,50 +127,54 @@ _HELD = ("changed", "held")
 # --- what must stay in order ----------------------------------------------------------------------
 
 
-def orders_of(trace: CoreTrace, call: range) -> list[Before]:
-    """Return what every instruction of a call comes after, by its number in the call."""
-    return _Orders(trace, call).find()
+def orders_of(trace: CoreTrace, call: range, lives: Int64 | None = None) -> list[Before]:
+    """Return what every instruction of a call comes after, by its number in the call.
+
+    `lives` numbers the accesses of the call: those of different lives do not meet.
+    """
+    return _Orders(trace, call, lives).find()
 
 
 class _Orders:
-    """One pass over a call; knows of every region who wrote it last, and who has read it since."""
+    """One pass over a call; knows of every region who wrote it last, and who has read it since,
+    each with the life that the region had then."""
 
-    def __init__(self, trace: CoreTrace, call: range) -> None:
+    def __init__(self, trace: CoreTrace, call: range, lives: Int64 | None) -> None:
         self.call = call
         self.queue = trace.queue.tolist()
         self.is_compute = (trace.kind == COMPUTE).tolist()
-        start = trace.access_start
-        accesses = slice(int(start[call.start]), int(start[call.stop]))
-        regions = trace.regions
+        start = trace.access_start[call.start : call.stop + 1]
+        accesses = slice(int(start[0]), int(start[-1]))
+        regions, region, writes = trace.regions, trace.region[accesses], trace.writes[accesses]
+        if lives is None:
+            lives = np.zeros(len(region), np.int64)
         written = np.zeros(int(regions.buffer.max(initial=0)) + 1, np.bool_)
-        written[regions.buffer[trace.region[accesses][trace.writes[accesses]]]] = True
-        matters = (regions.memory != DRAM) | written[regions.buffer]
+        written[regions.buffer[region[writes]]] = True
+        matters = ((regions.memory != DRAM) | written[regions.buffer])[region]
+        every = list(zip(region.tolist(), writes.tolist(), lives.tolist(), strict=True))
         self.accesses = [
-            [
-                (r, w)
-                for r, w in zip(trace.region[a:b].tolist(), trace.writes[a:b].tolist(), strict=True)
-                if matters[r]
-            ]
-            for a, b in pairwise(start[call.start : call.stop + 1].tolist())
+            [access for access, counts in zip(every[a:b], matters[a:b], strict=True) if counts]
+            for a, b in pairwise((start - start[0]).tolist())
         ]
-        used = sorted({region for found in self.accesses for region, _ in found})
+        used = sorted(set(region[matters].tolist()))
         self.meeting, self.covered = regions_that_meet(regions, used)
-        self.writer: dict[int, int] = {}
-        self.readers: dict[int, list[int]] = {}
+        self.writer: dict[int, tuple[int, int]] = {}
+        self.readers: dict[int, tuple[list[int], int]] = {}
 
     def find(self) -> list[Before]:
         """Return the orders."""
         return [self._instruction(i, accesses) for i, accesses in enumerate(self.accesses)]
 
-    def _instruction(self, i: int, accesses: Sequence[tuple[int, bool]]) -> Before:
+    def _instruction(self, i: int, accesses: Sequence[tuple[int, bool, int]]) -> Before:
         writers: set[int] = set()
         readers: set[int] = set()
-        for region, writes in accesses:
+        for region, writes, life in accesses:
             for other in self.meeting[region]:
-                if other in self.writer:
-                    writers.add(self.writer[other])
-                if writes:
-                    readers.update(self.readers.get(other, ()))
+                writer, written = self.writer.get(other, (i, life))
+                if written == life:
+                    writers.add(writer)
+                if writes and other in self.readers and self.readers[other][1] == life:
+                    readers.update(self.readers[other][0])
         self._record(i, accesses)
         writers.discard(i)
         readers.discard(i)
@@ -176,14 +188,17 @@ class _Orders:
         same = self.queue[first] == self.queue[second] and self.is_compute[first]
         return same and queue in (None, self.queue[first])
 
-    def _record(self, i: int, accesses: Sequence[tuple[int, bool]]) -> None:
-        for region, writes in accesses:
+    def _record(self, i: int, accesses: Sequence[tuple[int, bool, int]]) -> None:
+        for region, writes, life in accesses:
             if not writes:
-                self.readers.setdefault(region, []).append(i)
-        for region, writes in accesses:
+                known = self.readers.get(region)
+                if known is None or known[1] != life:
+                    known = self.readers[region] = ([], life)
+                known[0].append(i)
+        for region, writes, life in accesses:
             for other in self.covered[region] if writes else ():
                 self.readers.pop(other, None)
-                self.writer[other] = i
+                self.writer[other] = (i, life)
 
 
 def regions_that_meet(
