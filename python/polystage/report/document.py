@@ -33,7 +33,8 @@ ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f8": 1, "i8": 1}
 
 @dataclass(frozen=True)
 class Subject:
-    """What was run: the model, its arithmetic and batch, and the contractions of its layers."""
+    """What was run: the model, its arithmetic and batch, the contractions of its layers, and what
+    its plan was expected to cost, by unit."""
 
     model: str
     dtype: str | None
@@ -41,6 +42,7 @@ class Subject:
     contractions: Mapping[str, Sequence[Contraction]] = field(
         default_factory=dict[str, Sequence[Contraction]]
     )
+    planned: Mapping[str, int] | None = None
 
 
 def document(
@@ -71,6 +73,7 @@ def document(
         ],
         "check": _check(check),
         **_figures_of(subject, first),
+        "planned": dict(subject.planned) if subject.planned is not None else None,
         "flow": result.flow.to_dict(),
         "port_conflicts": [_port_conflict(c) for core in cores for c in core.port_conflicts],
         "timeline": timeline_section(timeline, names),

@@ -107,9 +107,23 @@ def summary(document: Row) -> list[str]:
         f"{totals['macs']:,} MACs, peak scratchpad {totals['peak_sbuf_bytes']:,} bytes",
         *_flow_line(document["flow"], document["cores"]),
         *_loss_line(document),
+        *_planned_line(document),
         "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items()),
     ]
     return [*lines, _check_line(document["check"])]
+
+
+def _planned_line(document: Row) -> list[str]:
+    """Say what the planner expected, and how near it was."""
+    planned, totals = document.get("planned"), document["totals"]
+    if not planned or document["flow"]["inferences"] > 1:
+        return []
+    microseconds = planned["nanoseconds"] / 1000
+    return [
+        f"planned: {planned['bytes']:,} bytes, {microseconds:,.2f} us, "
+        f"{planned['picojoules'] / 1e6:,.2f} uJ; it took {totals['latency_us'] / microseconds:.3f} "
+        "of the time"
+    ]
 
 
 def _flow_line(flow: Row, cores: int) -> list[str]:

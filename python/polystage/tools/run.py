@@ -17,6 +17,7 @@ from polystage.forms import walk
 from polystage.frontends import ImportedModel, load
 from polystage.mlir import ir
 from polystage.pipeline import compile_module, default_dtype
+from polystage.planner.fusion.plan_attributes import planned_costs
 from polystage.report.check import Check, compare, tolerance
 from polystage.report.chrome_trace import chrome_trace
 from polystage.report.contractions import contractions
@@ -107,7 +108,8 @@ class Run:
         """Return the report as the JSON document of the command line."""
         calls = {layer.name: layer.calls for layer in self.core.layers}
         nests = contractions(self.program, calls)
-        subject = Subject(self.model.name, self.dtype, batch_of(self.model), nests)
+        planned = planned_costs(self.program)
+        subject = Subject(self.model.name, self.dtype, batch_of(self.model), nests, planned)
         return document(subject, self.result, self.check, self.phases)
 
     def json(self) -> str:

@@ -59,6 +59,15 @@ def _name_arrays(program: Program) -> None:
             op.attributes["npu.name"] = ir.StringAttr.get(name)
 
 
+def planned_costs(module: ir.Module) -> dict[str, int] | None:
+    """Return what the plan of a module is expected to cost, by unit; None where nothing says so."""
+    for op in module.body.operations:
+        found = op.attributes.get(PLANNED, None)
+        if isinstance(found, ir.DictAttr):
+            return {entry.name: ir.IntegerAttr(entry.attr).value for entry in found}
+    return None
+
+
 def has_plan(program: Program) -> bool:
     """Return whether the function of `program` carries a plan."""
     return GROUPS in program.main.attributes
