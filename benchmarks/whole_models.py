@@ -32,6 +32,7 @@ from polystage.errors import PolystageError
 from polystage.evaluator.module_evaluator import evaluate
 from polystage.frontends import ImportedModel
 from polystage.mlir import ir
+from polystage.passes.polyhedral.flatten_buffers import flatten_buffers
 from polystage.passes.polyhedral.split_wide_bodies import split_wide_bodies
 from polystage.pipeline import default_pipeline, run_pipeline
 from polystage.pipeline_syntax import MODULE, parse_pipeline
@@ -137,6 +138,7 @@ def prepare(model: ImportedModel, kib: int, dtype: str = "bf16") -> ir.Module:
     module = clone(model.module)
     run_pipeline(module, stages([f"scratchpad_bytes={kib * 1024}"], dtype)[0])
     with module.context, ir.Location.unknown():
+        flatten_buffers(module)
         split_wide_bodies(module)
     return module
 

@@ -9,6 +9,7 @@ from polystage.dialects import npu
 from polystage.dialects.npu.target import required_target
 from polystage.machine import Target
 from polystage.mlir import ir
+from polystage.passes.polyhedral.flatten_buffers import flatten_buffers
 from polystage.passes.polyhedral.fuse_partitioned import Fusion, fuse_partitioned
 from polystage.passes.polyhedral.split_wide_bodies import split_wide_bodies
 from polystage.passes.registry import Form, Pass, register_pass
@@ -65,6 +66,7 @@ class FuseOperatorsPass(Pass):
                 self._mark(fuse_partitioned(module, target))
 
     def _plan(self, module: ir.Module, target: Target) -> None:
+        self.count("buffers with merged dimensions", flatten_buffers(module))
         self.count("parts of wide bodies", split_wide_bodies(module))
         program = Program.from_module(module)
         planned = plan_program(program, target, self.objective, self.budget, self.max_group)

@@ -131,17 +131,18 @@ class Demand:
 
     def check_interleaved(self) -> None:
         """Refuse an array whose elements are made here and there, unless all of them are."""
+        first = len(self.operators) - len(self.computes)  # of those added up to now
         for name in self.inexact:
             made = sum(
                 int(
                     volumes(
-                        self.computes[place][..., list(self.operators[place].parallels), :]
+                        self.computes[place - first][..., list(self.operators[place].parallels), :]
                     ).sum()
                 )
                 for place, _ in self.writes[name]
             )
             array = self.program.arrays[name]
-            is_opaque = self.operators[0].kind is OperatorKind.OPAQUE
+            is_opaque = self.operators[first].kind is OperatorKind.OPAQUE
             if (
                 self.group.places[name] is not Place.STREAMED
                 and made < array.elements
