@@ -30,7 +30,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin
 
 from polystage.errors import PipelineError, location_text
 from polystage.mlir import ir
@@ -73,9 +73,17 @@ class Pass:
     input_form: ClassVar[Form] = "any"
     output_form: ClassVar[Form] = "any"
 
+    wants_remarks: ClassVar[bool] = True
+    """Whether anybody reads the remarks, on an instance: those that take time may be left out."""
+
     def run(self, module: ir.Module) -> None:
         """Transform `module` in place."""
         raise NotImplementedError
+
+    def without_remarks(self) -> Self:
+        """Leave out what takes time and only explains."""
+        self.__dict__["wants_remarks"] = False
+        return self
 
     @property
     def statistics(self) -> dict[str, int]:

@@ -87,5 +87,5 @@ class FuseOperatorsPass(Pass):
         self.count("compulsory bytes", bounds.compulsory_bytes)
         for unit, number in planned.costs.items():
             self.count(f"planned {unit}", number)
-        for note in explain(planned):
+        for note in explain(planned) if self.wants_remarks else ():
             self.remark(note.operators[-1].statements[0].op, note.text())

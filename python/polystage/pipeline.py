@@ -115,7 +115,13 @@ def compile_module(
     )
     with module.context, ir.Location.unknown():
         program = module.operation.clone()  # a ModuleOp, which does all that we ask
-    records = run_pipeline(program, text, before_pass=before_pass, after_pass=after_pass)
+    records = run_pipeline(
+        program,
+        text,
+        remarks=explain is not None,
+        before_pass=before_pass,
+        after_pass=after_pass,
+    )
     if explain:
         fusion = (r for r in records if r.name.startswith("npu-fuse-operators"))
         for remark in (remark for record in fusion for remark in record.remarks):
@@ -157,10 +163,13 @@ def run_pipeline(
     pipeline: str | Nest,
     *,
     verify_each: bool = True,
+    remarks: bool = True,
     before_pass: Observer | None = None,
     after_pass: Observer | None = None,
 ) -> list[PassRecord]:
     """Run a textual pipeline on `module` in place and return a record per element.
+
+    Without `remarks`, those that take time to find are left out.
 
     With `verify_each`, what upstream passes make is verified after the first pass of ours that
     follows, or after the last of them.
@@ -174,7 +183,7 @@ def run_pipeline(
             if before_pass:
                 before_pass(str(element), module)
             verify = verify_each and (is_own(element) or not (following and is_own(following)))
-            records.append(_run_element(module, element, verify))
+            records.append(_run_element(module, element, verify, remarks))
             if after_pass:
                 after_pass(str(element), module)
     return records
@@ -193,11 +202,13 @@ def _no_garbage_collection() -> Generator[None]:
             gc.enable()
 
 
-def _run_element(module: ir.Module, element: PassCall | Nest, verify: bool) -> PassRecord:
+def _run_element(
+    module: ir.Module, element: PassCall | Nest, verify: bool, remarks: bool
+) -> PassRecord:
     start = time.perf_counter()
     if isinstance(element, PassCall) and is_own(element):
         done = create_own_pass(element)
-        _run_own_pass(module, done, verify)
+        _run_own_pass(module, done if remarks else done.without_remarks(), verify)
         seconds = time.perf_counter() - start
         return PassRecord(str(element), seconds, dict(done.statistics), tuple(done.remarks))
     _run_upstream(module, str(element), verify)

@@ -7,6 +7,7 @@ import pytest
 from polystage.errors import PlanError
 from polystage.machine import Target
 from polystage.mlir import ir
+from polystage.pipeline import run_pipeline
 from polystage.planner.fusion.bounds import compulsory_bytes, contraction_bytes
 from polystage.planner.fusion.decisions import Place, Plan
 from polystage.planner.fusion.explain import explain
@@ -316,3 +317,12 @@ func.func @main(%x: memref<8x64xf32>, %y: memref<8x32xf32>) {
 def test_equal_programs_get_equal_plans() -> None:
     plans: list[Plan] = [planned(filters(8, 64, count=2), 4096)[1].plan for _ in range(2)]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("remarks", [True, False])
+def test_groups_are_explained_to_those_who_ask(remarks: bool) -> None:
+    module = ir.Module.parse(filters(8, 64), ir.Context())
+    passes = "npu-attach-target{target=flat set=scratchpad_bytes=4096},npu-fuse-operators"
+    *_, fusion = run_pipeline(module, f"builtin.module({passes})", remarks=remarks)
+    assert fusion.statistics["groups"] > 0
+    assert bool(fusion.remarks) == remarks
