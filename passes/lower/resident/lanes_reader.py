@@ -101,7 +101,7 @@ class _Reader:
         window, dims = self.plain(self.generic.outputs[0])
         if set(dims) != set(self.generic.parallel):
             raise Declined("the output is not accessed plainly")
-        across = self.across_loop(reduced)
+        across = self.across_loop()
         whole = any(len(self.plain(a)[1]) == len(self.generic.extents) for a in self.inputs)
         if across != reduced or not whole:
             return None  # a pooling, or a contraction
@@ -110,7 +110,7 @@ class _Reader:
         self.reading.demand(window.array, REPLICATED)
         initial = float(self.reading.initials[self.op][1].value)
         ops = self.reading.with_fill(self.op)
-        source = next(o for o in body.arrays.values() if o.partition is not REPLICATED)
+        source = next(o for o in body.arrays.values() if o.partition is not None)
         return Across(ops, window, REPLICATED, body, initial, source.window.element_type)
 
     # --- operands --------------------------------------------------------------------------------
@@ -130,27 +130,30 @@ class _Reader:
             raise Declined("an operand is not accessed plainly")
         return window, dims
 
-    def across_loop(self, presumed: int | None = None) -> int | None:
+    def across_loop(self) -> int | None:
         """Return the loop across the partitions, or None where all that is read is replicated.
 
         That is what an operand says of which it is known how it lies, else a constant of one value
-        per partition, else `presumed`.
+        per partition, else what contractions behind want.
         """
         known: list[int | None] = []
         columns: list[int] = []
+        wanted: list[int] = []
         for access in self.inputs:
             window, dims = self.plain(access)
             loop_of = {dim: loop for loop, dim in dims.items()}
             if window.array in self.reading.partitions:
                 partition = self.reading.partitions[window.array]
-                if partition is not REPLICATED and partition not in loop_of:
+                if partition is not None and partition not in loop_of:
                     raise Declined("an operand has one element across the partitions")
-                known.append(None if partition is REPLICATED else loop_of[partition])
+                known.append(None if partition is None else loop_of[partition])
             elif self.is_constant(access) and len(dims) == 1:
                 columns += dims
+            elif self.reading.hints.get(window.array) in loop_of:
+                wanted.append(loop_of[self.reading.hints[window.array]])
         arrays = [loop for loop in known if loop is not None]
-        if arrays or columns or presumed is not None:
-            return [*arrays, *columns, presumed][0]
+        if arrays or columns or wanted:
+            return [*arrays, *columns, *wanted][0]
         if known and len(known) == len(self.inputs):
             return None
         raise Declined("nothing tells which dimension lies across the partitions")
@@ -184,7 +187,7 @@ class _Reader:
     def operand(self, window: Window, dims: Mapping[int, int], across: int | None) -> LaneOperand:
         """Return an array that the body reads, which lies across the partitions as that wants."""
         known = self.reading.partitions.get(window.array, REPLICATED)
-        if window.array in self.reading.partitions and known is REPLICATED:
+        if window.array in self.reading.partitions and known is None:
             return LaneOperand(window, dims, REPLICATED)
         if across not in dims:
             raise Declined("an operand from memory is the same for all partitions")
@@ -194,7 +197,7 @@ class _Reader:
 
 def _extent(operand: LaneOperand, free: Sequence[int]) -> Extent:
     whole = all(d in operand.dims for d in free)
-    if operand.partition is not REPLICATED:
+    if operand.partition is not None:
         return Extent.ARRAY if whole else Extent.PART
     if not whole:
         raise Declined("a statistic has one element for several that lie within a partition")
