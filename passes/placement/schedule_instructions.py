@@ -97,8 +97,8 @@ def _orders(program: Traced, call: range, lives: Lives | None) -> Iterator[tuple
     if lives is None or not lives.banks:
         return
     tasks, banks = tasks_of(program, call, lives), sorted(set(lives.banks))
-    for reserve in _RESERVES:
-        found = list_schedule(tasks, together, banks, reserve)
+    for ahead in _AHEAD:
+        found = list_schedule(tasks, together, banks, ahead)
         if found is not None:
             moved = in_banks(program, call, lives, found.banks)
             yield moved.end_ns(numbers[list(found.order)]), found
@@ -107,9 +107,8 @@ def _orders(program: Traced, call: range, lives: Lives | None) -> Iterator[tuple
 _NEAR = 1.05
 """An order that takes so much longer than the busiest engine is at work needs no better one."""
 
-_RESERVES = (2, 4)
-"""Banks that what runs ahead leaves to what comes first in the program. With few, engines wait less
-for banks, and more often no order is found."""
+_AHEAD = (24, 64)
+"""How many blocks may begin results in psum: none is best for all kernels."""
 
 
 def _straight(function: func.FuncOp) -> Iterator[ir.Operation]:

@@ -196,16 +196,18 @@ def test_lives_take_the_bank_that_is_free_first() -> None:
     tasks = [task(0, 1.0, lives=(0,)), task(1, 9.0, 0, lives=(0,))]
     tasks += [task(0, 1.0, lives=(1,)), task(2, 1.0, 2, lives=(1,))]
     tasks += [task(0, 1.0, lives=(2,)), task(2, 1.0, 4, lives=(2,))]
-    found = list_schedule(tasks, [], banks=[0, 1])
+    found = list_schedule(tasks, [], banks=range(4), ahead=9)
     assert found is not None
-    assert found.banks == (0, 1, 1)
+    assert found.banks == (0, 1, 2)
 
 
 def test_what_runs_ahead_leaves_banks_to_what_comes_first() -> None:
-    """The first result needs two lives at once; what is ready before it would hold one of two
-    banks until the end, and neither could go on."""
+    """The first result needs two banks at once; what is ready before it waits for its second."""
     first = [task(3, 5.0), task(0, 1.0, 0, lives=(0,)), task(0, 1.0, 1, lives=(0, 1))]
-    ahead = [task(1, 1.0, lives=(2,)), task(1, 1.0, 2, 3, lives=(2,))]
-    assert list_schedule([*first, *ahead], [], banks=[0, 1], reserve=0) is None
-    found = list_schedule([*first, *ahead], [], banks=[0, 1], reserve=2)
-    assert found is not None and found.order == (0, 1, 2, 3, 4)
+    later = [task(1, 1.0, lives=(2,)), task(1, 1.0, 2, 3, lives=(2,))]
+    few = list_schedule([*first, *later], [], banks=range(2), ahead=9)
+    many = list_schedule([*first, *later], [], banks=range(5), ahead=9)
+    assert few is not None and few.order.index(3) > few.order.index(1)
+    assert many is not None and many.order.index(3) < many.order.index(1)
+    strict = list_schedule([*first, *later], [], banks=range(5), ahead=0)
+    assert strict is not None and strict.order.index(3) > strict.order.index(2)

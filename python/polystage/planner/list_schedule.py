@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import accumulate
 from math import inf
 
 
@@ -87,35 +88,39 @@ def list_schedule(
     tasks: Sequence[Task],
     together: Sequence[Sequence[int]],
     banks: Sequence[int] = (),
-    reserve: int = 0,
+    ahead: int = 0,
 ) -> Scheduled | None:
     """Return tasks in a good order, or None where none is found.
 
     Tasks come after those that they need. `together` are the blocks of more than one task. A life
-    takes one of the `banks` from its first task until all its tasks have ended; `reserve` of them
-    are kept for the first block, in the order given, that needs any. Without that, what runs ahead
-    may hold all banks and wait for what comes before; then there is no order.
+    takes one of the `banks` from its first task until all its tasks have ended. Only the first
+    `ahead` blocks, in the order given, of those with part in a life may begin one, and all but the
+    very first leave two banks: what runs far ahead would hold banks for long, or hold all of them
+    and wait for what comes before; then there is no order.
     """
-    return _Scheduler(tasks, together, _Banks(tasks, banks, reserve)).run()
+    return _Scheduler(tasks, together, _Banks(tasks, banks), ahead).run()
+
+
+_RESERVE = 2
+"""Banks that are left to what comes first."""
 
 
 class _Banks:
     """Which bank every life has, and when a bank is free."""
 
-    def __init__(self, tasks: Sequence[Task], banks: Sequence[int], reserve: int) -> None:
-        self.reserve = reserve
+    def __init__(self, tasks: Sequence[Task], banks: Sequence[int]) -> None:
         self.free: dict[int, float] = dict.fromkeys(banks, 0.0)
         self.of_life: dict[int, int] = {}
         self.left = Counter(life for task in tasks for life in task.lives)
         self.end_ns: dict[int, float] = {}
 
-    def room_ns(self, lives: Collection[int], is_first: bool) -> float:
-        """Return when there are banks for a block with part in some lives; infinity where that is
-        not known."""
+    def room_ns(self, lives: Collection[int], ahead: int) -> float:
+        """Return when there are banks for a block with part in some lives, before which so many
+        others may need banks; infinity where that is not known."""
         new = sum(life not in self.of_life for life in lives)
         if not new:
             return 0.0
-        if new + (0 if is_first else self.reserve) > len(self.free):
+        if new + (_RESERVE if ahead else 0) > len(self.free):
             return inf
         return sorted(self.free.values())[new - 1]
 
@@ -143,9 +148,14 @@ class _Banks:
 
 class _Scheduler:
     def __init__(
-        self, tasks: Sequence[Task], together: Sequence[Sequence[int]], banks: _Banks
+        self,
+        tasks: Sequence[Task],
+        together: Sequence[Sequence[int]],
+        banks: _Banks,
+        ahead: int,
     ) -> None:
         self.tasks = tasks
+        self.ahead = ahead
         self.banks = banks
         self.end_ns = [0.0] * len(tasks)
         self.queues = [_Queue() for _ in range(1 + max(t.queue for t in tasks))]
@@ -154,6 +164,8 @@ class _Scheduler:
         self.blocks, self.block_of = _blocks(tasks, together)
         self.lives = [{n for i in b.tasks for n in tasks[i].lives} for b in self.blocks]
         self.started = [False] * len(self.blocks)
+        self.place = list(accumulate(map(bool, self.lives), initial=0))
+        """Blocks with part in a life that come before."""
         self.first = 0
         """All blocks before have started, or have no part in a life."""
         for number, block in enumerate(self.blocks):
@@ -207,18 +219,20 @@ class _Scheduler:
                 queue.try_banks()
             while queue.now:
                 entry = heappop(queue.now)
-                lives = self.lives[entry[1]]
-                room_ns = self.banks.room_ns(lives, self._is_first(entry[1])) if lives else 0.0
+                room_ns = self._room_ns(entry[1])
                 if room_ns <= now:
                     return entry[1]
                 queue.for_bank.append(entry)
                 queue.bank_ns = min(queue.bank_ns, room_ns)
 
-    def _is_first(self, number: int) -> bool:
-        """Whether no block before this one waits for a bank."""
+    def _room_ns(self, number: int) -> float:
+        """Return when there are banks for a block."""
+        if not self.lives[number]:
+            return 0.0
         while self.first < number and (self.started[self.first] or not self.lives[self.first]):
             self.first += 1
-        return self.first == number
+        ahead = self.place[number] - self.place[self.first]
+        return self.banks.room_ns(self.lives[number], ahead) if ahead <= self.ahead else inf
 
     def _offer_again(self) -> None:
         """Let all blocks try that wait for banks."""
