@@ -2,8 +2,7 @@
 
 `fused` is what the plan of `npu-fuse-operators` moves over compulsory bytes (arguments and
 constants in, results out), `alone` the same with one group per operator, each at its own best
-tiles, `least alone` a lower bound of that: every contraction at its I/O bound for the capacity.
-Every fused program is simulated, and moves what was planned to the byte.
+tiles. Every fused program is simulated, and moves what was planned to the byte.
 
 With `--execute` programs compute at the smallest size. `rounded` is the largest difference from the
 operators of the same module one after the other, each result rounded to the type; `f32` that of
@@ -36,7 +35,7 @@ from polystage.passes.polyhedral.flatten_buffers import flatten_buffers
 from polystage.passes.polyhedral.split_wide_bodies import split_wide_bodies
 from polystage.pipeline import default_pipeline, run_pipeline
 from polystage.pipeline_syntax import MODULE, parse_pipeline
-from polystage.planner.fusion.bounds import compulsory_bytes, contraction_bytes
+from polystage.planner.fusion.bounds import compulsory_bytes
 from polystage.planner.fusion.plan_attributes import write_plan
 from polystage.planner.fusion.plan_program import plan_program
 from polystage.planner.fusion.program import Program
@@ -75,7 +74,6 @@ NUMBERS = (
     "compulsory\nMB",
     "MB",
     "alone",
-    "least\nalone",
     "fused",
     "operators",
     "groups",
@@ -108,7 +106,6 @@ class Measured:
     kib: int
     compulsory: int
     alone: int
-    least_alone: int
     planned: int
     operators: int
     groups: int
@@ -159,7 +156,6 @@ def measure(name: str, kib: int, dtype: str, executes: bool, simulates: bool) ->
         plan_s = time.perf_counter() - start
         alone = plan_program(program, target, max_group=1)
         write_plan(program, planned.plan)
-    least = sum(contraction_bytes(program, o, target.sbuf.bytes) for o in program.operators)
     simulated, executed, rest_s = None, None, 0.0
     if simulates:
         start = time.perf_counter()
@@ -176,7 +172,6 @@ def measure(name: str, kib: int, dtype: str, executes: bool, simulates: bool) ->
         kib,
         compulsory_bytes(program),
         alone.traffic,
-        least,
         planned.traffic,
         len(program.operators),
         len(planned.plan.groups),
@@ -230,7 +225,6 @@ def cells(found: Measured) -> list[str]:
         megabytes(found.compulsory),
         megabytes(found.planned),
         f"{found.alone / found.compulsory:.3f}",
-        f"{found.least_alone / found.compulsory:.3f}",
         f"{found.planned / found.compulsory:.3f}",
         str(found.operators),
         str(found.groups),
