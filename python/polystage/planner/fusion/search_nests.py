@@ -304,7 +304,7 @@ class _Table:
     def option(self, row: int) -> NestOption:
         """Return one tiling as a nest, without the loops that run once."""
         places = np.unravel_index(row, tuple(map(len, self.tiles)))
-        tiles = (column[place] for column, place in zip(self.tiles, places, strict=True))
+        tiles = (column[int(place)] for column, place in zip(self.tiles, places, strict=True))
         pairs = zip(self.order, tiles, strict=True)
         loops = (Loop(d, t) for d, t in pairs if t < self.box[d])
         columns = (self.bytes, self.traffic, self.chunks, self.late)
