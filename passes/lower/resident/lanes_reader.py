@@ -189,7 +189,7 @@ class _Reader:
         known = self.reading.partitions.get(window.array, REPLICATED)
         if window.array in self.reading.partitions and known is None:
             return LaneOperand(window, dims, REPLICATED)
-        if across not in dims:
+        if across is None or across not in dims:
             raise Declined("an operand from memory is the same for all partitions")
         self.reading.demand(window.array, dims[across])
         return LaneOperand(window, dims, dims[across])

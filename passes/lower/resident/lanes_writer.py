@@ -200,7 +200,7 @@ class BodyWriter:
     def view(self, value: Value, tiles: range, box: Box) -> View:
         """Return what a value has for some tiles and a part."""
         count = self.count(tiles.start)
-        if value.number in self.body.constants:
+        if value.number is not None and value.number in self.body.constants:
             column = self.body.constants[value.number]
             return View(self.workspace.column(column, tiles.start, count), (None,))
         if value.number is not None:
