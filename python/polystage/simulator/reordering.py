@@ -23,9 +23,11 @@ from polystage.simulator.trace import (
     Bool,
     CoreTrace,
     Float64,
+    Int32,
     Int64,
     Rates,
     Regions,
+    UInt8,
 )
 
 TENSOR = COMPUTE_QUEUES.index("tensor")
@@ -100,7 +102,7 @@ class Traced:
             by_array=old.by_array[access],
         )
 
-    def times(self, op: Sequence[int] | Int64, held: str, name: str) -> Float64:
+    def times(self, op: Int32, held: str, name: str) -> Float64:
         """Return a time of instructions, `changed` or `held`, by the numbers of operations."""
         known = [getattr(getattr(i.times, held), name) for i in self.program.instructions]
         return np.array(known, np.float64)[op]
@@ -110,7 +112,7 @@ class Traced:
         known = np.array([i.is_matmul for i in self.program.instructions], np.bool_)
         return known[self.trace.op]
 
-    def _changed(self, op: Int64, queue: Int64, first_region: Int64) -> Bool:
+    def _changed(self, op: Int32, queue: UInt8, first_region: Int32) -> Bool:
         """Return which instructions do not find their stationary operand in the array; one that
         was written anew in between is not noticed."""
         matmul = np.array([i.is_matmul for i in self.program.instructions], np.bool_)[op]
