@@ -4,11 +4,13 @@ arrays stay on chip, computes what PyTorch computes."""
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+
+import torch
+from torch import nn
 
 import polystage as ps
 from polystage.mlir import func
-from torch import nn
 
 VOCABULARY = 50
 
@@ -72,6 +74,23 @@ class Transformer(nn.Module):
         return x
 
 
+class Patches(nn.Module):
+    """A transformer of image patches and a token of its own, of which one is classified."""
+
+    def __init__(self, width=192, heads=3, size=6):
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 8, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, size * size + 1, width))
+        self.layer = Layer(width, heads, norm_first=True, fused=False, causal=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
+
+    def forward(self, image):
+        x = self.patch(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token, x], dim=1) + self.position
+        return self.head(self.norm(self.layer(x))[:, 0])
+
+
 KINDS = {
     "like BERT": {"tokens": 40, "width": 128, "heads": 2, "layers": 2},
     "like ViT": {"tokens": 150, "width": 192, "heads": 6, "norm_first": True},
@@ -87,36 +106,55 @@ KINDS = {
 """More tokens than partitions, features that are no multiple of them, parts of one array."""
 
 
-def small(kind):
-    """Return a transformer whose biases and norms matter, and tokens for it."""
-    torch.manual_seed(0)
-    net = Transformer(**KINDS[kind]).eval()
+def with_parameters(net):
+    """Return a module whose biases and norms matter."""
     for parameter in net.parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, 0.3, 0.3)
-    return net, torch.randint(0, VOCABULARY, (1, KINDS[kind]["tokens"]))
+    return net.eval()
+
+
+def compiled(net, example, dtype):
+    """Return the program of a module, its result, the error of that, and the bytes of a value."""
+    with torch.no_grad():
+        expected = net(example).numpy()
+    imported = ps.load(net, inputs=[example], name="transformer")
+    program = ps.compile(imported.module, target="neuroncore_v2", dtype=dtype, objective="latency")
+    result = ps.simulate(program, {imported.inputs[0].name: example.numpy()})
+    (found,) = (np.asarray(value, np.float32) for value in result.outputs.values())
+    error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+    return program, result, error, expected.size * {"f32": 4, "bf16": 2}[dtype]
+
+
+PRECISION = {"f32": 1e-5, "bf16": 0.02}
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_transformer_runs_on_chip(kind):
-    net, ids = small(kind)
-    with torch.no_grad():
-        expected = net(ids).numpy()
-    imported = ps.load(net, inputs=[ids], name="transformer")
-    for dtype, most in (("f32", 1e-5), ("bf16", 0.02)):
-        program = ps.compile(
-            imported.module, target="neuroncore_v2", dtype=dtype, objective="latency"
-        )
-        calls = [op for op in _main(program).entry_block.operations if isinstance(op, func.CallOp)]
-        assert len(calls) == 2, "the embedding, and all that follows"
-        result = ps.simulate(program, {imported.inputs[0].name: ids.numpy()})
-        (found,) = (np.asarray(value, np.float32) for value in result.outputs.values())
-        error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
-        assert error < most, dtype
-        embedded = expected.size * (4 if dtype == "f32" else 2)
-        written = result.totals.dram_write_by_cause
-        assert written == {"intermediate": embedded, "output": embedded}
+@pytest.mark.parametrize(("kind", "dtype"), [*((k, "bf16") for k in KINDS), ("like GPT-2", "f32")])
+def test_a_transformer_runs_on_chip(kind, dtype):
+    torch.manual_seed(0)
+    net = with_parameters(Transformer(**KINDS[kind]))
+    ids = torch.randint(0, VOCABULARY, (1, KINDS[kind]["tokens"]))
+    program, result, error, size = compiled(net, ids, dtype)
+    assert error < PRECISION[dtype]
+    assert _calls(program) == 2, "the embedding, and all that follows"
+    assert result.totals.dram_write_by_cause == {"intermediate": size, "output": size}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_patches_and_a_token_of_its_own_are_one_array_on_chip(dtype):
+    torch.manual_seed(0)
+    net = with_parameters(Patches())
+    program, result, error, size = compiled(net, torch.randn(1, 3, 48, 48), dtype)
+    assert error < PRECISION[dtype]
+    assert _calls(program) == 1
+    assert result.totals.dram_write_by_cause == {"output": size}
+
+
+def _calls(program):
+    operations = _main(program).entry_block.operations
+    return sum(isinstance(op, func.CallOp) for op in operations)
 
 
 def _main(program):

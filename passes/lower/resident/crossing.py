@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from polystage.dialects.npu.overlay import is_overlay
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.lower.resident.operators import REPLICATED, ResidentOperator
@@ -32,7 +33,10 @@ def obstacle_at_border(operators: Sequence[ResidentOperator]) -> str | None:
     """
     replicated = {o.output.array for o in operators if o.partition is REPLICATED}
     replicated |= {w.array for o in operators for w, dim, _ in o.reads if dim is REPLICATED}
-    if replicated & {*inputs_of(operators), *outputs_of(operators)}:
+    border = {*inputs_of(operators), *outputs_of(operators)}
+    if any(is_overlay(array) for array in border):
+        return "constants beside what an operation writes would cross the border of its group"
+    if replicated & border:
         return "a statistic, which all partitions have alike, would cross the border of its group"
     return None
 

@@ -17,7 +17,8 @@ from polystage.passes.lower.resident.groups import (
     possible_operators,
     resident_groups,
 )
-from polystage.passes.lower.resident.operators import Other, ResidentOperator
+from polystage.passes.lower.resident.lanes import Across, Lanes
+from polystage.passes.lower.resident.operators import Other, ResidentOperator, Sum
 from polystage.passes.lower.resident.recognise import recognise
 from polystage.passes.lower.resident.split_folds import split_folds
 
@@ -71,12 +72,18 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
 
 def _obstacle(group: ResidentGroup, target: Target) -> str | None:
     """Return why a group that fits is none, or None."""
+    if all(isinstance(o, Lanes | Across) or _adds(o) for o in group.operators):
+        return "its group multiplies nothing: row by row it needs no array in another order"
     at_border = obstacle_at_border(group.operators)
     if at_border is not None:
         return at_border
     if saved_ns(group, target) <= 0:
         return "its group would wait longer for arrays in another order than it saves"
     return None
+
+
+def _adds(operator: ResidentOperator) -> bool:
+    return isinstance(operator, Sum) and not operator.products
 
 
 def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None:
@@ -86,7 +93,7 @@ def _mark(operator: ResidentOperator, group: ResidentGroup, number: int) -> None
         if group.parts is not None:
             op.attributes[PART] = ir.IntegerAttr.get(i64, group.parts.size)
     owner = defining_op(operator.output.array)
-    if owner is not None:
+    if owner is not None and owner.name == "memref.alloc":
         earlier = list(owner.attributes[RESIDENT]) if RESIDENT in owner.attributes else []
         numbers = [*earlier, ir.IntegerAttr.get(i64, number)]
         owner.attributes[RESIDENT] = ir.ArrayAttr.get(list(dict.fromkeys(numbers)))

@@ -123,7 +123,8 @@ def _time_ns(packing: Packing, target: Target) -> float:
     columns = prod(product.extents[d] for d in product.columns)
     dtype = cost_dtype(product.moving.element_type)
     multiply = cost.stream_cycles(target, columns, dtype) / target.tensor.clock_ghz
-    return max(load.busy_ns, packing.matmuls * multiply)
+    tiles = ceil(product.extents[product.row] / partitions_of(target))
+    return max(load.busy_ns, tiles * packing.matmuls * multiply)
 
 
 @dataclass(frozen=True)

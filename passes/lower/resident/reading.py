@@ -22,7 +22,8 @@ class Reading:
     """A program as far as it is read.
 
     `partitions` has, for every array of which that is known, the dimension that lies across the
-    partitions, or `REPLICATED`; `hints` has the one that later contractions want. A reader raises
+    partitions, or `REPLICATED`; `hints` has the one that later contractions want. Overlays
+    that an operator makes are in `shown`. A reader raises
     `Declined` for an operation that is its own but cannot run in a group, and returns None for one
     that another reader may know.
     """
@@ -38,6 +39,7 @@ class Reading:
         }
         self.partitions: dict[ir.Value, int | None] = {}
         self.hints: dict[ir.Value, int] = {}
+        self.shown: set[ir.Value] = set()
 
     def with_fill(self, op: ir.Operation) -> tuple[ir.Operation, ...]:
         """Return an operation, after the fill that it starts from if it has one."""
@@ -45,7 +47,10 @@ class Reading:
 
     def window(self, op: ir.Operation, access: Access) -> Window:
         """Return what an operand of an operation is of an array in memory."""
-        window = window_of(op.operands[access.argument], access.index)
+        value = op.operands[access.argument]
+        if value in self.shown:
+            return Window(value, access.index)
+        window = window_of(value, access.index)
         if window is None:
             raise Declined("an operand is a part of an array, or of several")
         return window

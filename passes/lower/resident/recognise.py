@@ -25,6 +25,7 @@ from polystage.passes.lower.resident.operators import (
     plain_dims,
 )
 from polystage.passes.lower.resident.packing import packing_of
+from polystage.passes.lower.resident.placing import read_placing
 from polystage.passes.lower.resident.reading import (
     Declined,
     Reading,
@@ -224,6 +225,9 @@ class _Reader(Reading):
     def _sum_or_lanes(self, op: ir.Operation) -> ResidentOperator:
         """Return a sum as the array computes it, or where that cannot, as the lane engines do."""
         generic, terms = self.sums[op]
+        placing = read_placing(self, op, generic, terms)
+        if placing is not None:
+            return placing
         try:
             return self._sum(op, generic, terms)
         except Declined:

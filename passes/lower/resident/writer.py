@@ -32,6 +32,7 @@ from polystage.passes.lower.resident.operators import (
     Table,
 )
 from polystage.passes.lower.resident.packing import PackedOperand, packing_of
+from polystage.passes.lower.resident.placing import Placing, PlacingWriter
 from polystage.passes.lower.resident.sums import SumWriter
 from polystage.passes.lower.resident.turned_rows import TurnedRows
 from polystage.passes.lower.resident.workspace import LoadedSegment, PsumBanks, Workspace
@@ -69,6 +70,7 @@ class OperatorWriter(Protocol):
 WRITERS: Mapping[type[ResidentOperator], Callable[[Workspace], OperatorWriter]] = {
     Sum: SumWriter,
     Fold: FoldWriter,
+    Placing: PlacingWriter,
     Lanes: LanesWriter,
     Across: AcrossWriter,
     Attention: AttentionWriter,
