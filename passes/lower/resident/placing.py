@@ -103,7 +103,7 @@ def read_placing(
         return None
     if output.shape[partition] != source.shape[across]:
         return None
-    within = [x for x, n in sorted((d, n) for n, d in dims.items()) if x != across]
+    within = sorted(d for d in dims.values() if d != across)
     start = _start(output, partition, [source.index[d].single for d in within], generic.extents)
     seen = None if start is None else _seen(reading, op, output, partition)
     if start is None or seen is None:
