@@ -2,7 +2,7 @@
 
 A softmax over all keys in one pass: Q and the result cross the DRAM interface once, K and V once
 per tile of queries, scores never. `bound` is what any schedule moves that computes each score once
-(polystage.planner.fusion.attention_bound); `error` is against numpy in f64, for every 16th query,
+(polystage.planner.fusion.attention.bound); `error` is against numpy in f64, for every 16th query,
 over the largest magnitude. The anchor's rows (elementwise work instead of the softmax, f32 with
 twice its bytes) stand beside twice its figures. docs/attention.md has the tables.
 
@@ -24,8 +24,8 @@ from tables import new_table
 import polystage as ps
 from polystage.mlir import ir
 from polystage.pipeline import default_pipeline, run_pipeline
-from polystage.planner.fusion.attention import Attention
-from polystage.planner.fusion.attention_bound import attention_words
+from polystage.planner.fusion.attention.bound import attention_words
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.plan_attributes import read_plan
 from polystage.planner.fusion.program import Program
 

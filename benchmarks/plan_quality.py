@@ -25,10 +25,10 @@ from polystage.mlir import ir
 from polystage.planner.fusion.decisions import Loop
 from polystage.planner.fusion.plan_program import plan_program
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.search import PlanSearch, Step
-from polystage.planner.fusion.search_groups import GroupSearch
-from polystage.planner.fusion.search_nests import balanced_tiles
-from polystage.planner.fusion.search_segments import GroupOption, Segment
+from polystage.planner.fusion.search.groups import GroupSearch
+from polystage.planner.fusion.search.nests import balanced_tiles
+from polystage.planner.fusion.search.plans import PlanSearch, Step
+from polystage.planner.fusion.search.segments import GroupOption, Segment
 
 EVERYTHING = 10**6
 """Tilings of one operator: more than these graphs have."""

@@ -8,9 +8,9 @@ from attention_programs import AttentionProgram
 from polystage.dialects import npu
 from polystage.errors import PlanError
 from polystage.mlir import ir
-from polystage.planner.fusion.attention import Attention, check_attention_nest
-from polystage.planner.fusion.attention_bound import attention_bytes, attention_words
-from polystage.planner.fusion.attention_matching import find_attention
+from polystage.planner.fusion.attention.bound import attention_bytes, attention_words
+from polystage.planner.fusion.attention.matching import find_attention
+from polystage.planner.fusion.attention.operator import Attention, check_attention_nest
 from polystage.planner.fusion.decisions import Loop, Nest
 from polystage.polyhedral import TensorProgram
 

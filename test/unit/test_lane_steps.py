@@ -6,7 +6,7 @@ from polystage.errors import PassError
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
-from polystage.passes.lower.resident.lane_steps import (
+from polystage.passes.lower.resident.lanes.steps import (
     Extent,
     Pass,
     plan_steps,

@@ -13,8 +13,8 @@ from polystage.dialects import npu
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.resident import marking
-from polystage.passes.lower.resident.attention_reading import AttentionReader
-from polystage.passes.lower.resident.attention_tiles import AttentionTiles, Units
+from polystage.passes.lower.resident.attention.reading import AttentionReader
+from polystage.passes.lower.resident.attention.tiles import AttentionTiles, Units
 from polystage.passes.lower.resident.reading import Reading
 from polystage.pipeline import run_pipeline
 from polystage.simulator import simulate

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from polystage.allocation import aligned
 from polystage.planner.fusion.access_extents import Axis, OperatorExtents, Use
-from polystage.planner.fusion.search_nests import (
+from polystage.planner.fusion.search.nests import (
     NestOption,
     balanced_tiles,
     best_nest,

@@ -9,7 +9,7 @@ from polystage.errors import PlanError
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, Purpose, schedule
-from polystage.planner.fusion.search_steps import Steps, steps_of_sink
+from polystage.planner.fusion.search.steps import Steps, steps_of_sink
 
 
 def residual_block() -> Program:

@@ -38,7 +38,7 @@ from polystage.passes.lower.flat.forms import Indices, OperatorForm
 from polystage.passes.lower.flat.indices import Index, index_of
 from polystage.passes.lower.flat.pieces import Axis, Piece, address, refine
 from polystage.passes.lower.flat.writer import FlatWriter, Window
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 
 _LOWEST = -3.4028234663852886e38
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from polystage.mlir import func, ir
 from polystage.passes.lower.flat.bodies import Source
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.polyhedral import Statement
 
 MAXIMUM = """func.func private @f(%s: f32, %m: f32) -> f32 {

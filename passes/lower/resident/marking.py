@@ -17,7 +17,7 @@ from polystage.passes.lower.resident.groups import (
     possible_operators,
     resident_groups,
 )
-from polystage.passes.lower.resident.lanes import Across, Lanes
+from polystage.passes.lower.resident.lanes.operators import Across, Lanes
 from polystage.passes.lower.resident.operators import Other, ResidentOperator, Sum
 from polystage.passes.lower.resident.recognise import recognise
 from polystage.passes.lower.resident.split_folds import split_folds

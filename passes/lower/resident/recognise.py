@@ -11,10 +11,10 @@ from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
-from polystage.passes.lower.resident.attention_reading import AttentionReader
+from polystage.passes.lower.resident.attention.reading import AttentionReader
 from polystage.passes.lower.resident.hints import wanted_partitions
-from polystage.passes.lower.resident.lanes import Lanes
-from polystage.passes.lower.resident.lanes_reader import computes_floats, read_lanes
+from polystage.passes.lower.resident.lanes.operators import Lanes
+from polystage.passes.lower.resident.lanes.reading import computes_floats, read_lanes
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import (
     Fold,

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.attention import Attention
-from polystage.passes.lower.resident.attention_writer import AttentionWriter
+from polystage.passes.lower.resident.attention.operator import Attention
+from polystage.passes.lower.resident.attention.writer import AttentionWriter
 from polystage.passes.lower.resident.folds import FoldWriter
 from polystage.passes.lower.resident.groups import (
     COLUMNS,
@@ -20,8 +20,8 @@ from polystage.passes.lower.resident.groups import (
     WeightPiece,
     pieces_of,
 )
-from polystage.passes.lower.resident.lanes import Across, Lanes
-from polystage.passes.lower.resident.lanes_writer import AcrossWriter, LanesWriter
+from polystage.passes.lower.resident.lanes.operators import Across, Lanes
+from polystage.passes.lower.resident.lanes.writer import AcrossWriter, LanesWriter
 from polystage.passes.lower.resident.layout import Layout, ResidentArray, alloc_at, partitions_of
 from polystage.passes.lower.resident.operators import (
     Column,

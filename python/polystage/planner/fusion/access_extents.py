@@ -13,7 +13,7 @@ from math import lcm, prod
 import numpy as np
 
 from polystage.mlir import ir
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.operators import Operator, OperatorKind, Scratch
 from polystage.polyhedral import Access, Array
 from polystage.polyhedral.expressions import linear_terms, value_range

@@ -13,7 +13,7 @@ import islpy as isl
 
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
-from polystage.planner.fusion.attention_matching import find_attention
+from polystage.planner.fusion.attention.matching import find_attention
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.work import accumulator_bytes, lane_operations
 from polystage.polyhedral import Access, Kind, Role, Statement, TensorProgram

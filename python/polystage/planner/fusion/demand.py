@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from polystage.errors import PlanError
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.boxes import EMPTY, BoxMap, hull_of, is_nothing, volumes, without
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind

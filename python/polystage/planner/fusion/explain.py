@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from polystage.planner.fusion.decisions import Loop
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.plan_program import Planned, traffic_of
-from polystage.planner.fusion.search import PlanSearch, Step
-from polystage.planner.fusion.search_segments import GroupOption, Segment
+from polystage.planner.fusion.search.plans import PlanSearch, Step
+from polystage.planner.fusion.search.segments import GroupOption, Segment
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polystage.errors import PlanError
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.boxes import is_empty, whole
 from polystage.planner.fusion.decisions import Group, Place
 from polystage.planner.fusion.operators import Operator, OperatorKind

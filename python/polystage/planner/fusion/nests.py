@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polystage.errors import PlanError
-from polystage.planner.fusion.attention import Attention, check_attention_nest
+from polystage.planner.fusion.attention.operator import Attention, check_attention_nest
 from polystage.planner.fusion.boxes import BoxMap, OperatorMaps, from_ranges, lengths, volumes
 from polystage.planner.fusion.buffers import Buffer, Purpose
 from polystage.planner.fusion.decisions import Loop, Nest, Place

@@ -14,9 +14,9 @@ from polystage.planner.fusion.latency import Latency, latency_of
 from polystage.planner.fusion.placement import Placement, place
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import GroupSchedule, schedule
-from polystage.planner.fusion.search import MAX_GROUP, PlanSearch, Step
-from polystage.planner.fusion.search_groups import WideOption
-from polystage.planner.fusion.search_segments import GroupOption, Segment
+from polystage.planner.fusion.search.groups import WideOption
+from polystage.planner.fusion.search.plans import MAX_GROUP, PlanSearch, Step
+from polystage.planner.fusion.search.segments import GroupOption, Segment
 
 Objective = Literal["traffic", "latency", "energy"]
 

@@ -5,7 +5,7 @@ from math import prod
 
 from polystage.dtypes import cost_dtype
 from polystage.machine import cost
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.latency.pieces import Iterations
 from polystage.planner.fusion.latency.work import SUMS, ChunkWork, Layouts, Operand, Work, passes_of
 

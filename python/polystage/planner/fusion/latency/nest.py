@@ -11,7 +11,7 @@ import numpy as np
 from polystage.allocation import aligned
 from polystage.dtypes import cost_dtype
 from polystage.machine import cost
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.boxes import from_ranges, to_ranges
 from polystage.planner.fusion.buffers import Buffer, Purpose
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place

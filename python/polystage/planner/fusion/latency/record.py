@@ -12,7 +12,7 @@ import numpy as np
 
 from polystage.allocation import aligned
 from polystage.machine import Target, cost, energy
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.latency.attention import AttentionWork
 from polystage.planner.fusion.latency.instructions import Box, Cell, Instructions, Touch
 from polystage.planner.fusion.latency.pieces import Layout

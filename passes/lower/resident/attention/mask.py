@@ -9,7 +9,7 @@ import numpy as np
 
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
-from polystage.passes.lower.resident.attention_tiles import Span
+from polystage.passes.lower.resident.attention.tiles import Span
 
 HIDDEN = -1.0e30
 """What scores that are hidden get: finite, because the array multiplies it by zeros."""

@@ -10,7 +10,7 @@ from math import ceil, prod
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.resident.lane_steps import Extent, Steps, Value
+from polystage.passes.lower.resident.lanes.steps import Extent, Steps, Value
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import (
     Column,

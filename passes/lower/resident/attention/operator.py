@@ -17,8 +17,8 @@ from math import prod
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import ir
-from polystage.passes.lower.resident.attention_mask import Mask
-from polystage.passes.lower.resident.attention_tiles import AttentionTiles, Units
+from polystage.passes.lower.resident.attention.mask import Mask
+from polystage.passes.lower.resident.attention.tiles import AttentionTiles, Units
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Matrix, Read, ResidentOperator, Table
 from polystage.passes.lower.resident.windows import Window

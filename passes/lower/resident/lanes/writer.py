@@ -10,8 +10,8 @@ from typing import Any
 from polystage.mlir import ir
 from polystage.passes.lower.lane_engines.scalar_functions import body_function
 from polystage.passes.lower.lane_engines.scalar_graph import Node
-from polystage.passes.lower.resident.lane_steps import Arithmetic, Extent, Pass, Step, Value
-from polystage.passes.lower.resident.lanes import Across, LaneBody, LaneOperand, Lanes
+from polystage.passes.lower.resident.lanes.operators import Across, LaneBody, LaneOperand, Lanes
+from polystage.passes.lower.resident.lanes.steps import Arithmetic, Extent, Pass, Step, Value
 from polystage.passes.lower.resident.layout import Range, ResidentArray, partitions_of
 from polystage.passes.lower.resident.operators import Matrix
 from polystage.passes.lower.resident.parts import parts_of

@@ -16,10 +16,10 @@ from itertools import groupby
 from typing import Any
 
 from polystage.mlir import ir
-from polystage.passes.lower.resident.attention import Attention, Head, start_of
-from polystage.passes.lower.resident.attention_buffers import AttentionBuffers
-from polystage.passes.lower.resident.attention_mask import Mask
-from polystage.passes.lower.resident.attention_tiles import Batch, Span, Unit
+from polystage.passes.lower.resident.attention.buffers import AttentionBuffers
+from polystage.passes.lower.resident.attention.mask import Mask
+from polystage.passes.lower.resident.attention.operator import Attention, Head, start_of
+from polystage.passes.lower.resident.attention.tiles import Batch, Span, Unit
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Matrix
 from polystage.passes.lower.resident.workspace import Workspace

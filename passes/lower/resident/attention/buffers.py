@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from polystage.passes.lower.resident.attention import PLACES, Attention, dim_of, start_of
-from polystage.passes.lower.resident.attention_tiles import Batch, Span, Unit, rows_of
+from polystage.passes.lower.resident.attention.operator import PLACES, Attention, dim_of, start_of
+from polystage.passes.lower.resident.attention.tiles import Batch, Span, Unit, rows_of
 from polystage.passes.lower.resident.layout import Range, ResidentArray, partitions_of
 from polystage.passes.lower.resident.windows import Window
 from polystage.passes.lower.resident.workspace import Workspace

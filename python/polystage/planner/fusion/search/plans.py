@@ -17,9 +17,9 @@ from polystage.allocation import aligned
 from polystage.errors import PlanError
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.search_groups import GroupSearch
-from polystage.planner.fusion.search_loops import MAX_STREAMING_OPERATORS
-from polystage.planner.fusion.search_segments import GroupOption, Segment, Span
+from polystage.planner.fusion.search.groups import GroupSearch
+from polystage.planner.fusion.search.loops import MAX_STREAMING_OPERATORS
+from polystage.planner.fusion.search.segments import GroupOption, Segment, Span
 from polystage.polyhedral import Role
 
 BEAM = 24

@@ -9,8 +9,8 @@ from polystage.planner.fusion.access_extents import OperatorExtents
 from polystage.planner.fusion.decisions import Loop, Nest
 from polystage.planner.fusion.operators import Operator
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.search_nests import balanced_tiles, spread
-from polystage.planner.fusion.search_segments import Segment, Span
+from polystage.planner.fusion.search.nests import balanced_tiles, spread
+from polystage.planner.fusion.search.segments import Segment, Span
 from polystage.polyhedral import Role
 
 MAX_STEPS = 256

@@ -13,27 +13,27 @@ from polystage.planner.fusion.access_extents import OperatorExtents
 from polystage.planner.fusion.decisions import Loop, Nest, Place
 from polystage.planner.fusion.operators import OperatorKind
 from polystage.planner.fusion.program import Program
-from polystage.planner.fusion.search_loops import (
+from polystage.planner.fusion.search.loops import (
     MAX_STREAMING_OPERATORS,
     LoopChoice,
     StepLoops,
     wider_loops,
 )
-from polystage.planner.fusion.search_nests import (
+from polystage.planner.fusion.search.nests import (
     TILINGS,
     Front,
     NestOption,
     best_nest,
     nest_front,
 )
-from polystage.planner.fusion.search_segments import (
+from polystage.planner.fusion.search.segments import (
     GroupOption,
     Segment,
     Span,
     best_of,
     step_places,
 )
-from polystage.planner.fusion.search_steps import Steps, steps_of_sink
+from polystage.planner.fusion.search.steps import Steps, steps_of_sink
 from polystage.planner.fusion.sharing import bytes_shared
 from polystage.planner.fusion.signatures import segment_signature
 from polystage.polyhedral import Role

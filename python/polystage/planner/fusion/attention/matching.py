@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from math import prod
 
 from polystage.mlir import ir
-from polystage.planner.fusion.attention import Attention, scratch_of
+from polystage.planner.fusion.attention.operator import Attention, scratch_of
+from polystage.planner.fusion.attention.score_space import ScoreSpace
 from polystage.planner.fusion.operators import OperatorKind
 from polystage.planner.fusion.patterns import (
     NoMatchError,
@@ -29,7 +30,6 @@ from polystage.planner.fusion.patterns import (
     written,
     yielded,
 )
-from polystage.planner.fusion.score_space import ScoreSpace
 from polystage.polyhedral import Access, Kind, Role, Statement, TensorProgram
 from polystage.polyhedral.operations import with_nested
 from polystage.polyhedral.scalar import multiplied_arguments, strip_casts

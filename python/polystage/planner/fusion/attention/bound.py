@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from polystage.planner.fusion.attention import Attention
+from polystage.planner.fusion.attention.operator import Attention
 
 _PHASES = np.geomspace(1 / 64, 64, 193)
 """Lengths of a phase, over the capacity, of which the best is taken."""

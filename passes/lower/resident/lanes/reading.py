@@ -11,8 +11,8 @@ from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body, widen_accumulators
 from polystage.passes.lower.lane_engines.scalar_graph import Graph, Node, ScalarBody
-from polystage.passes.lower.resident.lane_steps import Extent, plan_steps, without_roundings
-from polystage.passes.lower.resident.lanes import Across, LaneBody, LaneOperand, Lanes
+from polystage.passes.lower.resident.lanes.operators import Across, LaneBody, LaneOperand, Lanes
+from polystage.passes.lower.resident.lanes.steps import Extent, plan_steps, without_roundings
 from polystage.passes.lower.resident.operators import REPLICATED, Column, plain_dims
 from polystage.passes.lower.resident.reading import Declined, Reading, constant_of
 from polystage.passes.lower.resident.windows import Window

@@ -1,6 +1,6 @@
 """Reads the attention of a program as operators of groups.
 
-What attention is, the planner says (`planner/fusion/attention_matching`): two contractions with a
+What attention is, the planner says (`planner/fusion/attention/matching`): two contractions with a
 softmax between them, however their loops and views count heads. Here it gets windows on the arrays,
 and is declined where their features do not lie as the array of multipliers needs them.
 """
@@ -17,15 +17,15 @@ from polystage.linear import linear_form
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Linear
-from polystage.passes.lower.resident.attention import Attention, dim_of, start_of
-from polystage.passes.lower.resident.attention_mask import HIDDEN, Mask
-from polystage.passes.lower.resident.attention_tiles import rows_of
+from polystage.passes.lower.resident.attention.mask import HIDDEN, Mask
+from polystage.passes.lower.resident.attention.operator import Attention, dim_of, start_of
+from polystage.passes.lower.resident.attention.tiles import rows_of
 from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.reading import Declined, Reading
 from polystage.passes.lower.resident.reading import constant_of as global_of
 from polystage.passes.lower.resident.windows import Window
-from polystage.planner.fusion.attention import Attention as Found
-from polystage.planner.fusion.attention_matching import find_attention
+from polystage.planner.fusion.attention.matching import find_attention
+from polystage.planner.fusion.attention.operator import Attention as Found
 from polystage.planner.fusion.patterns import constant_of, operand_of, yielded
 from polystage.polyhedral import Access, Array, Statement, TensorProgram
 from polystage.polyhedral.scalar import strip_casts

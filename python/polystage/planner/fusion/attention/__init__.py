@@ -1,0 +1,1 @@
+"""Attention as one operator: found among contractions and reductions, with its bound."""

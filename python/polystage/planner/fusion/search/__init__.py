@@ -1,0 +1,1 @@
+"""The search for a plan: ways to cut a program into groups, loops over each, chunks in each."""
