@@ -3,6 +3,8 @@ tool."""
 
 from polystage.dialects.npu import ops
 from polystage.dialects.npu.attributes import (
+    AUXILIARY,
+    AUXILIARY_CONSTANT,
     CAUSES,
     ENGINES,
     SPACES,
@@ -17,6 +19,8 @@ from polystage.dialects.npu.views import space_of, strides_of
 from polystage.mlir import ir
 
 __all__ = [
+    "AUXILIARY",
+    "AUXILIARY_CONSTANT",
     "CAUSES",
     "ENGINES",
     "SPACES",

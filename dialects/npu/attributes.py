@@ -4,6 +4,12 @@ from polystage.mlir import ext, ir
 
 SPACES = ("sbuf", "psum")
 ENGINES = ("tensor", "vector", "scalar", "gpsimd")
+AUXILIARY = "auxiliary"
+"""Attribute of an `npu.matmul` that is no part of a contraction of the model."""
+
+AUXILIARY_CONSTANT = "npu.auxiliary"
+"""Attribute of a `memref.global` that is no part of the model: not one of its compulsory bytes."""
+
 CAUSES = ("input", "weight", "intermediate", "output", "copy")
 
 

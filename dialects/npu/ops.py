@@ -162,8 +162,10 @@ class MemsetOp(NpuOp, name="memset"):
 class MatmulOp(NpuOp, name="matmul"):
     """Contract over the partitions: `sums[m, n..] (+)= sum_k stationary[k, m] * moving[k, n..]`.
 
-    `accumulate` false overwrites the sums, true adds to them. Products are exact, sums are in the
-    type of `sums`. They lie in psum, or in sbuf where that is flat: then all operands have the one
+    `accumulate` false overwrites the sums, true adds to them. The unit attribute `auxiliary` says
+    that an operand is an identity or ones: what is added, turned or summed so takes its time and
+    energy, but is no multiply-accumulate of the model. Products are exact, sums are in the type of
+    `sums`. They lie in psum, or in sbuf where that is flat: then all operands have the one
     partition before k or m, `sums[0, m, n..]`, and k, m and n are as large as they like.
 
     Cost: LoadStationary where the stationary operand changed, and max(N, min_issue) columns, times

@@ -288,11 +288,19 @@ class KernelBuilder:
             npu.ops.MemsetOp(destination, attribute, npu.engine_attr(engine))
 
     def matmul(
-        self, stationary: ir.Value, moving: ir.Value, psum: ir.Value, accumulate: ir.Value
+        self,
+        stationary: ir.Value,
+        moving: ir.Value,
+        psum: ir.Value,
+        accumulate: ir.Value,
+        auxiliary: bool = False,
     ) -> None:
-        """psum (+)= stationary^T x moving."""
+        """psum (+)= stationary^T x moving; `auxiliary` where an operand is an identity or ones, so
+        that it is no part of a contraction of the model."""
         with self.insertion_point, self._location():
-            npu.ops.MatmulOp(stationary, moving, psum, accumulate)
+            op = npu.ops.MatmulOp(stationary, moving, psum, accumulate)
+            if auxiliary:
+                op.operation.attributes[npu.AUXILIARY] = ir.UnitAttr.get()
 
     def transpose_tile(self, source: ir.Value, destination: ir.Value) -> None:
         """destination[b, a] = source[a, b] through the tensor engine; destination lies in psum."""

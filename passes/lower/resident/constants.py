@@ -8,11 +8,12 @@ from math import prod
 import numpy as np
 
 from polystage.constants import constant_array, constant_attr
+from polystage.dialects import npu
 from polystage.dtypes import numpy_dtype
 from polystage.machine.target import Target
 from polystage.mlir import ir, memref
 from polystage.passes.lower.resident.layout import partitions_of
-from polystage.passes.lower.resident.operators import Column, Product, Table
+from polystage.passes.lower.resident.operators import Column, Matrix, Product, Table
 from polystage.passes.lower.resident.packing import Packing, packing_of
 
 
@@ -78,7 +79,10 @@ class Constants:
         """Return a constant that is on chip as a whole."""
         if table not in self.made:
             data = table.data(self.partitions, self._data)
-            self.made[table] = self._global(table.name, data, table.element_type)
+            name = self._global(table.name, data, table.element_type)
+            if isinstance(table, Matrix):
+                self.symbols[name].attributes[npu.AUXILIARY_CONSTANT] = ir.UnitAttr.get()
+            self.made[table] = name
         return self._value(self.made[table])
 
     def _data(self, name: str) -> np.ndarray:

@@ -102,7 +102,7 @@ class SumWriter:
                 count = layout.count(row)
                 square = self.workspace.matrix(identity, count, count)
                 moving = self._addend(operator, addend, row, box)
-                builder.matmul(square, moving, result, builder.flag(number > 0))
+                builder.matmul(square, moving, result, builder.flag(number > 0), auxiliary=True)
 
     def _addend(self, operator: Sum, addend: Window, row: int, box: Sequence[Range]) -> ir.Value:
         """Return a tile of an addend: [partition, *dimensions of more than one element of `box`, a

@@ -121,7 +121,7 @@ class TurnedRows:
         for place, tile in enumerate(tiles):
             rows = builder.subview(stage, [0, tile * self.layout.partitions], [free, count])
             turned = builder.subview(bank, [0, place, 0], [count, 1, free], drop=[1])
-            builder.matmul(rows, identity, turned, builder.flag(False))
+            builder.matmul(rows, identity, turned, builder.flag(False), auxiliary=True)
         array = builder.subview(
             self.buffer, [0, tiles.start, block.start], [count, len(tiles), free]
         )
@@ -134,7 +134,7 @@ class TurnedRows:
         for place, tile in enumerate(tiles):
             array = builder.subview(self.buffer, [0, tile, block.start], [count, 1, free], drop=[1])
             turned = builder.subview(bank, [0, place, 0], [free, 1, count], drop=[1])
-            builder.matmul(array, identity, turned, builder.flag(False))
+            builder.matmul(array, identity, turned, builder.flag(False), auxiliary=True)
         channels = builder.subview(
             stage, [0, tiles.start * self.layout.partitions], [free, len(tiles) * count]
         )

@@ -156,7 +156,7 @@ class EpilogueTiles:
             else:
                 stationary = self._row_of_ones(type_, [rows])
                 moving = self._tile(access, held, columns)
-            self.builder.matmul(stationary, moving, psum, flag)
+            self.builder.matmul(stationary, moving, psum, flag, auxiliary=True)
 
     def _row_of_ones(self, type_: ir.Type, shape: Sequence[int]) -> Any:
         part = self._part(self._ones[type_], [1, prod(shape)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,7 +60,7 @@ class Account:
             dram_write_by_cause=_by(counts, "dram_write"),
             onchip_copy_bytes=counts[("onchip_copy",)],
             offchip_copy_bytes=counts[("offchip_copy",)],
-            energy_pj=_energy(target, counts, macs, latency_ns),
+            energy_pj=_energy(target, counts, latency_ns),
             peak_sbuf_bytes=self.peak_sbuf_bytes,
             busy_ns=dict(zip(BUSY, busy_ns, strict=True)),
             instructions=_by(counts, "instructions"),
@@ -71,16 +71,15 @@ class Account:
         )
 
 
-def _energy(
-    target: Target, counts: Counts, macs: Mapping[str, int], latency_ns: float
-) -> dict[str, float]:
+def _energy(target: Target, counts: Counts, latency_ns: float) -> dict[str, float]:
+    done = Counter(_by(counts, "macs")) + Counter(_by(counts, "auxiliary"))
     dram = sum(n for key, n in counts.items() if key[0] in ("dram_read", "dram_write"))
     vector = energy.op_pj(target, "vector", counts[("operations", "vector")])
     scalar = energy.op_pj(target, "scalar", counts[("operations", "scalar")])
     gpsimd = energy.op_pj(target, "gpsimd", counts[("operations", "gpsimd")])
     return {
-        "mac": sum(energy.mac_pj(target, n, dtype) for dtype, n in macs.items()),
-        "register": sum(energy.register_pj(target, n, dtype) for dtype, n in macs.items()),
+        "mac": sum(energy.mac_pj(target, n, dtype) for dtype, n in done.items()),
+        "register": sum(energy.register_pj(target, n, dtype) for dtype, n in done.items()),
         "vector": vector + scalar + gpsimd,
         "sbuf": energy.access_pj(target, "sbuf", counts[("sbuf",)]),
         "psum": energy.access_pj(target, "psum", counts[("psum",)]),
@@ -133,7 +132,8 @@ class Accounts:
         for slot, (operand, buffer) in enumerate(zip(operands, buffers, strict=True)):
             read = work.counts[("slot_read", str(slot))]
             written = work.counts[("slot_write", str(slot))]
-            account.compulsory_bytes += min(operand.bytes, written or read)
+            if buffer.kind != "auxiliary":
+                account.compulsory_bytes += min(operand.bytes, written or read)
             buffer.read_bytes += read
             buffer.written_bytes += written
 
@@ -183,7 +183,7 @@ class Accounts:
 
 def _resolved(counts: Counts, buffers: Sequence[DramBuffer]) -> Counts:
     """Return counts in which a gather's cause is what its table is."""
-    causes = {"input": "input", "constant": "weight"}
+    causes = {"input": "input", "constant": "weight", "auxiliary": "weight"}
     result: Counts = Counter()
     for key, n in counts.items():
         if key[:2] == ("dram_read", "gather"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from polystage.constants import constant_array
+from polystage.dialects.npu import AUXILIARY_CONSTANT
 from polystage.errors import SimulationError
 from polystage.interface import unsigned_results, value_names
 from polystage.machine import cost
@@ -186,9 +187,11 @@ def _get_global(main: MainDecoder, op: ir.Operation) -> None:
 
 
 def _new_global(main: MainDecoder, op: ir.Operation, name: str) -> View:
-    value = main.program.symbols[name].attributes.get("initial_value")
+    attributes = main.program.symbols[name].attributes
+    value = attributes.get("initial_value")
     has_value = value is not None and value != ir.UnitAttr.get(op.context)
-    view = main.new_buffer(op.results[0], name, "constant" if has_value else "intermediate")
+    kind: DramKind = "auxiliary" if AUXILIARY_CONSTANT in attributes else "constant"
+    view = main.new_buffer(op.results[0], name, kind if has_value else "intermediate")
     number = main.buffer(view)
     if not has_value:  # one life for all inferences
         main.nodes.append(lambda assembly, _: assembly.keep(number))

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 Array = np.ndarray
-DramKind = Literal["input", "constant", "intermediate", "output"]
+DramKind = Literal["input", "constant", "auxiliary", "intermediate", "output"]
+"""Auxiliary are constants that are no part of the model, as an identity is."""
 Window = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Offset, shape and strides, in elements."""
 

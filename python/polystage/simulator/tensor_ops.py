@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from polystage.dialects import npu
 from polystage.dtypes import cost_dtype, is_float
 from polystage.errors import SimulationError
 from polystage.machine import cost
@@ -85,8 +86,11 @@ def _matmul(decoder: Decoder, op: ir.Operation) -> None:
     if not flag.is_constant:
         flag = decoder.space.apply(lambda x: x != 0, [flag], decoder.depth)
     decoder.count("instructions", op.name)
-    decoder.count("macs", dtype, by=k * m * n)
-    decoder.work.matmuls[k, m, n, dtype] += decoder.trips
+    if npu.AUXILIARY in op.attributes:
+        decoder.count("auxiliary", dtype, by=k * m * n)
+    else:
+        decoder.count("macs", dtype, by=k * m * n)
+        decoder.work.matmuls[k, m, n, dtype] += decoder.trips
     *reads, writes = cost.operand_passes(target, k, m, n)
     for window, passes in zip((stationary, moving), reads, strict=True):
         count_bytes(decoder, window, times=passes * decoder.trips)

@@ -156,7 +156,8 @@ class _BatchWriter:
         column = mask.place(head, batch.tile, self.partitions) + keys.start
         size = batch.queries.size
         hidden = self.builder.subview(self.workspace.matrices[mask], [0, column], [size, keys.size])
-        self.builder.matmul(self._identity(size), hidden, result, self.builder.flag(True))
+        flag = self.builder.flag(True)
+        self.builder.matmul(self._identity(size), hidden, result, flag, auxiliary=True)
 
     def _transpose_weights(self, batch: Batch) -> None:
         """Write the weights as rows [key, query], those of all heads for each tile of keys."""
@@ -186,7 +187,7 @@ class _BatchWriter:
     def _transpose(self, source: Any, destination: Any) -> None:
         """Multiply by the identity: destination[b, a] = source[a, b]."""
         moving = self._identity(ir.MemRefType(source.type).shape[0])
-        self.builder.matmul(source, moving, destination, self.builder.flag(False))
+        self.builder.matmul(source, moving, destination, self.builder.flag(False), auxiliary=True)
 
     def _fold_minimum(self, scores: Any, minima: Any) -> None:
         """Fold scores [query, head, key] into minima [query, head]."""

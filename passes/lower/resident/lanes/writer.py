@@ -74,7 +74,7 @@ class AcrossWriter:
                 count = writer.count(tile)
                 ones = self.workspace.matrix(Matrix("ones", operator.summed_type), count, rows)
                 moving = writer.view(body.steps.result, range(tile, tile + 1), box)
-                builder.matmul(ones, moving.value, total, builder.flag(tile > 0))
+                builder.matmul(ones, moving.value, total, builder.flag(tile > 0), auxiliary=True)
             place = writer.array_view(output, range(1), rows, box)
             builder.activate(total, place.value, bias=operator.initial)
 
