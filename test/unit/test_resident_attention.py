@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from polystage.dialects import npu
 from polystage.machine.target import Target
 from polystage.mlir import ir
+from polystage.passes.lower.generic_op import Linear
 from polystage.passes.lower.resident import marking
+from polystage.passes.lower.resident.attention.mask import HIDDEN, Mask
 from polystage.passes.lower.resident.attention.reading import AttentionReader
 from polystage.passes.lower.resident.attention.tiles import AttentionTiles, Units
 from polystage.passes.lower.resident.reading import Reading
@@ -151,3 +153,12 @@ def test_units_lie_side_by_side():
     ]
     assert [units.column(start) for start in starts] == [0, 96, 192, 288]
     assert units.columns == prod((4, 96))
+
+
+def test_the_least_float_hides_a_key_without_a_warning():
+    """It is the mask of GPT-2; divided by the scale of the scores it is out of range."""
+    dims = tuple(Linear(0, tuple(int(i == d) for i in range(3))) for d in (1, 2))
+    mask = Mask("hidden", dims, (1, 2, 2), 8.0, None)
+    least = np.finfo(np.float32).min
+    found = mask.values(lambda name: np.array([[0, least], [0, 1]], np.float32))
+    assert found.tolist() == [[[0, np.float32(HIDDEN)], [0, 8]]]

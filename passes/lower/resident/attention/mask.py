@@ -70,7 +70,9 @@ class Mask:
         grid = np.indices(extents, sparse=True)
         places = tuple(_index(linear, grid) for linear in self.index)
         found = np.broadcast_to(read(self.source).astype(np.float32)[places], extents)
-        return np.maximum(found * np.float32(self.scale), np.float32(HIDDEN))
+        with np.errstate(over="ignore"):  # least floats hide keys; scaled, they are infinite
+            scaled = found * np.float32(self.scale)
+        return np.maximum(scaled, np.float32(HIDDEN))
 
 
 def _index(linear: Linear, grid: Sequence[np.ndarray]) -> np.ndarray:
