@@ -41,11 +41,17 @@ class Affine:
 
 @dataclass(frozen=True)
 class Step:
-    """An operation that computes an affine function of its operand `source` with constants."""
+    """An operation that computes an affine function of its operand number `operand` with
+    constants."""
 
     op: ir.Operation
-    source: ir.Value
+    operand: int
     function: Affine
+
+    @property
+    def source(self) -> ir.Value:
+        """What the operation reads now: another value once a chain before it is rewritten."""
+        return self.op.operands[self.operand]
 
 
 @register_pass
@@ -161,7 +167,7 @@ def _step(op: ir.Operation) -> Step | None:
     scale, shift = (np.asarray(a, np.float64) for a in function)
     return Step(
         op,
-        source,
+        ir.BlockArgument(scalar.operands[positions[0]]).arg_number,
         Affine(scale.reshape(scale.shape or ones), shift.reshape(shift.shape or ones)),
     )
 
