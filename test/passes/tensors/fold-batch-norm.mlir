@@ -81,6 +81,56 @@ func.func @into_one(%x: tensor<3x2xf32>) -> tensor<3x2xf32> {
 
 // -----
 
+/// Two chains read what a third makes, which is another operation once that is rewritten.
+
+// REMARK: remark: fold-batch-norm: folded 2 scales and shifts into one operation
+// REMARK: remark: fold-batch-norm: folded 2 scales and shifts into one operation
+// REMARK: remark: fold-batch-norm: folded 2 scales and shifts into one operation
+// CHECK-LABEL: @read_by_two_chains
+// CHECK: %[[FIRST:.*]] = linalg.generic {{.*}} ins(%arg0
+// CHECK: %[[A:.*]] = linalg.generic {{.*}} ins(%[[FIRST]]
+// CHECK: %[[B:.*]] = linalg.generic {{.*}} ins(%[[FIRST]]
+// CHECK: return %[[A]], %[[B]]
+#id = affine_map<(d) -> (d)>
+func.func @read_by_two_chains(%x: tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>) {
+  %one = arith.constant 1.0 : f32
+  %two = arith.constant 2.0 : f32
+  %e = tensor.empty() : tensor<4xf32>
+  %p = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%x : tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%l: f32, %o: f32):
+    %t = arith.mulf %l, %two : f32
+    linalg.yield %t : f32
+  } -> tensor<4xf32>
+  %q = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%p : tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%l: f32, %o: f32):
+    %t = arith.addf %l, %one : f32
+    linalg.yield %t : f32
+  } -> tensor<4xf32>
+  %r = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%q : tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%l: f32, %o: f32):
+    %t = arith.mulf %l, %two : f32
+    linalg.yield %t : f32
+  } -> tensor<4xf32>
+  %s = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%r : tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%l: f32, %o: f32):
+    %t = arith.addf %l, %two : f32
+    linalg.yield %t : f32
+  } -> tensor<4xf32>
+  %v = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%q : tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%l: f32, %o: f32):
+    %t = arith.addf %l, %one : f32
+    linalg.yield %t : f32
+  } -> tensor<4xf32>
+  %u = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%v : tensor<4xf32>) outs(%e : tensor<4xf32>) {
+  ^bb0(%l: f32, %o: f32):
+    %t = arith.mulf %l, %two : f32
+    linalg.yield %t : f32
+  } -> tensor<4xf32>
+  return %s, %u : tensor<4xf32>, tensor<4xf32>
+}
+
+// -----
+
 /// A scale along the contracted dimension's partner, the rows, is none of the weights.
 
 // REMARK-NOT: fold-batch-norm
@@ -145,54 +195,4 @@ func.func @no_second_user(%x: tensor<3x2xf32>) -> (tensor<3x2xf32>, tensor<3x2xf
     linalg.yield %t : f32
   } -> tensor<3x2xf32>
   return %p, %y : tensor<3x2xf32>, tensor<3x2xf32>
-}
-
-// -----
-
-/// Two chains read what a third makes, which is another operation once that is rewritten.
-
-// REMARK: remark: fold-batch-norm: folded 2 scales and shifts into one operation
-// REMARK: remark: fold-batch-norm: folded 2 scales and shifts into one operation
-// REMARK: remark: fold-batch-norm: folded 2 scales and shifts into one operation
-// CHECK-LABEL: @read_by_two_chains
-// CHECK: %[[FIRST:.*]] = linalg.generic {{.*}} ins(%arg0
-// CHECK: %[[A:.*]] = linalg.generic {{.*}} ins(%[[FIRST]]
-// CHECK: %[[B:.*]] = linalg.generic {{.*}} ins(%[[FIRST]]
-// CHECK: return %[[A]], %[[B]]
-#id = affine_map<(d) -> (d)>
-func.func @read_by_two_chains(%x: tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>) {
-  %one = arith.constant 1.0 : f32
-  %two = arith.constant 2.0 : f32
-  %e = tensor.empty() : tensor<4xf32>
-  %p = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%x : tensor<4xf32>) outs(%e : tensor<4xf32>) {
-  ^bb0(%l: f32, %o: f32):
-    %t = arith.mulf %l, %two : f32
-    linalg.yield %t : f32
-  } -> tensor<4xf32>
-  %q = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%p : tensor<4xf32>) outs(%e : tensor<4xf32>) {
-  ^bb0(%l: f32, %o: f32):
-    %t = arith.addf %l, %one : f32
-    linalg.yield %t : f32
-  } -> tensor<4xf32>
-  %r = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%q : tensor<4xf32>) outs(%e : tensor<4xf32>) {
-  ^bb0(%l: f32, %o: f32):
-    %t = arith.mulf %l, %two : f32
-    linalg.yield %t : f32
-  } -> tensor<4xf32>
-  %s = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%r : tensor<4xf32>) outs(%e : tensor<4xf32>) {
-  ^bb0(%l: f32, %o: f32):
-    %t = arith.addf %l, %two : f32
-    linalg.yield %t : f32
-  } -> tensor<4xf32>
-  %v = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%q : tensor<4xf32>) outs(%e : tensor<4xf32>) {
-  ^bb0(%l: f32, %o: f32):
-    %t = arith.addf %l, %one : f32
-    linalg.yield %t : f32
-  } -> tensor<4xf32>
-  %u = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]} ins(%v : tensor<4xf32>) outs(%e : tensor<4xf32>) {
-  ^bb0(%l: f32, %o: f32):
-    %t = arith.mulf %l, %two : f32
-    linalg.yield %t : f32
-  } -> tensor<4xf32>
-  return %s, %u : tensor<4xf32>, tensor<4xf32>
 }
