@@ -1,8 +1,10 @@
 """What the flat lowering refuses, and how it says so."""
 
+import numpy as np
 import pytest
 from fusion_programs import Graph
 
+import polystage as ps
 from polystage.dialects.npu.target import target_attribute
 from polystage.errors import PassError, PlanError
 from polystage.machine import Target
@@ -56,6 +58,19 @@ def test_rows_are_looked_up_in_dram(npu_context):
     text = str(lowered(program, Place.STREAMED))
     assert text.count('"npu.gather"') == 1
     assert "memref<7x4xf32>, memref<1x5x4xf32" in text.replace(", strided<[4, 1]>", "")
+    assert text.count('"npu.elementwise"') == 1, "indices are computed, rows go where they belong"
+
+
+def test_rows_come_in_chunks_where_they_do_not_fit_at_once(npu_context):
+    larger = LOOKUP.replace("7x4x", "900x64x").replace("5x4x", "500x64x").replace("<5x", "<500x")
+    program = ps.compile(
+        ir.Module.parse(larger), target="flat", settings=("scratchpad_bytes=16384",), dtype="f32"
+    )
+    table = np.random.default_rng(0).standard_normal((900, 64)).astype(np.float32)
+    rows = np.random.default_rng(1).integers(0, 900, 500)
+    inputs = {"arg0": table, "arg1": rows}
+    (found,) = ps.simulate(program, inputs).outputs.values()
+    np.testing.assert_array_equal(found, table[rows])
 
 
 def test_a_table_on_chip_is_refused(npu_context):

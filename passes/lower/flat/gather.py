@@ -51,8 +51,12 @@ class GatherEngine:
         """Nothing to prepare."""
 
     def contribute(self, chunk: Chunk) -> None:
-        """Look up what a chunk reads, and compute with it."""
+        """Look up what a chunk reads, and compute with it; rows that are the result as they are go
+        straight where it is wanted."""
         coordinates = Coordinates(self.writer, chunk)
+        if (result := self._passed_on(chunk)) is not None:
+            self._gather(chunk, self.lookups[0], coordinates, result)
+            return
         found = {x.source: self._gathered(chunk, x, coordinates) for x in self.lookups}
         op = self.form.operator.statements[0].op
         others: dict[Leaf, tuple[Indices, Location]] = {
@@ -68,11 +72,30 @@ class GatherEngine:
     def finish(self, chunk: Chunk) -> None:
         """Nothing is left to do."""
 
+    def _passed_on(self, chunk: Chunk) -> Location | None:
+        """Return where the output lies, if it is what one load gives, element by element."""
+        body = list(self.form.operator.statements[0].op.regions[0].blocks[0])
+        given = defining_op(body[-1].operands[0])
+        result = chunk.places[self.form.output()]
+        in_order = tuple(self.form.writes[0]) == self._every(chunk)
+        if not in_order or any(axis.extent is not None for axis in result.axes):
+            return None
+        return result if given == self.lookups[0].source.op else None
+
     def _every(self, chunk: Chunk) -> tuple[Index, ...]:
         return tuple(Index(Linear.variable(d)) for d in range(len(chunk.sizes)))
 
     def _gathered(self, chunk: Chunk, lookup: _Lookup, coordinates: Coordinates) -> Location:
         """Return a buffer over all dims with what a load gives in a chunk."""
+        storage = self.writer.alloc(chunk.sizes, chunk.places[lookup.table].storage.element_type)
+        place = Location.box(storage, chunk.starts, chunk.sizes)
+        self._gather(chunk, lookup, coordinates, place)
+        return place
+
+    def _gather(
+        self, chunk: Chunk, lookup: _Lookup, coordinates: Coordinates, place: Location
+    ) -> None:
+        """Write what a load gives in a chunk to a place, whose axes are the dims in order."""
         columns = [dim for _, dim in lookup.columns]
         rows = [d for d in range(len(chunk.sizes)) if d not in columns]
         looked_up = chunk.with_sizes(dict.fromkeys(columns, 1))
@@ -88,12 +111,13 @@ class GatherEngine:
                 location=self.form.operator.layer,
                 help="make its place 'streamed'",
             )
-        storage = self.writer.alloc(chunk.sizes, table.storage.element_type)
-        place = Location.box(storage, chunk.starts, chunk.sizes)
+        start = Linear()
+        for first, axis in zip(chunk.starts, place.axes, strict=True):
+            start = start + (first - axis.origin) * axis.stride
         order = [*rows, *columns]
         destination = Window(
-            storage,
-            Linear(),
+            place.storage,
+            start,
             tuple(chunk.sizes[d] for d in order),
             tuple(place.axes[d].stride for d in order),
         )
@@ -103,7 +127,6 @@ class GatherEngine:
             for index in indices
         ]
         self.writer.gather(_table(table, lookup, chunk), destination, windows)
-        return place
 
     def _indices(self, chunk: Chunk, value: ir.Value, coordinates: Coordinates) -> Location:
         """Compute the indices of a chunk along one axis."""

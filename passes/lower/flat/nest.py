@@ -363,6 +363,8 @@ class NestWriter:
 def _index_checks(
     indices: Indices, location: Location | None, dim: int
 ) -> list[Callable[[Piece], Hashable]]:
+    if not indices:  # of one element, or looked up where the data says
+        return []
     axes = location.axes if location is not None else [Axis(1)] * len(indices)
     found: list[Callable[[Piece], Hashable]] = []
     for index, axis in zip(indices, axes, strict=True):
