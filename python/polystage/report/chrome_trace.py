@@ -70,8 +70,7 @@ def _instructions(schedule: Schedule, rows: Sequence[int], core: int) -> Iterato
             "cat": "instruction",
             "pid": core,
             "tid": int(schedule.queue[i]) + 1,
-            "ts": _us(schedule.start_ns[i]),
-            "dur": _us(schedule.busy_ns[i]),
+            **_span(schedule.start_ns[i], schedule.start_ns[i] + schedule.busy_ns[i]),
             "args": {
                 "layer": schedule.layers[schedule.layer[i]],
                 "kernel": op.kernel,
@@ -97,8 +96,7 @@ def _waits(schedule: Schedule, rows: Sequence[int], core: int) -> Iterator[Event
                 "cname": "grey",
                 "pid": core,
                 "tid": int(schedule.queue[i]) + 1,
-                "ts": _us(schedule.start_ns[i]),
-                "dur": _us(length),
+                **_span(schedule.start_ns[i], schedule.end_ns[i]),
                 "args": {
                     "layer": schedule.layers[schedule.layer[i]],
                     "semaphore": int(schedule.semaphore[i]),
@@ -122,8 +120,7 @@ def _layers(schedule: Schedule, rows: Sequence[int], core: int) -> Iterator[Even
                 "cat": "layer",
                 "pid": core,
                 "tid": LAYERS_THREAD,
-                "ts": _us(reached),
-                "dur": _us(end - reached),
+                **_span(reached, end),
                 "args": {"inference": inference},
             }
             reached = end
@@ -201,6 +198,12 @@ def _counter(name: str, core: int, time_ns: float, value: float) -> Event:
 
 def _is_work(schedule: Schedule, i: int) -> bool:
     return schedule.kind[i] not in (SIGNAL, WAIT) and bool(np.isfinite(schedule.end_ns[i]))
+
+
+def _span(start_ns: float, end_ns: float) -> Event:
+    """Return start and duration; both ends are rounded, so that neighbours touch."""
+    start = _us(start_ns)
+    return {"ts": start, "dur": round(_us(end_ns) - start, 6)}
 
 
 def _us(ns: float) -> float:
