@@ -24,7 +24,8 @@ MAX_FINE_OPERATORS = 12
 TILES_PER_LOOP = 2
 """Tiles that are compared where operands are streamed again in every step."""
 FEW = 512
-"""Ways to run a group that are all tried, however little each promises."""
+"""Ways to run a group that are all tried, however little each promises; of several operators
+`effort` times as many."""
 MAX_STREAMING_OPERATORS = 4
 """Operators of a group that may stream constants in every step."""
 MAX_STREAMING_INPUTS = 4
@@ -67,8 +68,9 @@ class StepLoops:
         made = segment.span.written | segment.resident
         inputs = [name for name in segment.span.arrays if name not in made]
         tiles = {dim: balanced_tiles(sink.extents[dim])[:-1] for dim in dims}
+        few = FEW * self.effort if len(segment.span) > 1 else FEW
         pairs = sum(len(tiles[a]) * len(tiles[b]) for a, b in permutations(dims, 2))
-        if (pairs + sum(map(len, tiles.values()))) * 2 ** len(inputs) > FEW:
+        if (pairs + sum(map(len, tiles.values()))) * 2 ** len(inputs) > few:
             return None
         orders = [*((dim,) for dim in dims), *permutations(dims, 2)]
         loops = [

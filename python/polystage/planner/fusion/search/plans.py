@@ -3,8 +3,8 @@
 Dynamic programming over the places in program order where a group may end. A state is the set of
 arrays that are on chip there; of every state only the cheapest way to it is kept, and of the states
 of one place only the most promising. The first pass lets every operator run alone; then groups of
-several are tried where some operator still moves more than it must, until none does of which that
-was not tried.
+several are tried where some operator still moves more than it must, or where an array leaves the
+chip that is wanted again, until there is no such place where that was not tried.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -165,14 +165,23 @@ class PlanSearch:
     # --- what is worth trying ---------------------------------------------------------------------
 
     def _wasteful(self, best: Step) -> frozenset[int]:
-        """Return the operators of groups that move more than they must."""
-        return frozenset(
-            operator
-            for step in best.path()
-            if step.segment and step.option
-            if step.option.traffic > sum(self.compulsory(step.segment.span).values())
-            for operator in range(step.segment.span.start, step.segment.span.stop)
-        )
+        """Return the operators of groups that move more than they must, and those before them that
+        might leave room for what such a group loads again, however little they move themselves."""
+        found: set[int] = set()
+        for step in best.path():
+            if step.segment and step.option:
+                span = step.segment.span
+                if step.option.traffic > sum(self.compulsory(span).values()):
+                    last_uses = self._last_uses(span, span.touched - step.segment.held)
+                    found.update(range(min(last_uses, default=span.start), span.stop))
+        return frozenset(found)
+
+    def _last_uses(self, span: Span, names: Iterable[str]) -> Iterator[int]:
+        """Yield the last operators before a span that touch arrays which could stay on chip."""
+        for name in names:
+            users = (*self.program.readers(name), *self.program.writers(name))
+            if self.first_use[name] < span.start and self.sizes[name] <= self.capacity:
+                yield max(user for user in users if user < span.start)
 
     def compulsory(self, span: Span) -> dict[str, int]:
         """Return the bytes of arguments and constants first read, and of results written, by array.
