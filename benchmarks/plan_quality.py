@@ -5,7 +5,7 @@ nothing out: all partitions into groups, all sets of resident arrays, all tiles 
 over steps, all sets of streamed inputs, all tiles and orders of every nest. Operators run in
 program order in both.
 
-    python benchmarks/plan_quality.py [--graphs N] [--budget-models NAME:KIB ..]
+    python benchmarks/plan_quality.py [--first SEED] [--graphs N] [--budget-models NAME:KIB ..]
 """
 
 import argparse
@@ -187,11 +187,11 @@ def compare(seed: int) -> tuple[int, int] | None:
     return found, best
 
 
-def compare_all(graphs: int) -> None:
-    """Print how far the search is from the best, over many graphs."""
+def compare_all(first: int, graphs: int) -> None:
+    """Print how far the search is from the best, over many graphs from one seed on."""
     gaps: list[float] = []
     start = time.perf_counter()
-    for seed in range(graphs):
+    for seed in range(first, first + graphs):
         found = compare(seed)
         if found is None:
             continue
@@ -218,10 +218,11 @@ def compare_budgets(name: str, kib: int, times: int = 10) -> None:
 def main() -> int:
     """Compare what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--first", type=int, default=0, metavar="SEED")
     parser.add_argument("--graphs", type=int, default=200)
     parser.add_argument("--budget-models", nargs="*", default=[], metavar="NAME:KIB")
     asked = parser.parse_args()
-    compare_all(asked.graphs)
+    compare_all(asked.first, asked.graphs)
     for text in asked.budget_models:
         name, _, kib = text.rpartition(":")
         compare_budgets(name, int(kib))
