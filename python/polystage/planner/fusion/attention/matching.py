@@ -128,6 +128,7 @@ class _Match:
             readers = self._readers(statement)
             if len(readers) != 1 or readers[0].kind not in (Kind.ELEMENTWISE, Kind.COPY):
                 return statement
+            require(_computes_in_f32(readers[0]))  # as the scores are kept
             self._read_scores(readers[0], statement)
             others = self._other_reads(readers[0], statement)
             self.reads += [self.space.translated(readers[0], a) for a in others]
@@ -393,3 +394,13 @@ class _Match:
             has_sum=self.has_sum,
             masked_rows_are_zero=self.masked_rows_are_zero,
         )
+
+
+def _computes_in_f32(statement: Statement) -> bool:
+    """Whether no arithmetic of a body is in a narrower float; operands and result may be."""
+    body = statement.op.regions[0].blocks[0].operations
+    values = [v for op in body for v in op.results if op.operation.name not in CASTS]
+    return all(v.type.width >= 32 for v in values if isinstance(v.type, ir.FloatType))
+
+
+CASTS = frozenset({"arith.truncf", "arith.extf"})
