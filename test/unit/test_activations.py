@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from npu_programs import Kernel, dram, program, random
 
 from polystage.dialects.npu.rules import ACTIVATIONS
@@ -10,6 +9,8 @@ from polystage.machine import Target, cost
 from polystage.pipeline import run_pipeline
 from polystage.simulator import simulate
 from polystage.simulator.activations import ACTIVATIONS as FUNCTIONS
+
+torch = pytest.importorskip("torch")
 
 REFERENCES = {
     "gelu": torch.nn.functional.gelu,
