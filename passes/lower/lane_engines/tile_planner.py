@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from polystage.dialects import npu
@@ -346,8 +346,10 @@ class TilePlanner:
         name = body_function(self.builder, [*inputs, *present], results)
         dims = {d for slot in (*sources, *targets) for d in slot.dims}
         box, engine = tuple(sorted(dims)), engine_of(nodes)
-        read = {node: self.lane_operand(self.slot(node), box) for node in inputs}
-        written = {
+        read: dict[Hashable, LaneOperand] = {
+            node: self.lane_operand(self.slot(node), box) for node in inputs
+        }
+        written: dict[Hashable, LaneOperand] = {
             uncast(node): self.lane_operand(slot, box)
             for node, slot in zip(results, targets, strict=True)
         }
