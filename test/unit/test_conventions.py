@@ -21,8 +21,8 @@ FOLDERS = {
 
 # A module imports from its own layer and those above it in this list.
 LAYERS = (
-    "errors mlir linear dtypes constants slices interface threads compiled evaluator machine "
-    "allocation",
+    "errors mlir linear dtypes constants slices special_functions interface threads compiled "
+    "evaluator machine allocation",
     "dialects polyhedral forms",
     "planner synchronisation simulator reference",
     "passes",

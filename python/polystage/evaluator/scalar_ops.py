@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import special
 
+from polystage import special_functions
 from polystage.dtypes import compute_dtype, numpy_dtype
 from polystage.errors import PolystageError
 from polystage.mlir import ir
@@ -181,8 +181,8 @@ _FLOAT_FUNCTIONS: dict[str, Function] = {
     "math.cbrt": np.cbrt,
     "math.cos": np.cos,
     "math.cosh": np.cosh,
-    "math.erf": special.erf,
-    "math.erfc": special.erfc,
+    "math.erf": special_functions.erf,
+    "math.erfc": special_functions.erfc,
     "math.exp": np.exp,
     "math.exp2": np.exp2,
     "math.expm1": np.expm1,

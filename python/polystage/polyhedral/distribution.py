@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import islpy as isl
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from polystage.polyhedral.dependences import Dependence, Dependences
 from polystage.polyhedral.expressions import used_dims
@@ -132,6 +130,9 @@ def _components(
     statements: tuple[Statement, ...], dependences: list[Dependence]
 ) -> list[tuple[Statement, ...]]:
     """Return the strongly connected components, sources first, else in program order."""
+    from scipy.sparse import csr_array  # lazy: start-up time
+    from scipy.sparse.csgraph import connected_components  # lazy: start-up time
+
     place = {statement.name: index for index, statement in enumerate(statements)}
     edges = {(place[d.source], place[d.target]) for d in dependences}
     rows, columns = zip(*sorted(edges), strict=True) if edges else ((), ())

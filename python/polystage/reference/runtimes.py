@@ -7,7 +7,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 
 from polystage.errors import PolystageError
 
@@ -21,6 +20,8 @@ def onnxruntime_run(
 
     Raises: PolystageError where onnxruntime does not take the model.
     """
+    import onnxruntime  # lazy: start-up time
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)

@@ -8,8 +8,8 @@ from math import pi, sqrt
 from typing import Any
 
 import numpy as np
-from scipy import special
 
+from polystage import special_functions
 from polystage.dtypes import compute_dtype, is_float
 from polystage.simulator.memory import Array
 
@@ -39,8 +39,8 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "rsqrt": lambda x: x.dtype.type(1) / np.sqrt(x),
     "cbrt": np.cbrt,
     "tanh": np.tanh,
-    "erf": special.erf,
-    "erfc": special.erfc,
+    "erf": special_functions.erf,
+    "erfc": special_functions.erfc,
     "sin": np.sin,
     "cos": np.cos,
     "tan": np.tan,
@@ -59,10 +59,10 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "roundeven": np.rint,
     "trunc": np.trunc,
     "relu": lambda x: np.maximum(x, x.dtype.type(0)),
-    "gelu": lambda x: x * special.ndtr(x),
+    "gelu": lambda x: x * special_functions.normal_distribution(x),
     "gelu_tanh": _gelu_tanh,
-    "sigmoid": special.expit,
-    "silu": lambda x: x * special.expit(x),
+    "sigmoid": special_functions.logistic,
+    "silu": lambda x: x * special_functions.logistic(x),
     "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)),
     "square": np.square,
     "reciprocal": np.reciprocal,
