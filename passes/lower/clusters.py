@@ -17,10 +17,8 @@ from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.errors import PassError
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import Access, GenericOp, Linear
-from polystage.passes.lower.program_order import Order, accessed, touches
-
-GROUP = "npu.group"
-"""Attribute of operations that share a kernel: the number of their group."""
+from polystage.passes.lower.marks import GROUP
+from polystage.passes.lower.program_order import Order, accessed, touches, writes
 
 
 @dataclass(frozen=True)
@@ -198,15 +196,9 @@ def conflict(
         if op.name in ("memref.alloc", "memref.get_global", "arith.constant"):
             continue
         for value in accessed(op):
-            if any(touches(value, read) for read in reads) and _writes(op, value):
+            if any(touches(value, read) for read in reads) and writes(op, value):
                 return f"'{op.name}' between them overwrites what it reads"
     return None
-
-
-def _writes(op: ir.Operation, value: ir.Value) -> bool:
-    if op.name == "linalg.generic":
-        return any(value == v for v in op.opview.outputs)
-    return not (op.name == "memref.copy" and value == op.operands[0])
 
 
 def not_fused(producer: ir.Operation, reason: str) -> PassError:

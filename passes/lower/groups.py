@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.chains import Chain, chain_obstacle, is_link
-from polystage.passes.lower.clusters import GROUP, Cluster, Declined, cluster_of, not_fused
+from polystage.passes.lower.clusters import Cluster, Declined, cluster_of, not_fused
 from polystage.passes.lower.fused_kernel import fused_contraction
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.marks import GROUP, number_of
 from polystage.passes.lower.physical_layout import stationary_operand
 from polystage.passes.lower.program_order import Order
 from polystage.passes.lower.tensor_engine.contraction import Contraction
@@ -30,8 +31,9 @@ def kernels_of_groups(
     """
     groups: dict[int, list[ir.Operation]] = {}
     for op in operations:
-        if GROUP in op.attributes and op not in folded:
-            groups.setdefault(ir.IntegerAttr(op.attributes[GROUP]).value, []).append(op)
+        number = number_of(op, GROUP)
+        if number is not None and op not in folded:
+            groups.setdefault(number, []).append(op)
     initials = dict(folded.values())
     for members in groups.values():
         if len(members) < 2:

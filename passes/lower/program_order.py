@@ -29,19 +29,38 @@ def accessed(op: ir.Operation) -> Iterator[ir.Value]:
                 yield from accessed(inner.operation)
 
 
+def writes(op: ir.Operation, value: ir.Value) -> bool:
+    """Whether an operation may write what it accesses as `value`."""
+    if op.name == "linalg.generic":
+        return any(value == v for v in op.opview.outputs)
+    return not (op.name == "memref.copy" and value == op.operands[0])
+
+
 def touches(value: ir.Value, other: ir.Value) -> bool:
     """Whether two memrefs may share an element."""
-    windows = [_window(source) for _, source in overlay.pieces(value)[0]]
-    root, box = _window(other)
-    return any(root == r and not _are_apart(box, b) for r, b in windows)
+    return any(
+        root == other_root and not _are_apart(box, other_box)
+        for root, box in _windows(value)
+        for other_root, other_box in _windows(other)
+    )
 
 
 _Box = list[tuple[int, int]] | None
 """Hull of a window, by dimension of the array; None is all of it."""
 
 
+def _windows(value: ir.Value) -> Iterator[tuple[ir.Value, _Box]]:
+    """Yield the arrays that a value shows, and of each a box that holds what it may show."""
+    for _, source in overlay.pieces(value)[0]:
+        root, box = _window(source)
+        if overlay.is_overlay(root):
+            yield from ((array, None) for array, _ in _windows(root))
+        else:
+            yield root, box
+
+
 def _window(value: ir.Value) -> tuple[ir.Value, _Box]:
-    """Return the array that a view shows, and a box of it that holds everything it shows."""
+    """Return the array or overlay that a view shows, and a box that holds everything it shows."""
     box: _Box = None
     while (op := defining_op(value)) is not None and op.name in VIEW_OPS:
         box = None

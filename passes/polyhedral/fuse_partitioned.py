@@ -13,10 +13,11 @@ from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.lower.chains import Chain, is_link, longest_chain, whole_bytes
-from polystage.passes.lower.clusters import GROUP, Cluster, Declined, cluster_of
+from polystage.passes.lower.clusters import Cluster, Declined, cluster_of
 from polystage.passes.lower.fills import initialising_fills
 from polystage.passes.lower.groups import Folded, fused, runs_on_array
 from polystage.passes.lower.initial import Initial
+from polystage.passes.lower.marks import GROUP, number_of
 from polystage.passes.lower.physical_layout import lay_out_arrays
 from polystage.passes.lower.program_order import Order
 from polystage.passes.lower.resident.marking import mark_resident
@@ -82,8 +83,8 @@ class _Marker:
         self.operations = [op for op in walk(function.operation) if op.name == "linalg.generic"]
         self.folded = initialising_fills(self.operations)
         self.initials = dict(self.folded.values())
-        groups = [op.attributes[GROUP] for op in self.operations if GROUP in op.attributes]
-        self.groups = max((ir.IntegerAttr(group).value for group in groups), default=-1) + 1
+        numbers = [number_of(op, GROUP) for op in self.operations]
+        self.groups = max((n for n in numbers if n is not None), default=-1) + 1
 
     def mark(self) -> None:
         """Mark contractions with the readers of their results, then chains of what is left."""

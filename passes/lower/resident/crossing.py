@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from polystage.dialects.npu.overlay import is_overlay
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
+from polystage.passes.lower.program_order import Order, accessed, touches, writes
 from polystage.passes.lower.resident.operators import REPLICATED, ResidentOperator
 from polystage.passes.lower.resident.reading import users_of
 
@@ -50,3 +51,37 @@ def outputs_of(operators: Sequence[ResidentOperator]) -> Reached:
         if defining_op(operator.output.array) is None
         or any(user not in mine for user in users_of(operator.output.array))
     }
+
+
+def first_overtaken(runs: Sequence[Sequence[ResidentOperator]]) -> tuple[int, ir.Operation] | None:
+    """Return the number of a run, each of which is carried out where its last operation stands, and
+    an operation outside of it that it would wrongly come after; None where there is none."""
+    if not runs:
+        return None
+    order = Order(runs[0][0].ops[0].block)
+    mine = [{op for operator in run for op in operator.ops} for run in runs]
+    time = dict(order.place)
+    for ops in mine:
+        time |= dict.fromkeys(ops, max(order.place[op] for op in ops))
+    for number, ops in enumerate(mine):
+        first, last = min(order.place[op] for op in ops), max(time[op] for op in ops)
+        between = order.operations[first:last]
+        overtaken = [op for op in between if op not in ops and time[op] < last and _computes(op)]
+        for op in overtaken:
+            before = [o for o in ops if order.place[o] < order.place[op]]
+            if any(_depend(o, op) for o in before):
+                return number, op
+    return None
+
+
+def _computes(op: ir.Operation) -> bool:
+    return next(accessed(op), None) is not None
+
+
+def _depend(op: ir.Operation, other: ir.Operation) -> bool:
+    """Whether an element that both operations access is written by one of them."""
+    return any(
+        (writes(op, a) or writes(other, b)) and touches(a, b)
+        for a in accessed(op)
+        for b in accessed(other)
+    )

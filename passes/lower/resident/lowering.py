@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from polystage.dialects.npu.views import DYNAMIC
 from polystage.errors import PassError
-from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir, memref
 from polystage.passes.lower.kernel_builder import KernelBuilder
+from polystage.passes.lower.marks import GROUP
 from polystage.passes.lower.provenance import causes_of
 from polystage.passes.lower.resident.batches import batch_dims
 from polystage.passes.lower.resident.constants import Constants
@@ -26,16 +26,18 @@ from polystage.passes.lower.resident.groups import (
     plan_run,
     possible_operators,
 )
-from polystage.passes.lower.resident.marking import (
-    GROUP,
-    PART,
-    RESIDENT,
-    computing_operations,
+from polystage.passes.lower.resident.marked import (
+    check_places,
+    is_marked,
+    marked_groups,
+    part_of,
 )
+from polystage.passes.lower.resident.marking import PART, RESIDENT, computing_operations
 from polystage.passes.lower.resident.operators import Other, ResidentOperator
 from polystage.passes.lower.resident.recognise import recognise
 from polystage.passes.lower.resident.writer import GroupOperands, GroupWriter
 from polystage.passes.memref_types import window_type
+from polystage.planner.residency.groups import MIN_OPERATORS
 
 
 def lower_resident_groups(
@@ -46,34 +48,19 @@ def lower_resident_groups(
 ) -> int:
     """Write the kernel of every resident group and a call of it; return how many there were.
 
-    A group is resident where an array has its number in `npu.resident`.
-
     Raises:
         PassError: an operation of a group cannot run there, or the group does not fit.
     """
-    operations = computing_operations(function)
-    numbers = _resident_numbers(function)
-    if not numbers:
+    if not is_marked(function):
         return 0
     constants = Constants(module, target)
-    operators = recognise(operations, target)
-    members = {n: [o for o in operators if any(_group(op) == n for op in o.ops)] for n in numbers}
-    for number, mine in members.items():
-        _lower(module, _planned(mine, target, number), target, constants, layer_of)
-    return len(numbers)
-
-
-def _group(op: ir.Operation) -> int | None:
-    return ir.IntegerAttr(op.attributes[GROUP]).value if GROUP in op.attributes else None
-
-
-def _resident_numbers(function: func.FuncOp) -> list[int]:
-    """Return the numbers of the groups in which an array stays on chip."""
-    found: dict[int, None] = {}
-    for op in walk(function.operation):
-        if op.name == "memref.alloc" and RESIDENT in op.attributes:
-            found |= {ir.IntegerAttr(n).value: None for n in op.attributes[RESIDENT]}
-    return list(found)
+    operators = recognise(computing_operations(function), target)
+    members = marked_groups(function, operators)
+    groups = {number: _planned(mine, target, number) for number, mine in members.items()}
+    check_places({number: group.operators for number, group in groups.items()})
+    for group in groups.values():
+        _lower(module, group, target, constants, layer_of)
+    return len(groups)
 
 
 def _planned(
@@ -94,6 +81,12 @@ def _planned(
                 help=f"remove its '{GROUP}', and that of the operations behind it",
             )
         run.append(operator)
+    if len(run) < MIN_OPERATORS:
+        raise PassError(
+            f"resident group {number} is one operator, but arrays stay on chip between two or more",
+            op=run[0].ops[-1],
+            help=f"remove its '{GROUP}', and its number from '{RESIDENT}'",
+        )
     at_border = obstacle_at_border(run)
     if at_border is not None:
         raise PassError(
@@ -101,7 +94,8 @@ def _planned(
             op=run[0].ops[-1],
             help=f"give what makes it and what reads it the same '{GROUP}'",
         )
-    group = _planned_in_parts(run, target, number) if PART in run[0].ops[-1].attributes else None
+    size = part_of(run, number)
+    group = None if size is None else _planned_in_parts(run, target, number, size)
     groups = [group] if group is not None else plan_run(run, target)
     if len(groups) != 1 or len(groups[0].operators) != len(run):
         raise PassError(
@@ -114,10 +108,9 @@ def _planned(
 
 
 def _planned_in_parts(
-    run: Sequence[ResidentOperator], target: Target, number: int
+    run: Sequence[ResidentOperator], target: Target, number: int, size: int
 ) -> ResidentGroup | None:
     """Return the group that does its batch part by part, or None where it does not fit."""
-    size = ir.IntegerAttr(run[0].ops[-1].attributes[PART]).value
     dims = batch_dims(run)
     extent = run[0].output.shape[dims[run[0].output.array]] if dims is not None else 0
     if dims is None or size < 1 or extent % size:

@@ -8,10 +8,11 @@ from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import VIEW_OPS, defining_op
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
+from polystage.passes.lower.marks import GROUP
 from polystage.passes.lower.physical_layout import PARTITION
 from polystage.passes.lower.resident.boundary import saved_ns
 from polystage.passes.lower.resident.collapse_heads import collapse_heads
-from polystage.passes.lower.resident.crossing import obstacle_at_border
+from polystage.passes.lower.resident.crossing import first_overtaken, obstacle_at_border
 from polystage.passes.lower.resident.groups import (
     ResidentGroup,
     possible_operators,
@@ -21,9 +22,6 @@ from polystage.passes.lower.resident.lanes.operators import Across, Lanes
 from polystage.passes.lower.resident.operators import Other, ResidentOperator, Sum
 from polystage.passes.lower.resident.recognise import recognise
 from polystage.passes.lower.resident.split_folds import split_folds
-
-GROUP = "npu.group"
-"""Attribute of an operation: the number of the group that it runs in."""
 
 RESIDENT = "npu.resident"
 """Attribute of an allocation: the numbers of the groups that make the array on chip."""
@@ -56,6 +54,11 @@ def mark_resident(function: func.FuncOp, target: Target) -> Marked:
     found = resident_groups(possible, target)
     obstacles = {group.operators: _obstacle(group, target) for group in found}
     groups = [group for group in found if obstacles[group.operators] is None]
+    while overtaken := first_overtaken([group.operators for group in groups]):
+        group = groups.pop(overtaken[0])
+        obstacles[group.operators] = (
+            "an operation outside of its group has to run between those in it"
+        )
     operations = 0
     for number, group in enumerate(groups):
         for operator in group.operators:
