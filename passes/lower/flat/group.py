@@ -173,7 +173,7 @@ class GroupWriter:
         array = form.array(form.output())
         if self.kept is None and operator.accumulator is not None:
             buffer = next(b for b in self._lasting if b.purpose is Purpose.ACCUMULATOR)
-            type_ = self.nests[place].sums_type(operator.accumulator)
+            type_ = self.nests[place].accumulator_type(operator.accumulator)
             storage = self.writer.alloc(buffer.shape, type_, self.nests[place].hints.sums)
             extents = [operator.extents[d] for d in operator.parallels]
             self.kept = Location.circular(storage, buffer.shape, extents)

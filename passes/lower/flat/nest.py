@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+from polystage.dtypes import byte_width
 from polystage.linear import Linear
 from polystage.mlir import ir
 from polystage.passes.lower.flat.chunk import Chunk, Location, parallel_indices
@@ -183,12 +184,19 @@ class NestWriter:
         if operator.accumulator is not None and state.sums is None:
             dims = operator.parallels
             sizes = [state.sizes[d] for d in dims]
-            type_ = self.sums_type(operator.accumulator)
+            type_ = self.accumulator_type(operator.accumulator)
             storage = self.writer.alloc(sizes, type_, self.hints.sums)
             starts = [state.starts[d] for d in dims]
             state = replace(state, sums=Location.box(storage, starts, sizes))
         state = replace(state, scratch=tuple(self._scratch(state)))
         return self._with_output(state) if state.sums is None else state
+
+    def accumulator_type(self, element_bytes: int) -> ir.Type:
+        """Return the type of running results: the one in which they are written, if that is wide
+        enough."""
+        op = self.form.operator.statements[0].op
+        written = ir.MemRefType(op.operands[len(op.operands) - 1].type).element_type
+        return written if byte_width(written) == element_bytes else self.sums_type(element_bytes)
 
     def sums_type(self, element_bytes: int) -> ir.Type:
         """Return the type of running results beside the output."""

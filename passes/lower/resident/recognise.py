@@ -9,6 +9,7 @@ from polystage.dialects.npu.views import defining_op
 from polystage.errors import PassError
 from polystage.machine.target import Target
 from polystage.mlir import ir
+from polystage.passes.lower.finite import may_be_infinite
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body
 from polystage.passes.lower.resident.attention.reading import AttentionReader
@@ -251,7 +252,10 @@ class _Reader(Reading):
         rest = [accesses[n] for n in terms.operands if self._waiting_part(op, n) is None]
         constants = [a for a in rest if constant_of(op.operands[a.argument]) is not None]
         columns = [a for a in constants if len(a.dims) == 1]
-        addends = [self.window(op, a) for a in rest if a not in columns]
+        added = [a for a in rest if a not in columns]
+        if any(may_be_infinite(op.operands[a.argument]) for a in added):
+            raise Declined("an operand of the sum has infinite elements, of which zeros make NaN")
+        addends = [self.window(op, a) for a in added]
         if any(matching_dims(addend, output) is None for addend in addends):
             raise Declined("an operand of the sum is not accessed as the output is")
         if not (parts or addends):

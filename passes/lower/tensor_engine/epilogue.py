@@ -4,9 +4,11 @@
                                   scalar:  r = relu(psum + c)
 
 Where the body begins with sums, the array adds: a residual as a product with the identity, a bias
-along the columns as the product of ones with it. Both are exact. A bias of every row is free where
-the scalar engine reads psum first. What is left of the body runs on the lane engines, from psum
-into the output buffer. The contraction's result is not rounded in between, as it is nowhere stored.
+along the columns as the product of ones with it. Both are exact for finite elements: the array does
+not add what may hide results by -inf, of which zeros would make NaN. A bias of every row is free
+where the scalar engine reads psum first. What is left of the body runs on the lane engines, from
+psum into the output buffer. The contraction's result is not rounded in between, as it is nowhere
+stored.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from polystage.dtypes import cost_dtype
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.clusters import Cluster, Declined
+from polystage.passes.lower.finite import is_given, may_be_infinite
 from polystage.passes.lower.generic_op import Access, GenericOp
 from polystage.passes.lower.lane_engines.affine import peel_affine
 from polystage.passes.lower.lane_engines.scalar_code import read_body
@@ -95,6 +98,7 @@ class _Reader:
         self.body = body
         self.graph = body.graph
         self.link = cluster.link
+        self.consumer = cluster.consumer
         self.riders = {i: self._rider(k) for k, i in cluster.riders.items()}
         self.sums = self.graph.node("input", accumulator, number=cluster.link)
 
@@ -171,15 +175,29 @@ class _Reader:
         while other.name == "arith.extf":
             (other,) = other.operands
         rider = self.riders.get(other.number) if other.kind == "input" else None
-        return None if rider is None or not self._is_addend(rider) else (users[0], rider)
+        if rider is None or not self._is_addend(rider, self.consumer.operands[other.number]):
+            return None
+        return users[0], rider
 
-    def _is_addend(self, rider: Access) -> bool:
+    def _is_addend(self, rider: Access, operand: ir.Value) -> bool:
         """Whether the array can add an operand: it has all columns, or it has none but the row."""
+        if self._hides(rider, operand):
+            return False
         type_ = cost_dtype(rider.element_type)
         if not array_takes([type_, type_, str(self.sums.type)], self.target):
             return False
         columns, dims = set(self.contraction.columns), rider.dims
         return columns <= dims if columns & dims else self.row in dims
+
+    def _hides(self, rider: Access, operand: ir.Value) -> bool:
+        """Whether an operand of rows and columns may hide results by infinite elements. Of what the
+        program is given that is a mask, which many batches share."""
+        columns, dims = set(self.contraction.columns), rider.dims
+        if not (columns & dims and self.row in dims):
+            return False
+        extents = self.contraction.generic.extents
+        is_shared = any(extents[d] > 1 for d in set(self.contraction.batch) - dims)
+        return may_be_infinite(operand) or (is_shared and is_given(operand))
 
     def _as_function(self, node: Node) -> Node | None:
         """Return `max(x, 0)` of psum as the function of the scalar engine that it is."""

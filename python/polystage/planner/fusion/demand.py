@@ -178,10 +178,10 @@ class Demand:
     def _movement(self, boxes: np.ndarray) -> tuple[np.ndarray, frozenset[int]]:
         """Return the hull of what an operator computes in all steps, with 1 in the place of every
         loop, and the dims whose range is not the same in all of them."""
-        hull = boxes.min(axis=tuple(range(len(self.shape))), keepdims=True)
-        moving = (boxes != hull).reshape(-1, boxes.shape[-2] * 2).any(axis=0)
-        dims = frozenset((np.flatnonzero(moving) // 2).tolist())
-        return hull, dims
+        loops = tuple(range(len(self.shape)))
+        hull = boxes.min(axis=loops, keepdims=True)
+        moving = (boxes != hull).any(axis=(*loops, -1))
+        return hull, frozenset(np.flatnonzero(moving).tolist())
 
     def sink_boxes(self) -> np.ndarray:
         """Return what the sink computes in each step."""
