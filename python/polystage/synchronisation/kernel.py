@@ -135,18 +135,16 @@ class _Accesses(Conflicts):
 
     def latest(self, execution: int, y: int, queue: int, other: int, known: int) -> Edge | None:
         """Return the edge from the latest conflict; between equal loops, trip by trip if it may."""
-        targets = {
-            group: found
-            for group, accesses in self.parts[y].get(queue, {}).items()
-            if (found := [a for a in accesses if self._may_meet(a, other, group)])
-        }
-        if not targets:
-            return None
         total = len(self.parts)
         best: Edge | None = None
         latest = known
+        targets: dict[Group, list[Access]] | None = None
         for x, least in self._candidates(y, other):
             if (execution - least) * total + x <= latest:
+                break
+            if targets is None:
+                targets = self._meeting(y, queue, other)
+            if not targets:
                 break
             distance = self._distance(x, other, targets, least)
             if distance is not None:
@@ -200,6 +198,14 @@ class _Accesses(Conflicts):
             next(c.op for c in target.body.children if _executes(c, edge.target_queue)),
         )
 
+    def _meeting(self, y: int, queue: int, other: int) -> dict[Group, list[Access]]:
+        """Return the accesses of a queue of a child that may meet any of another queue."""
+        return {
+            group: found
+            for group, accesses in self.parts[y].get(queue, {}).items()
+            if (found := [a for a in accesses if self._may_meet(a, other, group)])
+        }
+
     def _may_meet(self, access: Access, queue: int, group: Group) -> bool:
         hull = self.hulls.get((queue, group))
         if hull is None or group is SHARED:
@@ -222,7 +228,10 @@ class _Accesses(Conflicts):
         best: int | None = None
         for group, accesses in self.parts[x][other].items():
             for target in targets.get(group, ()):
+                low, high = target.hull
                 for source in accesses:
+                    if group is not SHARED and (high <= source.hull[0] or source.hull[1] <= low):
+                        continue  # most of them, so without further ado
                     if source.writes or target.writes:
                         found = self._between(source, target, least)
                         if found == least:
