@@ -2,7 +2,7 @@
 
 Every engine and every DMA queue takes its own in order. Between queues, what reads waits for what
 wrote, and what writes for both, where they touch the same bytes: semaphores order no less, and
-little more.
+little more. Lane engines wait for their own results too.
 """
 
 from collections import deque
@@ -31,6 +31,8 @@ REMEMBERED = 32
 """Accesses of a buffer in each queue that are looked at: those before have long ended."""
 
 ENGINES = ("tensor", "vector", "scalar", "gpsimd")
+LANES = range(1, len(ENGINES))
+"""By number, the engines that wait for their own results."""
 
 _Accesses = dict[int, deque[tuple[int, Box | None]]]
 
@@ -65,9 +67,10 @@ class Cell:
         return True
 
     def latest(self, writes: bool, queue: int, box: Box | None) -> Iterable[int]:
-        """Yield, for every other queue, its latest access that meets a box."""
+        """Yield, for every other queue, its latest access that meets a box, and of a lane engine
+        the latest write of its own."""
         for other, found in (self.writes if writes else self.reads).items():
-            if other != queue:
+            if other != queue or (writes and queue in LANES):
                 for index, touched in reversed(found):
                     if self.meets(touched, box):
                         yield index
@@ -207,7 +210,7 @@ class Instructions:
             around = self.runs_of[index]
             for awaited in waits:
                 theirs = self.runs_of[awaited]
-                if around == theirs:
+                if around == theirs or self.queue[awaited] == self.queue[index]:
                     after[index].append(awaited)
                     continue
                 depth = sum(1 for _ in takewhile(_is_same, zip(around, theirs, strict=False)))

@@ -185,7 +185,7 @@ class NestWalk:
         start, extent = state.box.starts[loop.dim], state.box.sizes[loop.dim]
         is_reduction = loop.dim in self.operator.reductions
         checks = self._checks(state, loop.dim)
-        parts = (*self.work.parts, *self.work.writes)
+        parts = self.work.accesses
         is_even = all(form.is_even(loop.dim, loop.tile) for part in parts for form in part.axes)
 
         def tile(at: int) -> _State:
@@ -225,7 +225,7 @@ class NestWalk:
         """Return what may change from tile to tile of a dim, as (index, least, greatest, extent):
         which array an operand shows, where windows wrap."""
         found: list[tuple[Form, int, int, int | None]] = []
-        for part in (*self.work.parts, *self.work.writes):
+        for part in self.work.accesses:
             for form, least, greatest in part.bounds:
                 if form.depends_on(dim):
                     found.append((form, least, greatest, None))
@@ -371,8 +371,9 @@ class NestWalk:
             else:
                 works = list(self.work.contribute(state.box, layouts, state.is_first))
             self.known[key] = works
+        boxes = {operand: self._touched_by(operand, state) for operand in state.places}
         for work in works:
-            self._add(work, state)
+            self._add(work, state, boxes)
 
     def _signature(self, state: _State, layouts: dict[Operand, Layout]) -> tuple[object, ...]:
         """Return all about a chunk's place that its cost depends on: how its operands lie, where
@@ -398,7 +399,7 @@ class NestWalk:
         """The indices along which a window on chip wraps, with its extent."""
         return [
             (form, extent)
-            for part in (*self.work.parts, *self.work.writes)
+            for part in self.work.accesses
             if part.access in self.touched
             for form, extent in zip(
                 part.axes, self._array_of(part.access).layout.extents, strict=False
@@ -410,10 +411,19 @@ class NestWalk:
         accesses = (*self.operator.reads, *self.operator.writes)
         return self.arrays[accesses[access].array]
 
-    def _add(self, work: Work, state: _State) -> None:
+    def _touched_by(self, operand: Operand, state: _State) -> Box | None:
+        """Return what a chunk touches of an operand: of an array on chip less than its step does,
+        so that what is stored of it, or comes later, is not waited for."""
+        box = state.places[operand].box
+        if operand not in self.touched:
+            return box
+        part = self.work.accesses[int(operand)]
+        return box if any(form.curves for form in part.axes) else self._box_of(part, state.box)
+
+    def _add(self, work: Work, state: _State, boxes: Mapping[Operand, Box | None]) -> None:
         places = state.places
-        reads = [(places[o].cell, places[o].box) for o in work.reads if o in places]
-        writes = [(places[o].cell, places[o].box) for o in work.writes if o in places]
+        reads = [(places[o].cell, boxes[o]) for o in work.reads if o in places]
+        writes = [(places[o].cell, boxes[o]) for o in work.writes if o in places]
         counts = self.record.counts
         if work.macs:
             read = self.operator.reads[0].array

@@ -85,6 +85,8 @@ class ChunkWork:
             Part.of(len(operator.reads) + number, write)
             for number, write in enumerate(operator.writes)
         ]
+        self.accesses = (*self.parts, *self.writes)
+        """By their numbers as operands."""
         self.output: Operand = len(operator.reads)
 
     @cached_property
@@ -211,10 +213,7 @@ class ChunkWork:
     def _steps(self, operand: Operand, layouts: Layouts) -> dict[int, int]:
         if operand == SUMS:
             return dict(zip(self.operator.parallels, layouts[SUMS].strides, strict=True))
-        number = int(operand)
-        parts = self.parts if number < len(self.parts) else self.writes
-        part = parts[number - (0 if number < len(self.parts) else len(self.parts))]
-        return layouts[operand].steps(part.axes)
+        return layouts[operand].steps(self.accesses[int(operand)].axes)
 
     def _bytes(self, operand: Operand) -> int:
         if operand == SUMS:
