@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -98,15 +98,9 @@ def _subview(decoder: Decoder, op: ir.Operation) -> None:
 
 
 def _slice(decoder: Decoder, op: ir.Operation, source: View) -> View:
-    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
-    offsets, sizes, steps = (
-        [x if isinstance(x, Linear) else Linear(x) for x in group]
-        for group in slice_parameters(op, operands)
-    )
-    _require_static(op, sizes, steps)
+    offsets, sizes, steps = _parameters(decoder, op)
     total, shape, strides = source.offset, [], []
-    for d, (offset, size, step) in enumerate(zip(offsets, sizes, steps, strict=True)):
-        n, s = size.constant, step.constant
+    for d, (offset, n, s) in enumerate(zip(offsets, sizes, steps, strict=True)):
         message = _leaves(decoder, op, source, d)
         decoder.check(offset, (n - 1) * s, source.shape[d], message, op)
         total = total + offset * source.strides[d]
@@ -122,9 +116,18 @@ def _slice(decoder: Decoder, op: ir.Operation, source: View) -> View:
     )
 
 
-def _require_static(op: ir.Operation, *groups: Iterable[Linear]) -> None:
-    if any(not x.is_constant for group in groups for x in group):
+def _parameters(
+    decoder: Decoder, op: ir.Operation
+) -> tuple[list[Linear], tuple[int, ...], tuple[int, ...]]:
+    """Return offsets, sizes and strides of a window."""
+    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
+    offsets, sizes, steps = (
+        [x if isinstance(x, Linear) else Linear(x) for x in group]
+        for group in slice_parameters(op, operands)
+    )
+    if any(not x.is_constant for x in (*sizes, *steps)):
         raise SimulationError(f"sizes and strides of '{op.name}' must be constant", op=op)
+    return offsets, tuple(x.constant for x in sizes), tuple(x.constant for x in steps)
 
 
 def where(view: View) -> str:
@@ -195,7 +198,7 @@ def _window(decoder: Decoder, op: ir.Operation, source: View) -> View:
     steps, start = type_.get_strides_and_offset()
     strides, offset = tuple(steps), Linear(start)
     if len(op.operands) > 1:
-        offset, shape, strides = _dynamic_window(decoder, op)
+        (offset, *_), shape, strides = _parameters(decoder, op)
     reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     root = source.root
     count = prod(root.shape)
@@ -208,18 +211,6 @@ def _window(decoder: Decoder, op: ir.Operation, source: View) -> View:
 
     decoder.check(offset, reach, count, message, op)
     return View(root, offset, shape, strides, source.dtype)
-
-
-def _dynamic_window(
-    decoder: Decoder, op: ir.Operation
-) -> tuple[Linear, tuple[int, ...], tuple[int, ...]]:
-    operands: list[Any] = [None, *(decoder.index(v) for v in list(op.operands)[1:])]
-    offsets, sizes, steps = (
-        [x if isinstance(x, Linear) else Linear(x) for x in group]
-        for group in slice_parameters(op, operands)
-    )
-    _require_static(op, sizes, steps)
-    return offsets[0], tuple(x.constant for x in sizes), tuple(x.constant for x in steps)
 
 
 def _same_view(decoder: Decoder, op: ir.Operation) -> None:

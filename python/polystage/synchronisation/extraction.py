@@ -49,8 +49,8 @@ class Extraction:
     loops: tuple[int, ...] = ()
     indices: dict[ir.Value, Linear] = field(default_factory=dict[ir.Value, Linear])
     views: dict[ir.Value, View] = field(default_factory=dict[ir.Value, View])
-    slices: dict[tuple[int, ir.Type], View] = field(default_factory=dict[tuple[int, ir.Type], View])
-    """By source view and type, slices at constant offsets. Here and below, views stand for
+    slices: dict[tuple[object, ...], View] = field(default_factory=dict[tuple[object, ...], View])
+    """By source view, type and offsets, slices at constant offsets. Here and below, views stand for
     themselves by `id`: `views` keeps them."""
     accesses: dict[tuple[object, ...], Access] = field(
         default_factory=dict[tuple[object, ...], Access]
@@ -314,7 +314,8 @@ def _subview(extraction: Extraction, op: ir.Operation) -> None:
     if len(op.operands) > 1:
         extraction.views[op.results[0]] = _sliced(extraction, op, source)
         return
-    key = id(source), op.results[0].type  # where nothing is dynamic, the type says which slice
+    # the type alone does not say which slice it is: the source may start anywhere
+    key = id(source), op.results[0].type, op.attributes["static_offsets"]
     found = extraction.slices.get(key)
     if found is None:
         found = extraction.slices[key] = _sliced(extraction, op, source)

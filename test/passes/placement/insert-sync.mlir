@@ -271,3 +271,28 @@ func.func private @one_queue(%x: memref<8x16xf32>, %y: memref<8x16xf32>) attribu
   "npu.dma"(%a, %y) {cause = "output"} : (memref<8x16xf32, #npu.space<"sbuf">>, memref<8x16xf32>) -> ()
   return
 }
+
+// -----
+
+/// An array that starts anywhere: the types of its windows are equal, but the second load reads what is stored, the first does not.
+
+// CHECK: npu.semaphores = array<i64: 0>
+// CHECK-LABEL: func.func private @anywhere
+func.func private @anywhere(%x: memref<32x16xf32, strided<[16, 1], offset: ?>>) attributes {npu.kernel} {
+  %a = "npu.alloc"() {address = 0 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() {address = 64 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() {address = 128 : i64} : () -> memref<8x16xf32, #npu.space<"sbuf">>
+  %to = memref.subview %x[24, 4] [8, 8] [1, 1] : memref<32x16xf32, strided<[16, 1], offset: ?>> to memref<8x8xf32, strided<[16, 1], offset: ?>>
+  %part = memref.subview %c[0, 0] [8, 8] [1, 1] : memref<8x16xf32, #npu.space<"sbuf">> to memref<8x8xf32, strided<[16, 1]>, #npu.space<"sbuf">>
+  %first = memref.subview %x[0, 0] [8, 16] [1, 1] : memref<32x16xf32, strided<[16, 1], offset: ?>> to memref<8x16xf32, strided<[16, 1], offset: ?>>
+  %second = memref.subview %x[24, 0] [8, 16] [1, 1] : memref<32x16xf32, strided<[16, 1], offset: ?>> to memref<8x16xf32, strided<[16, 1], offset: ?>>
+  // CHECK: "npu.dma"{{.*}}cause = "output"
+  // CHECK-NEXT: "npu.signal"() {queue = "dma1", semaphore = 0 : i64}
+  "npu.dma"(%part, %to) {cause = "output"} : (memref<8x8xf32, strided<[16, 1]>, #npu.space<"sbuf">>, memref<8x8xf32, strided<[16, 1], offset: ?>>) -> ()
+  // CHECK-NEXT: "npu.dma"
+  "npu.dma"(%first, %a) {cause = "input"} : (memref<8x16xf32, strided<[16, 1], offset: ?>>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+  // CHECK-NEXT: "npu.wait"() {queue = "dma0", semaphore = 0 : i64}
+  // CHECK-NEXT: "npu.dma"
+  "npu.dma"(%second, %b) {cause = "input"} : (memref<8x16xf32, strided<[16, 1], offset: ?>>, memref<8x16xf32, #npu.space<"sbuf">>) -> ()
+  return
+}
