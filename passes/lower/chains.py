@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from math import prod
 
 from polystage.dialects.npu import overlay
-from polystage.dialects.npu.views import defining_op
+from polystage.dialects.npu.views import access_pattern, defining_op
+from polystage.machine.components import AccessPattern
 from polystage.mlir import ir
 from polystage.passes.lower.clusters import conflict, is_elementwise
 from polystage.passes.lower.generic_op import Access, GenericOp, Linear
 from polystage.passes.lower.initial import Initial
 from polystage.passes.lower.program_order import Order, touches
+from polystage.passes.memref_types import row_major_strides
 
 Fills = Mapping[ir.Operation, Initial]
 """What operations accumulate into, where that is one constant."""
@@ -223,3 +225,30 @@ def whole_bytes(chain: Chain) -> int:
             inner = [place[d] for d in access.dims if place.get(d, 0) >= loops.common]
             total += 4 * prod(loops.extents[d] for d in inner)
     return total
+
+
+def walks_whole(chain: Chain, pattern: AccessPattern) -> bool:
+    """Whether an instruction can walk the inner loops of every array whole."""
+    loops = joint_loops(chain)
+    assert loops is not None, "a chain has joint loops"
+    for op, place in zip(chain.operations, loops.places, strict=True):
+        generic = GenericOp.from_op(op.opview)
+        inner = sorted((d for d in place if place[d] >= loops.common), key=place.__getitem__)
+        sizes = [generic.extents[d] for d in inner]
+        for access in (*generic.inputs, *generic.outputs):
+            walk = access_pattern(sizes, _strides_of_part(access, inner, sizes))
+            if len(walk) > pattern.max_free_dims:
+                return False
+            if any(abs(dim.stride) > pattern.max_stride for dim in walk):
+                return False
+    return True
+
+
+def _strides_of_part(access: Access, inner: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Return the stride of every inner loop in a buffer that holds just what they access."""
+    steps = [[x.coefficients[d] for d in inner] for x in access.index]
+    shape = [1 + sum(abs(c) * (n - 1) for c, n in zip(s, sizes, strict=True)) for s in steps]
+    rows = row_major_strides(shape)
+    return [
+        sum(step[i] * row for step, row in zip(steps, rows, strict=True)) for i in range(len(inner))
+    ]

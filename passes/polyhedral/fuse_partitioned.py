@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
-from polystage.passes.lower.chains import Chain, is_link, longest_chain, whole_bytes
+from polystage.passes.lower.chains import Chain, is_link, longest_chain, walks_whole, whole_bytes
 from polystage.passes.lower.clusters import Cluster, Declined, cluster_of
 from polystage.passes.lower.fills import initialising_fills
 from polystage.passes.lower.groups import Folded, fused, runs_on_array
@@ -130,7 +130,9 @@ class _Marker:
         return is_link(op, self.initials) and not runs_on_array(op, self.target)
 
     def _fits(self, chain: Chain) -> bool:
-        return whole_bytes(chain) * PLACES <= self.target.sbuf.bytes_per_partition
+        if whole_bytes(chain) * PLACES > self.target.sbuf.bytes_per_partition:
+            return False
+        return walks_whole(chain, self.target.access_pattern)
 
 
 def contractions(

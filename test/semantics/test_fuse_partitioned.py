@@ -307,3 +307,21 @@ def test_chain_whose_rows_do_not_fit_stays_apart():
     got, want, fused = outputs(text, {"x": x}, "tiny")
     assert fused == {}
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_chain_that_no_instruction_walks_stays_apart():
+    shape, out = (3, 2, 3, 3), (3, 4, 4)
+    chain = (
+        Chain(x=(2, 6, 6), w=shape)
+        .add("e", shape, "m, c, i, j", [("w", "m, c, i, j"), ("e", "m, c, i, j")],
+             "%v = math.tanh %x0 : f32")
+        .add("t", out, "m, h, w, c, i, j",
+             [("x", "c, h + i, w + j"), ("e", "m, c, i, j"), ("t", "m, h, w")], """
+    %s = arith.addf %x0, %x1 : f32
+    %v = arith.maximumf %s, %old : f32""", "c i j", "0xFF800000")
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    inputs = {k: rng.standard_normal(s, dtype=np.float32) for k, s in chain.inputs.items()}
+    got, want, fused = outputs(chain.text(), inputs, "neuroncore_v2")
+    assert fused == {}
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
