@@ -8,7 +8,7 @@ from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.initial import Initial
-from polystage.passes.lower.program_order import Order, accessed, touches
+from polystage.passes.lower.program_order import Order, touches
 
 
 def initialising_fills(
@@ -77,7 +77,6 @@ def _next_user(op: ir.Operation, value: ir.Value, order: Order) -> ir.Operation 
     places = [order.place[user] for user in users if user != op]
     if not places or min(places) < own:
         return None
-    between = order.operations[own + 1 : min(places)]
-    if any(touches(v, value) for other in between for v in accessed(other)):
+    if order.is_touched(value, own + 1, min(places)):
         return None
     return order.operations[min(places)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 from polystage.dialects.npu import overlay
 from polystage.dialects.npu.views import DYNAMIC, VIEW_OPS, defining_op
@@ -16,6 +17,24 @@ class Order:
         self.block = block
         self.operations = [op.operation for op in block.operations]
         self.place = {op: i for i, op in enumerate(self.operations)}
+
+    def is_touched(self, value: ir.Value, start: int, stop: int) -> bool:
+        """Whether one of the operations `start` to `stop` may touch an element of a memref."""
+        return any(
+            start <= place < stop and touches(other, value)
+            for root, _ in _windows(value)
+            for place, other in self._accesses.get(root, ())
+        )
+
+    @cached_property
+    def _accesses(self) -> Mapping[ir.Value, list[tuple[int, ir.Value]]]:
+        """By array: the places of the operations that access it, and as which memref."""
+        found: dict[ir.Value, list[tuple[int, ir.Value]]] = {}
+        for place, op in enumerate(self.operations):
+            for value in accessed(op):
+                for root, _ in _windows(value):
+                    found.setdefault(root, []).append((place, value))
+        return found
 
 
 def accessed(op: ir.Operation) -> Iterator[ir.Value]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, Protocol
 
@@ -104,8 +105,8 @@ class GroupWriter:
             self.workspace.columns = self._load_whole(operands.columns, COLUMNS)
         for matrix, value in operands.matrices.items():
             self.workspace.matrices[matrix] = self._load_whole(value, matrix)
+        newest = [self._newest()]
         for position, operator in enumerate(group.operators):
-            start = _last(self.builder)
             for window, _, _ in operator.reads:
                 if window.array not in self.arrays:
                     self._load(window.array)
@@ -115,8 +116,25 @@ class GroupWriter:
             self._open(operator)
             self.writers[type(operator)].write(operator)
             self._store(operator)
-            _name_layer(_after(self.builder, start), layers[position])
+            newest.append(self._newest())
+        self._name_layers(newest, layers)
         self._describe(layers)
+
+    def _newest(self) -> ir.Operation | None:
+        """Return the last operation in front of the terminator."""
+        operations = self.builder.function.entry_block.operations
+        return operations[len(operations) - 2].operation if len(operations) > 1 else None
+
+    def _name_layers(self, newest: Sequence[ir.Operation | None], layers: Sequence[str]) -> None:
+        """Say of what layer instructions are, for reports; `newest` are the operations after which
+        those of a layer begin, and behind them the last one."""
+        operations = [op.operation for op in self.builder.function.entry_block.operations]
+        place: dict[ir.Operation | None, int] = {op: i for i, op in enumerate(operations)}
+        starts = [place.get(op, -1) + 1 for op in newest]
+        for (start, stop), layer in zip(pairwise(starts), layers, strict=True):
+            for op in operations[start:stop]:
+                if op.name.startswith("npu.") and op.name != "npu.alloc":
+                    op.attributes["layer"] = ir.StringAttr.get(layer)
 
     def _describe(self, layers: Sequence[str]) -> None:
         """Note the extents of every layer's contractions, which reports compare the tiles with."""
@@ -240,20 +258,3 @@ def _extents(product: Product) -> ir.DictAttr:
         "k": product.channels * prod(product.extents[d] for d in product.taps),
     }
     return ir.DictAttr.get({name: ir.IntegerAttr.get(i64, n) for name, n in extents.items()})
-
-
-def _last(builder: KernelBuilder) -> int:
-    return len(builder.function.entry_block.operations)
-
-
-def _after(builder: KernelBuilder, start: int) -> list[ir.Operation]:
-    """Return the instructions of a kernel from position `start` to the terminator."""
-    operations = list(builder.function.entry_block.operations)
-    return [op.operation for op in operations[max(0, start - 1) : -1]]
-
-
-def _name_layer(operations: Iterable[ir.Operation], layer: str) -> None:
-    """Say of what layer instructions are, for reports."""
-    for op in operations:
-        if op.name.startswith("npu.") and op.name != "npu.alloc":
-            op.attributes["layer"] = ir.StringAttr.get(layer)

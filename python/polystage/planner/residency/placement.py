@@ -91,7 +91,8 @@ def _earliest(
 
 def _first_gap(taken: Sequence[_Taken], buffer: Buffer) -> int:
     address = 0
-    for other in sorted((t for t in taken if t.buffer.overlaps(buffer)), key=lambda t: t.start):
+    live = (t for t in taken if t.buffer.start < buffer.end and buffer.start < t.buffer.end)
+    for other in sorted(live, key=lambda t: t.start):
         if other.start >= address + buffer.size:
             break
         address = max(address, other.end)
