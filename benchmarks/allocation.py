@@ -186,7 +186,7 @@ def own_models(names: list[str], flat: bool) -> Iterator[TextTable]:
             allocation = minimise(Problem(buffers), MINIMISE_SECONDS)
             seconds = time.perf_counter() - start
             bound, first, best = baselines(buffers)
-            text.add_row(
+            row = (
                 name,
                 str(len(buffers)),
                 str(allocation.bounds[""]),
@@ -195,6 +195,8 @@ def own_models(names: list[str], flat: bool) -> Iterator[TextTable]:
                 gap(first, bound),
                 gap(best, bound),
             )
+            print(*row, file=sys.stderr, flush=True)
+            text.add_row(*row)
         yield text
 
 
