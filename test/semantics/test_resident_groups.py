@@ -5,6 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import polystage as ps
+from polystage.forms import walk
 from polystage.machine.target import Target
 from polystage.mlir import func, ir
 from polystage.passes.lower.resident.marking import computing_operations, mark_resident
@@ -131,9 +132,9 @@ CASES = {
 LARGER_TINY = {"sbuf.bytes_per_partition": "65536"}
 
 
-def lowered(module, target, settings, resident):
+def lowered(module, target, settings, resident, dtype="f32"):
     """Return a program, and how many groups it has."""
-    text = default_pipeline(target, "f32", [f"{k}={v}" for k, v in settings.items()])
+    text = default_pipeline(target, dtype, [f"{k}={v}" for k, v in settings.items()])
     at = text.index("convert-linalg-to-npu")
     front = text[:at].split(",npu-fuse-operators")[0].rstrip(",")
     program = ps.compile(module, target=target, pipeline=f"{front})")
@@ -176,6 +177,45 @@ def test_a_batch_goes_part_by_part_where_not_all_fits(tmp_path):
         np.testing.assert_allclose(
             ps.simulate(program, x).outputs[name], value, rtol=1e-5, atol=1e-5
         )
+
+
+def residuals(net):
+    return residual(net, net.relu(net.conv("x", 64)), 64)
+
+
+def many_sums(net):
+    """One matmul for a tile, and one array: the vector engine takes longer for all arrays than the
+    array of processors for all matmuls."""
+    x = net.relu(net.conv("x", 64))
+    for _ in range(3):
+        x = net.relu(net.sum(net.conv(x, 64), x))
+    return x
+
+
+WHO_ADDS = {
+    "vector: beside another image": (residuals, 2),
+    "array: nothing runs beside": (residuals, 1),
+    "array: the vector engine has more to do": (many_sums, 2),
+}
+
+
+@pytest.mark.parametrize("who", WHO_ADDS)
+def test_arrays_are_added_by_the_engine_that_has_time(who, tmp_path):
+    make, images = WHO_ADDS[who]
+    shape = (images, 16, 16, 16)
+    net = Net(shape)
+    module = net.module(make(net), tmp_path)
+    x = {"x": RNG.standard_normal(shape).astype(np.float32)}
+    alone, _ = lowered(module, "neuroncore_v2", {}, resident=False, dtype="bf16")
+    program, groups = lowered(module, "neuroncore_v2", {}, resident=True, dtype="bf16")
+    added = [op for op in walk(program.operation) if op.name == "npu.elementwise"]
+    products = [op for op in walk(program.operation) if "auxiliary" in op.attributes]
+    assert groups == 1
+    vector = who.startswith("vector")
+    assert (bool(added), bool(products)) == (vector, not vector)
+    for name, value in ps.simulate(alone, x).outputs.items():
+        error = ps.simulate(program, x).outputs[name].astype(np.float32) - value
+        assert np.linalg.norm(error) < 0.01 * np.linalg.norm(value.astype(np.float32))
 
 
 CHAIN = """

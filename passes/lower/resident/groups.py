@@ -10,6 +10,7 @@ from polystage.dtypes import byte_width, cost_dtype
 from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
+from polystage.passes.lower.resident.additions import divide_additions
 from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
 from polystage.passes.lower.resident.crossing import inputs_of, outputs_of
 from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
@@ -192,6 +193,7 @@ def _array_ns(run: Sequence[ResidentOperator], target: Target) -> float:
 
 def plan_run(run: Sequence[ResidentOperator], target: Target) -> list[ResidentGroup]:
     """Return the groups that a run of operators goes into, beginning with as many as fit."""
+    run = divide_additions(run, target)
     partitions = partitions_of(target)
     layouts = _layouts(run, partitions)
     sizes: dict[Hashable, int] = {array: layout.bytes for array, layout in layouts.items()}

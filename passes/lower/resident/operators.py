@@ -18,6 +18,9 @@ from polystage.passes.lower.resident.windows import Window, matching_dims
 REPLICATED = None
 """In place of the dimension across the partitions: all partitions have the same values, in f32."""
 
+SUMS_TOGETHER = 4
+"""Sums of the vector engine that lie in sbuf until the scalar engine has read them."""
+
 Read = tuple[Window, int | None, tuple[int, ...]]
 """What an operator reads: the window, the dimension of its array that lies across the partitions or
 `REPLICATED`, and the extents of the window's loops, none where it does not leave the array."""
@@ -168,6 +171,15 @@ class Sum(ResidentOperator):
     function: str = "identity"
     scale: float = 1.0
     bias: float = 0.0
+    vector_adds: bool = False
+    """Whether the vector engine adds the last addend to what is in psum (`additions`)."""
+
+    @property
+    def multiplied(self) -> tuple[Window, ...]:
+        """The addends that come to what is in psum as products by identities."""
+        if not self.products and len(self.addends) == 1:
+            return ()
+        return self.addends[:-1] if self.vector_adds else self.addends
 
     @property
     def reads(self) -> Iterator[Read]:
@@ -211,10 +223,19 @@ class Sum(ResidentOperator):
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """By identities, addends come to what else is in psum."""
-        if not self.products and len(self.addends) == 1:
-            return ()
-        return tuple(Matrix("identity", addend.element_type) for addend in self.addends)
+        """The identities."""
+        return tuple(Matrix("identity", addend.element_type) for addend in self.multiplied)
+
+    def sum_columns(self, target: Target) -> int:
+        """Return the most columns of a sum that the vector engine makes."""
+        elements = prod(self.output.shape) // self.output.shape[self.partition]
+        return min(elements, target.psum.bank_bytes // 4)
+
+    def scratch(self, target: Target) -> Mapping[Hashable, int]:
+        """Return the room for sums of the vector engine, in f32."""
+        if not self.vector_adds:
+            return {}
+        return {self: 4 * SUMS_TOGETHER * self.sum_columns(target)}
 
 
 @dataclass(frozen=True, eq=False)

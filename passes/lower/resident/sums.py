@@ -1,16 +1,19 @@
-"""Writes sums of contractions and arrays: the tensor engine adds, the scalar engine takes out."""
+"""Writes sums of contractions and arrays: the tensor engine adds, or at the end the vector engine,
+and the scalar engine takes out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from itertools import product as boxes_of
+from math import prod
 from typing import Any
 
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import Range, ResidentArray
-from polystage.passes.lower.resident.operators import Matrix, Product, Sum
+from polystage.passes.lower.resident.operators import SUMS_TOGETHER, Matrix, Product, Sum
 from polystage.passes.lower.resident.parts import column_tile, parts_of, tile_boxes
 from polystage.passes.lower.resident.windows import Window, matching_dims
 from polystage.passes.lower.resident.workspace import Workspace
@@ -24,7 +27,8 @@ class SumWriter:
     """Writes the instructions of one sum.
 
     For tiles of columns, for a few tiles of rows at a time: for channels and taps, for arrays: one
-    matmul for each row tile; then each row tile goes to its place in the output.
+    matmul for each row tile; then each row tile goes to its place in the output. Where the vector
+    engine adds an array, it goes there by way of sbuf: so only one engine reads psum.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -32,6 +36,7 @@ class SumWriter:
         self.builder = workspace.builder
         self.banks = workspace.banks
         self.arrays: Mapping[ir.Value, ResidentArray] = workspace.arrays
+        self.rooms: dict[Sum, tuple[ir.Value, Iterator[int]]] = {}
 
     def write(self, operator: Sum) -> None:
         """Write a sum."""
@@ -77,6 +82,8 @@ class SumWriter:
             ]
             self._multiply(operator, box, rows, results, parts)
         for row, result in zip(rows, results, strict=True):
+            if operator.vector_adds:
+                result = self._added(operator, result, row, box)
             place = output.view(self.builder, row, box)
             column = self._shift_column(operator, row, output.layout.count(row))
             function, scale, bias = operator.function, operator.scale, operator.bias
@@ -95,7 +102,7 @@ class SumWriter:
             for row, result in zip(rows, results, strict=True):
                 stationary = part.stationary(builder, row * layout.partitions, layout.count(row))
                 builder.matmul(stationary, part.moving, result, builder.flag(number > 0))
-        for number, addend in enumerate(operator.addends, start=len(parts)):
+        for number, addend in enumerate(operator.multiplied, start=len(parts)):
             array = self.arrays[addend.array]
             identity = Matrix("identity", array.layout.element_type)
             for row, result in zip(rows, results, strict=True):
@@ -103,6 +110,31 @@ class SumWriter:
                 square = self.workspace.matrix(identity, count, count)
                 moving = self._addend(operator, addend, row, box)
                 builder.matmul(square, moving, result, builder.flag(number > 0), auxiliary=True)
+
+    def _added(self, operator: Sum, result: ir.Value, row: int, box: Sequence[Range]) -> ir.Value:
+        """Let the vector engine add the last addend to a result; return the sum, in sbuf."""
+        builder = self.builder
+        addend = self._addend(operator, operator.addends[-1], row, box)
+        type_ = ir.MemRefType(result.type)
+        place = self._room(operator, type_)
+        with builder.module.context:
+            maps = [ir.AffineMap.get_identity(type_.rank)] * 3
+        function = _addition(builder, ir.MemRefType(addend.type).element_type)
+        builder.compute("elementwise", [result, addend], [place], function, type_.shape, maps)
+        return place
+
+    def _room(self, operator: Sum, type_: ir.MemRefType) -> ir.Value:
+        """Return room for a sum; those of an operator take turns."""
+        if operator not in self.rooms:
+            target = self.builder.target
+            shape = [target.tensor.columns, SUMS_TOGETHER, operator.sum_columns(target)]
+            buffer = self.workspace.scratch(operator, shape, type_.element_type)
+            self.rooms[operator] = buffer, count(0)
+        buffer, turns = self.rooms[operator]
+        rows, *sizes = type_.shape
+        turn = next(turns) % SUMS_TOGETHER
+        flat = self.builder.subview(buffer, [0, turn, 0], [rows, 1, prod(sizes)], drop=[1])
+        return self.builder.expand(flat, [[rows], sizes])
 
     def _addend(self, operator: Sum, addend: Window, row: int, box: Sequence[Range]) -> ir.Value:
         """Return a tile of an addend: [partition, *dimensions of more than one element of `box`, a
@@ -203,3 +235,14 @@ def _range_at(
             start += coefficient * first
             step = coefficient if size > 1 else 1
     return start, size, step
+
+
+def _addition(builder: KernelBuilder, addend: ir.Type) -> str:
+    """Return the scalar function that adds an element to one of psum, in f32."""
+    name = f"add_{addend}_to_sum"
+    is_wide = isinstance(addend, ir.F32Type)
+    widened = "%y" if is_wide else "%wide"
+    lines = [] if is_wide else [f"  %wide = arith.extf %y : {addend} to f32"]
+    lines += [f"  %r = arith.addf %x, {widened} : f32", "  return %r : f32"]
+    head = f"func.func private @{name}(%x: f32, %y: {addend}, %out: f32) -> f32"
+    return builder.scalar_function(name, "\n".join([f"{head} {{", *lines, "}"]))
