@@ -84,16 +84,26 @@ def _least_nest(
 def _sampled(
     operator: OperatorExtents, box: tuple[int, ...], streamed: frozenset[int], tilings: int
 ) -> list[NestOption]:
-    """Return the best of every order of loops, from tiles that are spread over all there are."""
+    """Return the best in any order of loops, of tiles that are spread over all there are, by rising
+    bytes."""
     dims = chunked_dims(operator, box, streamed, MAX_LOOPS + (tilings >= MANY_TILINGS))
     orders = useful_orders(operator, dims, streamed)
     count = max(2, int((tilings / len(orders)) ** (1 / max(len(dims), 1))))
     tiles = {dim: spread(tiles_of(operator, dim, box), count) for dim in dims}
-    found: list[NestOption] = []
-    for order in orders:
-        choices = [tiles[dim] for dim in order]
-        found += _Table.of(operator, box, streamed, order, choices).front()
-    return found
+    choices = ((order, [tiles[dim] for dim in order]) for order in orders)
+    return _front([_Table.of(operator, box, streamed, *choice) for choice in choices])
+
+
+def _front(tables: Sequence["_Table"]) -> list[NestOption]:
+    """Return the tilings of which none needs less and moves less than another, by rising bytes;
+    the tables are of the same size."""
+    columns = ((table.chunks, table.traffic, table.bytes) for table in tables)
+    chunks, traffic, size = (np.concatenate(column) for column in zip(*columns, strict=True))
+    by_need = np.lexsort((chunks, traffic, size))
+    least = np.minimum.accumulate(traffic[by_need])
+    improves = np.append(True, least[1:] < least[:-1])
+    places = (divmod(place, len(tables[0].bytes)) for place in by_need[improves].tolist())
+    return [tables[number].option(row) for number, row in places]
 
 
 def best_nest(
@@ -107,7 +117,7 @@ def best_nest(
 
     Searches around the best of `nest_front` with every tile in reach.
     """
-    options = pareto(_sampled(operator, box, streamed, tilings))
+    options = _sampled(operator, box, streamed, tilings)
     options += nest_front(operator, box, streamed, tilings).options
     fitting = [option for option in options if option.bytes <= capacity]
     if not fitting:
@@ -293,13 +303,6 @@ class _Table:
         shape = tuple(map(len, tiles))
         columns = (np.broadcast_to(c, shape).ravel() for c in (need, traffic, prod(trips), late))
         return cls(box, order, tiles, *columns)
-
-    def front(self) -> list[NestOption]:
-        """Return the tilings of which none needs less and moves less than another."""
-        by_need = np.lexsort((self.chunks, self.traffic, self.bytes))
-        least = np.minimum.accumulate(self.traffic[by_need])
-        improves = np.flatnonzero(np.append(True, least[1:] < least[:-1]))
-        return [self.option(int(by_need[place])) for place in improves]
 
     def option(self, row: int) -> NestOption:
         """Return one tiling as a nest, without the loops that run once."""
