@@ -127,6 +127,18 @@ def test_a_body_computes_what_onnxruntime_does(body, shape, dtype, tmp_path, mon
     assert "intermediate" not in run.totals.dram_read_by_cause
 
 
+@pytest.mark.parametrize(("tokens", "instructions"), [(64, 2), (128, 4), (32, 1)])
+def test_instructions_are_as_short_as_costs_nothing(tokens, instructions, tmp_path, monkeypatch):
+    """What comes behind the first tiles need not wait for the last: 128 elements or more each."""
+    net = Net(tokens, 512)
+    hidden = net.linear("x", 512)
+    model = net.model(net.linear(net.add("Max", hidden, net.add("Exp", hidden)), 512))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    compiled = program(ps.load(path).module, "bf16", monkeypatch)
+    assert str(compiled).count("npu.elementwise") == instructions
+
+
 def test_arrays_with_features_innermost_cross_the_border_in_rows(tmp_path):
     """Without the array that turns them, every element would have a descriptor of its own."""
     net = Net(197, 160)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import Any
 
 from polystage.mlir import ir
@@ -115,7 +116,7 @@ class BodyWriter:
                 if step in self.columns_done:
                     continue
                 self.columns_done.add(step)
-            for tiles in self._tiles(step):
+            for tiles in self._tiles(step, box):
                 self._write_step(step, tiles, box)
 
     def count(self, tile: int) -> int:
@@ -126,9 +127,10 @@ class BodyWriter:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _tiles(self, step: Step) -> Iterator[range]:
-        """Yield the tiles that one instruction does together: all full ones, unless it reads
-        columns or the access would have too many dimensions."""
+    def _tiles(self, step: Step, box: Box) -> Iterator[range]:
+        """Yield the tiles that one instruction does together: full ones, as few as take no longer
+        one by one, so that others soon follow; one, where it reads columns or the access would have
+        too many dimensions."""
         if step.target.extent is Extent.ROW:
             yield range(1)
             return
@@ -138,7 +140,9 @@ class BodyWriter:
             yield from (range(tile, tile + 1) for tile in range(tiles))
             return
         full = tiles if self.count(tiles - 1) == self.count(0) else tiles - 1
-        yield range(full)
+        elements = prod(size for _, size, _ in box.values())
+        together = max(1, ceil(self.builder.target.vector.short_cycles / elements))
+        yield from (range(n, min(n + together, full)) for n in range(0, full, together))
         if full < tiles:
             yield range(full, tiles)
 
