@@ -171,19 +171,22 @@ def run_pipeline(
 
     Without `remarks`, those that take time to find are left out.
 
-    With `verify_each`, what upstream passes make is verified after the first pass of ours that
-    follows, or after the last of them.
+    With `verify_each`, what passes make is verified after each of ours, and after the last of
+    several upstream ones.
 
     Raises: PipelineError before anything has run; PassError or FormError from the pass that failed.
     """
     root = parse_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     records: list[PassRecord] = []
     with _no_garbage_collection(), module.context, ir.Location.unknown():
+        unverified: list[str] = []
         for element, following in zip_longest(root.children, root.children[1:]):
             if before_pass:
                 before_pass(str(element), module)
-            verify = verify_each and (is_own(element) or not (following and is_own(following)))
-            records.append(_run_element(module, element, verify, remarks))
+            records.append(_run_element(module, element, verify_each, remarks))
+            unverified = [] if is_own(element) else [*unverified, str(element)]
+            if verify_each and unverified and (following is None or is_own(following)):
+                _verify_upstream(module, ",".join(unverified))
             if after_pass:
                 after_pass(str(element), module)
     return records
@@ -211,7 +214,7 @@ def _run_element(
         _run_own_pass(module, done if remarks else done.without_remarks(), verify)
         seconds = time.perf_counter() - start
         return PassRecord(str(element), seconds, dict(done.statistics), tuple(done.remarks))
-    _run_upstream(module, str(element), verify)
+    _run_upstream(module, str(element))
     return PassRecord(str(element), time.perf_counter() - start)
 
 
@@ -238,9 +241,16 @@ def _check_form(module: ir.Module, form: str, help: str) -> None:
         raise
 
 
-def _run_upstream(module: ir.Module, text: str, verify: bool) -> None:
+def _verify_upstream(module: ir.Module, names: str) -> None:
+    try:
+        module.operation.verify()
+    except ir.MLIRError as error:
+        raise _pass_error(names, error) from error
+
+
+def _run_upstream(module: ir.Module, text: str) -> None:
     manager = passmanager.PassManager.parse(f"{MODULE}({text})")
-    manager.enable_verifier(verify)
+    manager.enable_verifier(False)
     try:
         manager.run(module.operation)
     except ir.MLIRError as error:

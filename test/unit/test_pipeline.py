@@ -104,6 +104,20 @@ def test_a_pass_that_breaks_the_ir_is_told():
         run_pipeline(parse(BUFFERS), "builtin.module(break-it)")
 
 
+def test_what_upstream_passes_break_is_told_of_them():
+    """Not of our pass that comes next, which does not even run. They find it broken here."""
+
+    @register_pass
+    def must_not_run(module):
+        raise AssertionError
+
+    module = parse(BUFFERS)
+    module.operation.attributes["no_dialect"] = ir.UnitAttr.get(module.context)
+    with pytest.raises(PassError, match=r"cse,canonicalize: 'builtin\.module' op can only"):
+        run_pipeline(module, "builtin.module(cse,canonicalize,must-not-run)")
+    run_pipeline(module, "builtin.module(cse,canonicalize)", verify_each=False)
+
+
 def test_upstream_failures_become_our_errors():
     context = ir.Context()
     context.allow_unregistered_dialects = True
