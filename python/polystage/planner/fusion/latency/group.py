@@ -89,7 +89,7 @@ class GroupWalk:
             if self._last_writer(name) == place:
                 for box in boxes[step].tolist():
                     if all(stop > start for start, stop in box):
-                        self.record.store(name, box, self.arrays[name], is_whole=False)
+                        self.record.store(name, box, self.arrays[name])
 
     def _last_writer(self, name: str) -> int:
         writers = self.program.writers(name)

@@ -96,14 +96,23 @@ class NestWalk:
         self.last = [loop for loop in nest.chunks[self.inner :] if loop.dim not in reductions]
         self.streamed: dict[Operand, int] = {}
         """Addresses of streamed operands."""
+        self.chunk_shapes: dict[Operand, tuple[int, ...]] = {}
         for buffer, address in own:
             if buffer.purpose is Purpose.CHUNK:
                 self.streamed[self._access(buffer)] = address
+                self.chunk_shapes[self._access(buffer)] = buffer.shape
         self.sums = next((found for found in own if found[0].purpose is Purpose.ACCUMULATOR), None)
-        self.kept: Held | None = None
-        """The sums, where they last over steps."""
+        self.outputs = {part.access for part in self.work.writes}
+        self.kept: dict[Operand, Held] | None = None
+        """What carries running results from step to step."""
         self.scratch = [found for found in own if found[0].purpose is Purpose.SCRATCH]
-        self.touched = self._touched()
+        accesses = (*self.operator.reads, *self.operator.writes)
+        self.on_chip = [
+            number
+            for number, access in enumerate(accesses)
+            if group.places[access.array] is not Place.STREAMED
+        ]
+        self.in_steps = self._in_steps()
         self.known: dict[object, list[Work]] = {}
         self.is_last = True
 
@@ -114,16 +123,15 @@ class NestWalk:
         writes = [write.array for write in self.operator.writes]
         return first + writes.index(buffer.array or "")
 
-    def _touched(self) -> dict[Operand, list[list[list[int]]]]:
-        """Return the boxes of arrays on chip that the operator touches in each step."""
+    def _in_steps(self) -> dict[Operand, list[list[list[int]]]]:
+        """Return the boxes of arrays on chip that each step touches, where chunks do not tell."""
         boxes = from_ranges(self.boxes)
         maps = self.program.maps(self.operator)
-        accesses = (*self.operator.reads, *self.operator.writes)
         forms = (*maps.reads, *maps.writes)
         return {
-            number: to_ranges(form.image(boxes)).tolist()
-            for number, (access, form) in enumerate(zip(accesses, forms, strict=True))
-            if self.group.places[access.array] is not Place.STREAMED
+            number: to_ranges(forms[number].image(boxes)).tolist()
+            for number in self.on_chip
+            if any(form.curves for form in self.work.accesses[number].axes)
         }
 
     def run(self, step: int) -> None:
@@ -138,9 +146,13 @@ class NestWalk:
         self.is_last = all(box[d][1] == operator.extents[d] for d in operator.reductions)
         accesses = (*operator.reads, *operator.writes)
         places: dict[Operand, Held] = {
-            number: self.arrays[accesses[int(number)].array]._replace(box=boxes[step])
-            for number, boxes in self.touched.items()
+            number: self.arrays[accesses[number].array] for number in self.on_chip
         }
+        if any(sizes[d] < operator.extents[d] for d in operator.reductions):
+            self.kept = self._reserve_kept() if self.kept is None else self.kept
+            places.update(self.kept)
+        for number, boxes in self.in_steps.items():
+            places[number] = places[number]._replace(box=boxes[step])
         state = _State(Iterations(starts, sizes), places, is_first)
         self._outer(self._load_operands(state, 0), 0)
 
@@ -177,7 +189,7 @@ class NestWalk:
             if part.access in self.streamed:
                 held = state.places[part.access]
                 name = self.operator.writes[part.access - len(self.operator.reads)].array
-                self.record.store(name, self._box_of(part, self.work.flat(state.box)), held, True)
+                self.record.store(name, self._box_of(part, self.work.flat(state.box)), held)
 
     def _tiles(self, state: _State, loop: Loop) -> Iterator[_State]:
         """Yield the state in every tile of a loop; tiles that are written alike share a loop of the
@@ -248,27 +260,28 @@ class NestWalk:
         state = self._with_scratch(state)
         if self.sums is None:
             return self._with_output(state)
+        if SUMS in state.places:
+            return state
         buffer, address = self.sums
-        if self._lasts(buffer):
-            if self.kept is None:
-                extents = [self.operator.extents[d] for d in self.operator.parallels]
-                layout = Layout.circular(buffer.shape, extents)
-                cell = self.record.instructions.reserve(buffer.bytes, address, layout.extents)
-                self.kept = Held(cell, layout, None)
-            ranges = [(a, a + n) for a, n in zip(*state.box, strict=True)]
-            box = [ranges[d] for d in self.operator.parallels]
-            return state.having(SUMS, self.kept._replace(box=box))
         sizes = [state.box.sizes[d] for d in self.operator.parallels]
         size = aligned(prod(sizes) * buffer.element_bytes)
-        cell = self.record.instructions.reserve(size, address)
-        return state.having(SUMS, Held(cell, Layout.box(sizes), None))
+        layout = Layout.box(sizes)
+        cell = self.record.instructions.reserve(size, address, layout.extents)
+        return state.having(SUMS, Held(cell, layout, None))
 
-    def _lasts(self, buffer: Buffer) -> bool:
-        """Tell whether sums are carried from step to step."""
-        dims = {loop.dim for loop in self.group.loops}
-        return buffer.operators == (0, len(self.group.operators) - 1) and not dims.isdisjoint(
-            self.operator.reductions
-        )
+    def _reserve_kept(self) -> dict[Operand, Held]:
+        """Reserve what carries running results from step to step, where no array on chip does."""
+        if self.sums is not None:
+            buffer, address = self.sums
+            extents = [self.operator.extents[d] for d in self.operator.parallels]
+            layout = Layout.circular(buffer.shape, extents)
+            cell = self.record.instructions.reserve(buffer.bytes, address, layout.extents)
+            return {SUMS: Held(cell, layout, None)}
+        output = self.work.output
+        if output not in self.streamed:
+            return {}
+        name, shape = self.operator.writes[0].array, self.chunk_shapes[output]
+        return {output: self.record.reserve(name, shape, self.streamed[output], is_window=True)}
 
     def _with_scratch(self, state: _State) -> _State:
         if not isinstance(self.operator, Attention):
@@ -303,7 +316,9 @@ class NestWalk:
                 dim = form.terms[0][0]
                 starts[dim] = max(starts[dim], least - form.constant)
                 stops[dim] = min(stops[dim], greatest - form.constant + 1)
-        sizes = tuple(max(b - a, 0) for a, b in zip(starts, stops, strict=True))
+        sizes = tuple(b - a for a, b in zip(starts, stops, strict=True))
+        if min(sizes, default=1) <= 0:
+            return [(0, 0)] * len(shape)
         inside = Iterations(tuple(starts), sizes)
         ends = [form.ends(inside) for form in part.axes]
         return [(max(low, 0), min(high + 1, n)) for (low, high), n in zip(ends, shape, strict=True)]
@@ -400,7 +415,7 @@ class NestWalk:
         return [
             (form, extent)
             for part in self.work.accesses
-            if part.access in self.touched
+            if part.access in self.on_chip
             for form, extent in zip(
                 part.axes, self._array_of(part.access).layout.extents, strict=False
             )
@@ -412,13 +427,16 @@ class NestWalk:
         return self.arrays[accesses[access].array]
 
     def _touched_by(self, operand: Operand, state: _State) -> Box | None:
-        """Return what a chunk touches of an operand: of an array on chip less than its step does,
-        so that what is stored of it, or comes later, is not waited for."""
-        box = state.places[operand].box
-        if operand not in self.touched:
-            return box
-        part = self.work.accesses[int(operand)]
-        return box if any(form.curves for form in part.axes) else self._box_of(part, state.box)
+        """Return what a chunk touches of an operand, None for all of it: of an array on chip less
+        than its step does, of a result less than its region; the rest need not be waited for."""
+        if operand == SUMS:
+            ranges = [(a, a + n) for a, n in zip(*state.box, strict=True)]
+            return [ranges[d] for d in self.operator.parallels]
+        is_shared = bool(self.last or self.kept)  # by chunks of a region, or by steps
+        is_part = operand in self.on_chip or (is_shared and operand in self.outputs)
+        if not is_part or operand in self.in_steps:
+            return state.places[operand].box
+        return self._box_of(self.work.accesses[int(operand)], state.box)
 
     def _add(self, work: Work, state: _State, boxes: Mapping[Operand, Box | None]) -> None:
         places = state.places

@@ -144,13 +144,12 @@ class Record:
             source, to = (self.in_dram[name], piece), (held.cell, None if is_whole else piece)
             self._move(queue, time, size, source, to)
 
-    def store(self, name: str, box: Box, held: Held, is_whole: bool) -> None:
+    def store(self, name: str, box: Box, held: Held) -> None:
         """Take a box of an array away."""
         queue = self._dma_queue("store")
         for piece in _unwrapped(box, held.layout):
             time, size = self._transfer(name, piece, held.layout)
-            source, to = (held.cell, None if is_whole else piece), (self.in_dram[name], piece)
-            self._move(queue, time, size, source, to)
+            self._move(queue, time, size, (held.cell, piece), (self.in_dram[name], piece))
 
     def _move(self, queue: str, time: cost.Cost, size: int, source: Touch, to: Touch) -> None:
         alone = time.latency_ns - self.target.dma.startup_ns

@@ -279,7 +279,9 @@ class ChunkWork:
         writes: tuple[Operand, ...],
     ) -> Work:
         busy, last, operations, moved = 0.0, cost.Cost(0.0, 0.0), 0, 0
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            if number and self._add_up(pieces[number - 1], piece):
+                busy += last.latency_ns - last.busy_ns
             elements = prod(piece.sizes)
             inner = max((d for d, n in enumerate(piece.sizes) if n > 1), default=None)
             stride = 1 if inner is None else 0
@@ -293,6 +295,14 @@ class ChunkWork:
                 moved += own * self._bytes(operand)
         latency = busy - last.busy_ns + last.latency_ns
         return Work("vector", busy, latency, reads, writes, 0, operations, moved)
+
+    def _add_up(self, first: Iterations, second: Iterations) -> bool:
+        """Tell whether pieces of a chunk add to the same results: one waits for the other."""
+        return all(
+            first.starts[d] < second.starts[d] + second.sizes[d]
+            and second.starts[d] < first.starts[d] + first.sizes[d]
+            for d in self.operator.parallels
+        )
 
     # --- the array --------------------------------------------------------------------------------
 
