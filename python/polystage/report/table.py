@@ -119,11 +119,13 @@ def _planned_line(document: Row) -> list[str]:
     if not planned or document["flow"]["inferences"] > 1:
         return []
     microseconds = planned["nanoseconds"] / 1000
-    return [
-        f"planned: {planned['bytes']:,} bytes, {microseconds:,.2f} us, "
-        f"{planned['picojoules'] / 1e6:,.2f} uJ; it took {totals['latency_us'] / microseconds:.3f} "
-        "of the time"
-    ]
+    figures = [f"{microseconds:,.2f} us"]
+    if "bytes" in planned:
+        figures.insert(0, f"{planned['bytes']:,} bytes")
+    if "picojoules" in planned:
+        figures.append(f"{planned['picojoules'] / 1e6:,.2f} uJ")
+    share = totals["latency_us"] / microseconds
+    return [f"planned: {', '.join(figures)}; it took {share:.3f} of the time"]
 
 
 def _flow_line(flow: Row, cores: int) -> list[str]:

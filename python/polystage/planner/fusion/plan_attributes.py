@@ -12,7 +12,8 @@ func.func @main(...) attributes {npu.groups = [
 those of the program that is read from the same IR.
 
 `npu.planned` beside it says what the planner expects all of it to cost: bytes over the DRAM
-interface, nanoseconds, picojoules. Nothing reads it but people and reports.
+interface, nanoseconds, picojoules; on a target with partitions, nanoseconds. Nothing reads it but
+people and reports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +46,7 @@ def write_plan(program: Program, plan: Plan, costs: Mapping[str, int] | None = N
         descriptions = [_group_attribute(group) for group in plan.groups]
         program.main.attributes[GROUPS] = ir.ArrayAttr.get(descriptions)
         if costs is not None:
-            numbers = {unit: ir.IntegerAttr.get(i64, number) for unit, number in costs.items()}
-            program.main.attributes[PLANNED] = ir.DictAttr.get(numbers)
+            write_planned_costs(program.main, costs)
         _name_arrays(program)
 
 
@@ -57,6 +57,14 @@ def _name_arrays(program: Program) -> None:
         op = None if array.value is None else defining_op(array.value)
         if op is not None and op.name == "memref.alloc":
             op.attributes["npu.name"] = ir.StringAttr.get(name)
+
+
+def write_planned_costs(main: ir.Operation, costs: Mapping[str, int]) -> None:
+    """Note on a function what it is expected to cost, by unit."""
+    with main.context:
+        i64 = ir.IntegerType.get_signless(64)
+        numbers = {unit: ir.IntegerAttr.get(i64, number) for unit, number in costs.items()}
+        main.attributes[PLANNED] = ir.DictAttr.get(numbers)
 
 
 def planned_costs(module: ir.Module) -> dict[str, int] | None:
