@@ -314,6 +314,39 @@ func.func @main(%x: memref<8x64xf32>, %y: memref<8x32xf32>) {
     assert note.excess == 0
 
 
+LOOKED_UP = """
+#row = affine_map<(t, d) -> (t)>
+#id = affine_map<(t, d) -> (t, d)>
+func.func @main(%table: memref<1000x64xf32>, %numbers: memref<16xi32>, %y: memref<16x64xf32>) {
+  %h = memref.alloc() : memref<16x64xf32>
+  linalg.generic {indexing_maps = [#row, #id], iterator_types = ["parallel", "parallel"]}
+    ins(%numbers : memref<16xi32>) outs(%h : memref<16x64xf32>) {
+  ^bb0(%i: i32, %o: f32):
+    %t = arith.index_cast %i : i32 to index
+    %d = linalg.index 1 : index
+    %r = memref.load %table[%t, %d] : memref<1000x64xf32>
+    linalg.yield %r : f32
+  }
+  linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel", "parallel"]}
+    ins(%h : memref<16x64xf32>) outs(%y : memref<16x64xf32>) {
+  ^bb0(%i: f32, %o: f32):
+    %e = math.exp %i : f32
+    linalg.yield %e : f32
+  }
+  return
+}
+"""
+
+
+@pytest.mark.parametrize("capacity", [4096, 1 << 14])
+def test_rows_that_are_looked_up_are_moved_as_they_must(capacity: int) -> None:
+    """What is between is stored and loaded in 4 KiB, and stays on chip in 16."""
+    _, found = planned(LOOKED_UP, capacity)
+    beyond = found.traffic - compulsory_bytes(found.program)
+    assert beyond == (2 * 16 * 64 * 4 if capacity == 4096 else 0)
+    assert sum(note.excess for note in explain(found)) == beyond
+
+
 def test_equal_programs_get_equal_plans() -> None:
     plans: list[Plan] = [planned(filters(8, 64, count=2), 4096)[1].plan for _ in range(2)]
     assert plans[0] == plans[1]

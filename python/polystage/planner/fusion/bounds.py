@@ -23,13 +23,13 @@ def compulsory_bytes(program: Program) -> int:
     total = 0
     for name, array in program.arrays.items():
         if array.is_initialized and program.readers(name):
-            total += _read_bytes(program, name)
+            total += read_bytes(program, name)
         if array.role is Role.OUTPUT:
             total += array.size_bytes
     return total
 
 
-def _read_bytes(program: Program, name: str) -> int:
+def read_bytes(program: Program, name: str) -> int:
     """Return the bytes of an array that are read at least: of a table, one row per lookup."""
     array = program.arrays[name]
     readers = [program.operators[index] for index in program.readers(name)]

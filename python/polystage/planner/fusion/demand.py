@@ -104,10 +104,12 @@ class Demand:
         last = len(self.group.operators) - 1
         found: list[np.ndarray] = []
         for writer, boxes in self.writes.get(name, []):
-            if writer == last and self.lasts:
-                boxes = np.where(self.completing[..., None, None], boxes, EMPTY)
-            found.append(boxes)
+            found.append(self._when_complete(boxes) if writer == last and self.lasts else boxes)
         return found
+
+    def _when_complete(self, boxes: np.ndarray) -> np.ndarray:
+        """Return boxes of the sink, none in steps in which its sums are not complete."""
+        return np.where(self.completing[..., None, None], boxes, EMPTY)
 
     def is_exact(self, name: str) -> bool:
         """Tell whether what each step writes of an array are boxes."""
@@ -119,9 +121,8 @@ class Demand:
         last = len(self.group.operators) - 1
         parts = [boxes for _, boxes in self.reads.get(name, [])]
         for writer, boxes in self.writes.get(name, []):
-            if writer == last and self.lasts and sink.accumulator is not None:
-                boxes = np.where(self.completing[..., None, None], boxes, EMPTY)
-            parts.append(boxes)
+            is_late = writer == last and self.lasts and sink.accumulator is not None
+            parts.append(self._when_complete(boxes) if is_late else boxes)
         return hull_of(parts)
 
     def span(self, name: str) -> tuple[int, int]:
@@ -166,7 +167,7 @@ class Demand:
         for access, form, ends in zip(operator.reads, maps.reads, maps.ends, strict=True):
             touched = form.image(boxes if form.used & moving else hull)
             if ends and is_sink and self.lasts:
-                touched = np.where(self.completing[..., None, None], touched, EMPTY)
+                touched = self._when_complete(touched)
             self.reads.setdefault(access.array, []).append((place, touched))
         for access, form in zip(operator.writes, maps.writes, strict=True):
             touched = form.image(boxes)

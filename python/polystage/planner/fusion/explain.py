@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from polystage.planner.fusion.bounds import read_bytes
 from polystage.planner.fusion.decisions import Loop
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.plan_program import Planned, traffic_of
+from polystage.planner.fusion.schedule import GroupSchedule
 from polystage.planner.fusion.search.plans import PlanSearch, Step
-from polystage.planner.fusion.search.segments import GroupOption, Segment
+from polystage.planner.fusion.search.segments import GroupOption, Segment, Span
+from polystage.polyhedral import Role
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,6 @@ def explain(planned: Planned) -> list[GroupNote]:
         segment, option = step.segment, step.option
         assert segment is not None and option is not None
         traffic = traffic_of(steps)
-        least = sum(
-            min(size, steps.read_bytes.get(name, 0) + steps.write_bytes.get(name, 0))
-            for name, size in planned.search.compulsory(segment.span).items()
-        )
         found.append(
             GroupNote(
                 number,
@@ -72,7 +71,7 @@ def explain(planned: Planned) -> list[GroupNote]:
                 planned.plan.groups[number].loops,
                 steps.bytes,
                 traffic,
-                traffic - least,
+                traffic - _compulsory(planned.search, segment.span, steps),
                 round(planned.latency.groups_ns[number]),
                 tuple(sorted(segment.kept)),
                 _why_it_ends(planned.search, step),
@@ -81,6 +80,20 @@ def explain(planned: Planned) -> list[GroupNote]:
             )
         )
     return found
+
+
+def _compulsory(search: PlanSearch, span: Span, steps: GroupSchedule) -> int:
+    """Return the bytes of arguments and constants that a group is the first to read, as far as it
+    reads them, and of results that it writes."""
+    program = search.program
+    total = 0
+    for name in span.arrays:
+        array, is_written = program.arrays[name], name in span.written
+        if array.is_initialized and search.first_use[name] >= span.start and not is_written:
+            total += min(read_bytes(program, name), steps.read_bytes.get(name, 0))
+        if array.role is Role.OUTPUT and is_written:
+            total += min(array.size_bytes, steps.write_bytes.get(name, 0))
+    return total
 
 
 def _capacity(search: PlanSearch, step: Step, segment: Segment) -> int:

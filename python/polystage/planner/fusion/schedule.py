@@ -228,8 +228,8 @@ class _Scheduling:
             if stores is not None and not self.demand.is_exact(name):
                 held = np.minimum(held, stores[:, 0].reshape(held.shape))
             kept = carried(held, self.demand.shape) if steps_on else None
-        whole = array.shape if place is Place.WHOLE else None
-        return Window(held, kept, self.demand.span(name), array.element_bytes, whole)
+        extents = array.shape if place is Place.WHOLE else None
+        return Window(held, kept, self.demand.span(name), array.element_bytes, extents)
 
     # -- operators -----------------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ class PlanSearch:
         for step in best.path():
             if step.segment and step.option:
                 span = step.segment.span
-                if step.option.traffic > sum(self.compulsory(span).values()):
+                if step.option.traffic > self._compulsory(span):
                     last_uses = self._last_uses(span, span.touched - step.segment.held)
                     found.update(range(min(last_uses, default=span.start), span.stop))
         return frozenset(found)
@@ -183,19 +183,19 @@ class PlanSearch:
             if self.first_use[name] < span.start and self.sizes[name] <= self.capacity:
                 yield max(user for user in users if user < span.start)
 
-    def compulsory(self, span: Span) -> dict[str, int]:
-        """Return the bytes of arguments and constants first read, and of results written, by array.
+    def _compulsory(self, span: Span) -> int:
+        """Return the bytes of arguments and constants first read, and of results written.
 
         Tables that are looked up are left out, as they are of what options move.
         """
-        found: dict[str, int] = {}
+        total = 0
         operators = map(self.groups.extents, range(span.start, span.stop))
         for name in {use.array for extents in operators for use in extents.uses}:
             array = self.program.arrays[name]
             is_read = array.is_initialized and self.first_use[name] >= span.start
             is_result = array.role is Role.OUTPUT and name in span.written
-            found[name] = array.size_bytes * ((is_read and name not in span.written) + is_result)
-        return found
+            total += array.size_bytes * ((is_read and name not in span.written) + is_result)
+        return total
 
     def _stops(self, start: int, wasteful: frozenset[int]) -> Iterator[int]:
         """Yield the ends of groups from `start` that hold an operator which moves too much."""
