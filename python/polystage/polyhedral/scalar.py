@@ -9,7 +9,7 @@ from polystage.polyhedral.model import Kind
 _ADD = frozenset({"arith.addf", "arith.addi"})
 _MULTIPLY = frozenset({"arith.mulf", "arith.muli"})
 LOADS = frozenset({"affine.load", "memref.load"})
-_CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"})
+CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"})
 _ARRAY_CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi"})
 
 
@@ -30,7 +30,7 @@ def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
     return found
 
 
-def strip_casts(value: ir.Value, casts: frozenset[str] = _CASTS) -> ir.Value:
+def strip_casts(value: ir.Value, casts: frozenset[str] = CASTS) -> ir.Value:
     """Return `value` before any widening or narrowing."""
     op = defining_op(value)
     while op is not None and op.name in casts:

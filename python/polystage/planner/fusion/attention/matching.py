@@ -32,7 +32,7 @@ from polystage.planner.fusion.patterns import (
 )
 from polystage.polyhedral import Access, Kind, Role, Statement, TensorProgram
 from polystage.polyhedral.operations import with_nested
-from polystage.polyhedral.scalar import multiplied_arguments, strip_casts
+from polystage.polyhedral.scalar import CASTS, multiplied_arguments, strip_casts
 
 _LOWEST = -3.0e38
 """A maximum that starts at or below this starts at the lowest number of its type, or at -inf."""
@@ -401,6 +401,3 @@ def _computes_in_f32(statement: Statement) -> bool:
     body = statement.op.regions[0].blocks[0].operations
     values = [v for op in body for v in op.results if op.operation.name not in CASTS]
     return all(v.type.width >= 32 for v in values if isinstance(v.type, ir.FloatType))
-
-
-CASTS = frozenset({"arith.truncf", "arith.extf"})
