@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product as boxes_of
 from math import prod
 
 from polystage.mlir import ir
-from polystage.passes.lower.resident.layout import Range, ResidentArray
+from polystage.passes.lower.resident.layout import Layout, Range, ResidentArray
 from polystage.passes.lower.resident.operators import Fold
 from polystage.passes.lower.resident.workspace import Workspace
 
@@ -21,21 +22,29 @@ _OPERATIONS = {"max": "maximumf", "add": "addf"}
 class FoldWriter:
     """Writes the instructions of one pooling, tile by tile of partitions, row by row.
 
-    Maxima are folded in place, exactly; sums in f32, and then rounded.
+    Maxima are folded in place, exactly; sums in f32, and then rounded. All sums have room, so that
+    none waits until another is rounded.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.builder = workspace.builder
         self.arrays: Mapping[ir.Value, ResidentArray] = workspace.arrays
-        self.scratch: dict[Fold, ir.Value] = {}
 
     def write(self, operator: Fold) -> None:
         """Write a pooling."""
         output = self.arrays[operator.output.array]
+        sums = self._sums(operator, output.layout) if operator.kind == "add" else None
         for box in self._boxes(operator, output):
             for tile in range(output.layout.tiles):
-                self._write_box(operator, box, tile)
+                place = output.view(self.builder, tile, box)
+                if sums is None:
+                    self.builder.memset(place, operator.initial)
+                    self._fold(operator, box, tile, place)
+                else:
+                    total = sums.view(self.builder, tile, box)
+                    self._fold(operator, box, tile, total)
+                    self.builder.activate(total, place)
 
     def _boxes(self, operator: Fold, output: ResidentArray) -> Iterator[tuple[Range, ...]]:
         """Yield boxes of the output: a few rows each, with no more dimensions than an access
@@ -57,28 +66,16 @@ class FoldWriter:
                 for start, size, n in zip(corner, sizes, extents, strict=True)
             )
 
-    def _write_box(self, operator: Fold, box: Sequence[Range], tile: int) -> None:
-        builder = self.builder
-        output = self.arrays[operator.output.array]
-        place = output.view(builder, tile, box)
-        in_place = operator.kind == "max"
-        with builder.module.context:
-            element = output.layout.element_type if in_place else ir.F32Type.get()
-        shape = list(ir.MemRefType(place.type).shape)
-        target = place if in_place else self._scratch(operator, shape, element)
-        builder.memset(target, operator.initial)
-        self._fold(operator, box, tile, target)
-        if not in_place:
-            builder.activate(target, place)
-
-    def _scratch(self, operator: Fold, shape: Sequence[int], element: ir.Type) -> ir.Value:
-        """Return room for sums; all parts of a pooling share it."""
-        if operator not in self.scratch:
-            free = self.arrays[operator.output.array].layout
-            extents = [free.partitions, prod(free.shape[d] for d in free.free)]
-            self.scratch[operator] = self.workspace.scratch(operator, extents, element)
-        flat = self.builder.subview(self.scratch[operator], [0, 0], [shape[0], prod(shape[1:])])
-        return self.builder.expand(flat, [[shape[0]], list(shape[1:])])
+    def _sums(self, operator: Fold, output: Layout) -> ResidentArray:
+        """Return room for all sums, where each begins."""
+        with self.builder.module.context:
+            f32 = ir.F32Type.get()
+        none = (0,) * len(output.shape)
+        layout = replace(output, element_type=f32, before=none, after=none, fill=None)
+        partitions, *shape = layout.buffer_shape
+        flat = self.workspace.scratch(operator, [partitions, prod(shape)], f32)
+        self.builder.memset(flat, operator.initial)
+        return ResidentArray(layout, self.builder.expand(flat, [[partitions], shape]))
 
     def _fold(self, operator: Fold, box: Sequence[Range], tile: int, target: ir.Value) -> None:
         """Fold the windows of a box of the output into `target`: [partition, *box]."""

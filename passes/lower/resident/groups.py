@@ -13,7 +13,7 @@ from polystage.mlir import ir
 from polystage.passes.lower.resident.additions import divide_additions
 from polystage.passes.lower.resident.batches import BatchDims, batch_dims, cut_operators
 from polystage.passes.lower.resident.crossing import inputs_of, outputs_of
-from polystage.passes.lower.resident.layout import Layout, partitions_of, widen_layouts
+from polystage.passes.lower.resident.layout import Layout, partitions_of
 from polystage.passes.lower.resident.operators import (
     Other,
     Product,
@@ -22,6 +22,7 @@ from polystage.passes.lower.resident.operators import (
 )
 from polystage.passes.lower.resident.packing import packing_of
 from polystage.passes.lower.resident.turned_rows import is_turned, stage_bytes, turning_matrix
+from polystage.passes.lower.resident.windows import Window
 from polystage.planner.residency import Operator, Piece, plan_groups
 
 COLUMNS = "columns"
@@ -92,7 +93,7 @@ def possible_operators(
             found.append(operator)
             continue
         reason = _obstacle(operator, target)
-        wider = widen_layouts(layouts, operator, partitions_of(target))
+        wider = _widened(layouts, operator, partitions_of(target))
         if reason is None and wider is None:
             reason = "a border of an operand is filled with something else for another operation"
         touched = [operator.output.array, *(window.array for window, _, _ in operator.reads)]
@@ -239,8 +240,32 @@ def _turned(run: Sequence[ResidentOperator], layouts: Mapping[ir.Value, Layout])
 def _layouts(operators: Sequence[ResidentOperator], partitions: int) -> dict[ir.Value, Layout]:
     layouts: dict[ir.Value, Layout] = {}
     for operator in operators:
-        layouts = widen_layouts(layouts, operator, partitions) or layouts
+        layouts = _widened(layouts, operator, partitions) or layouts
     return layouts
+
+
+def _widened(
+    found: Mapping[ir.Value, Layout], operator: ResidentOperator, partitions: int
+) -> dict[ir.Value, Layout] | None:
+    """Return layouts that serve one more operator, or None where it wants an array otherwise than
+    those before it."""
+    layouts = dict(found)
+    for window, dim, extents in (*operator.reads, (operator.output, operator.partition, ())):
+        layout = layouts.get(window.array) or _plain_layout(window, dim, partitions)
+        widened = layout.widened(window.reach(extents), window.fill) if extents else layout
+        if widened is None or layout.partition != dim:
+            return None
+        layouts[window.array] = widened
+    return layouts
+
+
+def _plain_layout(window: Window, dim: int | None, partitions: int) -> Layout:
+    shape = tuple(window.shape)
+    none = (0,) * len(shape)
+    if dim is None:
+        f32 = ir.F32Type.get(window.element_type.context)
+        return Layout(shape, f32, dim, partitions, none, none)
+    return Layout(shape, window.element_type, dim, min(partitions, shape[dim]), none, none)
 
 
 def _obstacle(operator: ResidentOperator, target: Target) -> str | None:

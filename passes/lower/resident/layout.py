@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
@@ -12,8 +12,6 @@ from polystage.machine.components import AccessPattern
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
-from polystage.passes.lower.resident.operators import ResidentOperator
-from polystage.passes.lower.resident.windows import Window
 from polystage.passes.memref_types import row_major_strides
 
 Range = tuple[int, int, int]
@@ -92,30 +90,6 @@ class Layout:
         if self.partition is None or before[self.partition] or after[self.partition]:
             return None
         return replace(self, before=before, after=after, fill=fill)
-
-
-def widen_layouts(
-    found: Mapping[ir.Value, Layout], operator: ResidentOperator, partitions: int
-) -> dict[ir.Value, Layout] | None:
-    """Return layouts that serve one more operator, or None where it wants an array otherwise than
-    those before it."""
-    layouts = dict(found)
-    for window, dim, extents in (*operator.reads, (operator.output, operator.partition, ())):
-        layout = layouts.get(window.array) or _plain(window, dim, partitions)
-        widened = layout.widened(window.reach(extents), window.fill) if extents else layout
-        if widened is None or layout.partition != dim:
-            return None
-        layouts[window.array] = widened
-    return layouts
-
-
-def _plain(window: Window, dim: int | None, partitions: int) -> Layout:
-    shape = tuple(window.shape)
-    none = (0,) * len(shape)
-    if dim is None:
-        f32 = ir.F32Type.get(window.element_type.context)
-        return Layout(shape, f32, dim, partitions, none, none)
-    return Layout(shape, window.element_type, dim, min(partitions, shape[dim]), none, none)
 
 
 def alloc_at(

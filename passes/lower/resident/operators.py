@@ -13,6 +13,7 @@ import numpy as np
 from polystage.dtypes import byte_width
 from polystage.machine.target import Target
 from polystage.mlir import ir
+from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.windows import Window, matching_dims
 
 REPLICATED = None
@@ -256,9 +257,12 @@ class Fold(ResidentOperator):
         yield self.source, self.source_partition, self.extents
 
     def scratch(self, target: Target) -> Mapping[Hashable, int]:
-        """Return the room for sums in f32."""
-        del target
-        return {self: 4 * (prod(self.output.shape) // self.output.shape[self.partition])}
+        """Return the room for sums, in f32."""
+        if self.kind != "add":
+            return {}
+        channels = self.output.shape[self.partition]
+        tiles = ceil(channels / partitions_of(target))
+        return {self: 4 * tiles * (prod(self.output.shape) // channels)}
 
 
 @dataclass(frozen=True, eq=False)
