@@ -15,6 +15,9 @@ from polystage.passes.lower.resident.layout import Range
 PARTS = 2
 """Most parts, beyond which instructions are only shorter."""
 
+PARTS_OF_IMAGE = 4
+"""Most parts of one image, of which windows need the rows around them."""
+
 LEAST = 96
 """Fewest elements of a part: with fewer, the lane engines and the loads of stationary operands take
 as long for two parts as for one of twice the size."""
@@ -45,12 +48,12 @@ def tile_boxes(extents: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[Ra
         )
 
 
-def parts_of(extents: Sequence[int], most: int) -> Iterator[tuple[Range, ...]]:
-    """Yield the parts of a box, of at most `most` elements each.
+def parts_of(extents: Sequence[int], most: int, parts: int = PARTS) -> Iterator[tuple[Range, ...]]:
+    """Yield about `parts` parts of a box, of at most `most` elements each.
 
     >>> [box for (box,) in parts_of([197], 512)]
     [(0, 99, 1), (99, 98, 1)]
     """
     total = prod(extents)
-    count = max(1, min(PARTS, total // LEAST))
+    count = max(1, min(parts, total // LEAST))
     yield from tile_boxes(extents, column_tile(extents, min(most, ceil(total / count))))

@@ -14,7 +14,13 @@ from polystage.mlir import ir
 from polystage.passes.lower.kernel_builder import KernelBuilder
 from polystage.passes.lower.resident.layout import Range, ResidentArray
 from polystage.passes.lower.resident.operators import SUMS_TOGETHER, Matrix, Product, Sum
-from polystage.passes.lower.resident.parts import column_tile, parts_of, tile_boxes
+from polystage.passes.lower.resident.parts import (
+    PARTS,
+    PARTS_OF_IMAGE,
+    column_tile,
+    parts_of,
+    tile_boxes,
+)
 from polystage.passes.lower.resident.windows import Window, matching_dims
 from polystage.passes.lower.resident.workspace import Workspace
 
@@ -50,13 +56,15 @@ class SumWriter:
                 self._write_tile(operator, box, rows)
 
     def _boxes(self, operator: Sum, extents: Sequence[int]) -> Iterator[tuple[Range, ...]]:
-        """Yield the tiles of columns. Tokens go part by part, so that lane operators behind can
-        begin; tiles of images are as large as they can be."""
+        """Yield the tiles of columns. Tokens and one image go part by part, so that operators
+        behind can begin; tiles of several images, one of which can begin, are as large as they can
+        be."""
+        most, wide = self.banks.columns, sum(n > 1 for n in extents)
         if self._copies(operator):
             return tile_boxes(extents, extents)
-        if sum(n > 1 for n in extents) == 1:
-            return parts_of(extents, self.banks.columns)
-        return tile_boxes(extents, column_tile(extents, self.banks.columns))
+        if wide > 2:
+            return tile_boxes(extents, column_tile(extents, most))
+        return parts_of(extents, most, PARTS_OF_IMAGE if wide == 2 else PARTS)
 
     def _copies(self, operator: Sum) -> bool:
         """Whether a sum is a function of one array, which needs no array of processors."""
