@@ -10,9 +10,11 @@ from polystage.errors import PolystageError
 def check_writable(*paths: str) -> None:
     """Refuse, before long work, files that could not be written after it; empty ones are skipped.
 
-    Raises: PolystageError where the folder of a file is missing or read-only.
+    Raises: PolystageError for a folder, or where that of a file is missing or read-only.
     """
     for path in filter(None, paths):
+        if Path(path).is_dir():
+            raise PolystageError(f"cannot write '{path}': Is a directory")
         folder = Path(path).parent
         if path != "-" and not os.access(folder, os.W_OK):
             reason = "Permission denied" if folder.is_dir() else "No such file or directory"

@@ -139,7 +139,13 @@ def compile_command(
 @compiler_options
 @click.option("--inputs", default="", metavar="NPZ", help="Inputs by name. [default: random]")
 @click.option("--outputs", default="", metavar="NPZ", help="Write the outputs by name.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the random inputs.",
+)
 @click.option("--timing-only", is_flag=True, help="Count time and bytes without computing.")
 @click.option(
     "--order",

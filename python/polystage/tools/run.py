@@ -162,6 +162,8 @@ def parse_bindings(bindings: Sequence[str]) -> dict[str, int]:
         name, _, value = text.partition("=")
         if not name or not value.isdigit() or int(value) < 1:
             raise PolystageError(f"--bind: '{text}' is not NAME=VALUE with a value of at least 1")
+        if found.get(name, int(value)) != int(value):
+            raise PolystageError(f"--bind: '{name}' is bound to {found[name]} and to {value}")
         found[name] = int(value)
     return found
 
