@@ -8,7 +8,7 @@ iterations at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from polystage.machine import cost
 from polystage.machine.target import Target
 from polystage.mlir import ir
 from polystage.simulator.access import Alloc, DramRef, OperandWindow, View
-from polystage.simulator.index import COMPARISONS, DIVISIONS, NONLINEAR, IndexSpace, Linear
+from polystage.simulator.index import IndexSpace, Linear
 from polystage.simulator.instructions import Instruction, Loop, Place, Times
 from polystage.simulator.memory import ChipBuffer, ChipMemory, DramBuffer
 from polystage.simulator.occupancy import Occupancy
@@ -163,8 +163,6 @@ class Decoder:
             self.layer = layer_of(op)
         if handler is not None:
             handler(self, op)
-        elif op.name in NONLINEAR or op.name == "arith.cmpi":
-            self.nonlinear(op)
         elif op.name not in _IGNORED:
             raise SimulationError(
                 f"operation '{op.name}' is not part of an npu program",
@@ -231,29 +229,6 @@ class Decoder:
             raise SimulationError(f"{what} of '{op.name}' is not constant", op=op)
         return linear.constant
 
-    def nonlinear(self, op: ir.Operation) -> None:
-        """Evaluate an operation in all iterations."""
-        operands = [self.index(v) for v in op.operands]
-        if op.name == "arith.cmpi":
-            predicate = ir.IntegerAttr(op.attributes["predicate"]).value
-            self.linear[op.results[0]] = self.space.apply(
-                COMPARISONS[predicate], operands, self.depth
-            )
-        else:
-            self.linear[op.results[0]] = self.apply(op.name, operands, op)
-
-    def apply(self, name: str, operands: Sequence[Linear], op: ir.Operation) -> Linear:
-        """Return the value of an index operation; a product with a constant stays linear.
-
-        Raises: SimulationError for a division by zero.
-        """
-        if name == "arith.muli" and any(x.is_constant for x in operands):
-            first, second = operands if operands[1].is_constant else operands[::-1]
-            return first * second.constant
-        if name in DIVISIONS and self.space.first(operands[1], lambda b: b == 0) is not None:
-            raise SimulationError(f"'{op.name}' in @{self.name} divides by zero", op=op)
-        return self.space.apply(NONLINEAR[name], operands, self.depth)
-
     # --- bounds ---
 
     def check(
@@ -318,107 +293,8 @@ def layer_of(op: ir.Operation) -> str:
     return attribute.value
 
 
-# --- index operations ---
-
-
-def _constant(decoder: Decoder, op: ir.Operation) -> None:
-    attribute = op.attributes["value"]
-    if isinstance(attribute, ir.BoolAttr):
-        decoder.linear[op.results[0]] = Linear(int(attribute.value))
-    elif isinstance(attribute, ir.IntegerAttr):
-        value = attribute.value
-        is_flag = str(op.results[0].type) == "i1"
-        decoder.linear[op.results[0]] = Linear(value & 1 if is_flag else value)
-
-
-def _add(decoder: Decoder, op: ir.Operation) -> None:
-    a, b = (decoder.index(v) for v in op.operands)
-    decoder.linear[op.results[0]] = a + b
-
-
-def _subtract(decoder: Decoder, op: ir.Operation) -> None:
-    a, b = (decoder.index(v) for v in op.operands)
-    decoder.linear[op.results[0]] = a + b * -1
-
-
-def _cast(decoder: Decoder, op: ir.Operation) -> None:
-    decoder.linear[op.results[0]] = decoder.index(op.operands[0])
-
-
-def _apply(decoder: Decoder, op: ir.Operation) -> None:
-    map_ = ir.AffineMapAttr(op.attributes["map"]).value
-    operands = [decoder.index(v) for v in op.operands]
-    decoder.linear[op.results[0]] = _affine(decoder, map_.results[0], operands, map_.n_dims, op)
-
-
-_AFFINE = {
-    ir.AffineModExpr: "arith.remui",
-    ir.AffineFloorDivExpr: "arith.floordivsi",
-    ir.AffineCeilDivExpr: "arith.ceildivsi",
-    ir.AffineMulExpr: "arith.muli",
-}
-
-
-def _affine(
-    decoder: Decoder,
-    expression: ir.AffineExpr,
-    operands: list[Linear],
-    n_dims: int,
-    op: ir.Operation,
-) -> Linear:
-    if isinstance(expression, ir.AffineConstantExpr):
-        return Linear(expression.value)
-    if isinstance(expression, ir.AffineDimExpr):
-        return operands[expression.position]
-    if isinstance(expression, ir.AffineSymbolExpr):
-        return operands[n_dims + expression.position]
-    pair: Any = expression
-    a = _affine(decoder, pair.lhs, operands, n_dims, op)
-    b = _affine(decoder, pair.rhs, operands, n_dims, op)
-    if isinstance(expression, ir.AffineAddExpr):
-        return a + b
-    name = next(name for kind, name in _AFFINE.items() if isinstance(expression, kind))
-    return decoder.apply(name, (a, b), op)
-
-
-# --- loops ---
-
-
-def _for(decoder: Decoder, op: ir.Operation) -> None:
-    if len(op.results):
-        raise SimulationError("'scf.for' of an npu program carries no values", op=op)
-    names = ("lower bound", "upper bound", "step")
-    low, high, step = (
-        decoder.constant(v, name, op) for v, name in zip(op.operands, names, strict=True)
-    )
-    if step <= 0:
-        raise SimulationError(f"'scf.for' has step {step}, which must be positive", op=op)
-    steps = range(low, high, step)
-    if not steps:
-        return
-    block = op.regions[0].blocks[0]
-    decoder.linear[block.arguments[0]] = decoder.space.loop(steps, decoder.depth)
-    loop = Loop(len(steps), decoder.length)
-    decoder.loops.append(loop)
-    decoder.length = 0
-    decoder.block(block)
-    decoder.loops.pop()
-    loop.length = decoder.length
-    decoder.length = loop.start + loop.trips * loop.length
-
-
 Handler = Callable[[Any, ir.Operation], None]
-HANDLERS: dict[str, Handler] = {
-    "arith.constant": _constant,
-    "arith.addi": _add,
-    "arith.subi": _subtract,
-    "arith.index_cast": _cast,
-    "arith.index_castui": _cast,
-    "arith.extsi": _cast,
-    "arith.extui": _cast,
-    "affine.apply": _apply,
-    "scf.for": _for,
-}
-"""What decodes an operation, by its name; the modules of buffers and instructions add theirs."""
+HANDLERS: dict[str, Handler] = {}
+"""What decodes an operation, by its name; the modules of operations add theirs."""
 
 _IGNORED = ("scf.yield", "func.return")

@@ -16,7 +16,7 @@ from polystage.errors import SimulationError
 from polystage.interface import unsigned_results, value_names
 from polystage.machine import cost
 from polystage.mlir import ir
-from polystage.simulator import lane_ops, sync_ops, tensor_ops, transfer_ops, views
+from polystage.simulator import index_ops, lane_ops, sync_ops, tensor_ops, transfer_ops, views
 from polystage.simulator.access import DramRef, View
 from polystage.simulator.assemble import Assembly
 from polystage.simulator.decode import HANDLERS, Decoder, Program, layer_of
@@ -26,7 +26,7 @@ from polystage.simulator.memory import Array, DramBuffer, DramKind
 from polystage.simulator.tables import Operand
 from polystage.simulator.trace import Int64
 
-for _part in (views, tensor_ops, lane_ops, transfer_ops, sync_ops):
+for _part in (index_ops, views, tensor_ops, lane_ops, transfer_ops, sync_ops):
     HANDLERS.update(_part.HANDLERS)
 
 ENTRY = "main"
