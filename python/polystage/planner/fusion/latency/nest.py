@@ -112,7 +112,6 @@ class NestWalk:
             for number, access in enumerate(accesses)
             if group.places[access.array] is not Place.STREAMED
         ]
-        self.in_steps = self._in_steps()
         self.known: dict[object, list[Work]] = {}
         self.is_last = True
 
@@ -122,17 +121,6 @@ class NestWalk:
         first = len(self.operator.reads)
         writes = [write.array for write in self.operator.writes]
         return first + writes.index(buffer.array or "")
-
-    def _in_steps(self) -> dict[Operand, list[list[list[int]]]]:
-        """Return the boxes of arrays on chip that each step touches, where chunks do not tell."""
-        boxes = from_ranges(self.boxes)
-        maps = self.program.maps(self.operator)
-        forms = (*maps.reads, *maps.writes)
-        return {
-            number: to_ranges(forms[number].image(boxes)).tolist()
-            for number in self.on_chip
-            if any(form.curves for form in self.work.accesses[number].axes)
-        }
 
     def run(self, step: int) -> None:
         """Walk through what one step computes."""
@@ -151,8 +139,6 @@ class NestWalk:
         if any(sizes[d] < operator.extents[d] for d in operator.reductions):
             self.kept = self._reserve_kept() if self.kept is None else self.kept
             places.update(self.kept)
-        for number, boxes in self.in_steps.items():
-            places[number] = places[number]._replace(box=boxes[step])
         state = _State(Iterations(starts, sizes), places, is_first)
         self._outer(self._load_operands(state, 0), 0)
 
@@ -267,7 +253,7 @@ class NestWalk:
         size = aligned(prod(sizes) * buffer.element_bytes)
         layout = Layout.box(sizes)
         cell = self.record.instructions.reserve(size, address, layout.extents)
-        return state.having(SUMS, Held(cell, layout, None))
+        return state.having(SUMS, Held(cell, layout))
 
     def _reserve_kept(self) -> dict[Operand, Held]:
         """Reserve what carries running results from step to step, where no array on chip does."""
@@ -276,7 +262,7 @@ class NestWalk:
             extents = [self.operator.extents[d] for d in self.operator.parallels]
             layout = Layout.circular(buffer.shape, extents)
             cell = self.record.instructions.reserve(buffer.bytes, address, layout.extents)
-            return {SUMS: Held(cell, layout, None)}
+            return {SUMS: Held(cell, layout)}
         output = self.work.output
         if output not in self.streamed:
             return {}
@@ -288,7 +274,7 @@ class NestWalk:
             return state
         for name, (buffer, address) in zip(self.operator.scratch_names, self.scratch, strict=True):
             cell = self.record.instructions.reserve(buffer.bytes, address)
-            state = state.having(name, Held(cell, Layout.box(buffer.shape), None))
+            state = state.having(name, Held(cell, Layout.box(buffer.shape)))
         return state
 
     def _with_output(self, state: _State) -> _State:
@@ -310,6 +296,8 @@ class NestWalk:
         shape = self.program.arrays[accesses[part.access].array].shape
         if not part.axes:
             return [(0, extent) for extent in shape]
+        if any(form.curves for form in part.axes):
+            return self._image(part.access, box)
         starts, stops = list(box.starts), [a + n for a, n in zip(*box, strict=True)]
         for form, least, greatest in part.bounds:
             if len(form.terms) == 1 and form.terms[0][1] == 1:
@@ -322,6 +310,13 @@ class NestWalk:
         inside = Iterations(tuple(starts), sizes)
         ends = [form.ends(inside) for form in part.axes]
         return [(max(low, 0), min(high + 1, n)) for (low, high), n in zip(ends, shape, strict=True)]
+
+    def _image(self, access: int, box: Iterations) -> list[tuple[int, int]]:
+        """Return what an access with quotients touches, by its closed form."""
+        maps = self.program.maps(self.operator)
+        ranges = np.array([[(a, a + n) for a, n in zip(*box, strict=True)]], np.int64)
+        image = (*maps.reads, *maps.writes)[access].image(from_ranges(ranges))
+        return [(start, stop) for start, stop in to_ranges(image)[0].tolist()]
 
     # --- transfers --------------------------------------------------------------------------------
 
@@ -434,8 +429,8 @@ class NestWalk:
             return [ranges[d] for d in self.operator.parallels]
         is_shared = bool(self.last or self.kept)  # by chunks of a region, or by steps
         is_part = operand in self.on_chip or (is_shared and operand in self.outputs)
-        if not is_part or operand in self.in_steps:
-            return state.places[operand].box
+        if not is_part:
+            return None
         return self._box_of(self.work.accesses[int(operand)], state.box)
 
     def _add(self, work: Work, state: _State, boxes: Mapping[Operand, Box | None]) -> None:
@@ -460,7 +455,11 @@ class NestWalk:
             row = array.shape[-1]
             count = max(1, prod(state.box.sizes) // row)
             time = cost.gather(target, count, row * array.element_bytes, row * array.element_bytes)
-            reads = [(h.cell, h.box) for o, h in state.places.items() if o != number]
+            made = [
+                (held.cell, self._touched_by(operand, state))
+                for operand, held in state.places.items()
+                if operand != number
+            ]
             moved = count * row * array.element_bytes
             self.record.counts.dram_bytes += moved
             self.record.counts.sbuf_bytes += moved
@@ -470,7 +469,7 @@ class NestWalk:
                 time.dma.busy_ns,
                 time.dma.latency_ns - target.dma.startup_ns,
                 [],
-                reads,
+                made,
                 GATHER,
                 dram_bytes=moved,
                 form_ns=time.gpsimd.busy_ns,

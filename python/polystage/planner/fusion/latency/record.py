@@ -23,11 +23,10 @@ from polystage.simulator.trace import DMA
 
 
 class Held(NamedTuple):
-    """Where an operand is, and which box of it an operator touches in a step."""
+    """Where an operand is."""
 
     cell: Cell
     layout: Layout
-    box: Box | None
 
 
 @dataclass
@@ -95,7 +94,7 @@ class Record:
         size = aligned(prod(shape) * array.element_bytes)
         is_weight = str(array.role) == "weight"
         cell = self.instructions.reserve(size, address, layout.extents, is_weight)
-        return Held(cell, layout, None)
+        return Held(cell, layout)
 
     def skip(self, start: int, stop: int, walked: int, trips: int, before: Counts) -> None:
         """Leave out so many `trips` of a loop, of which each takes what those from instruction
