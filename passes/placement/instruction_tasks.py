@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polystage.planner.list_schedule import Task
+from polystage.planner.task_blocks import Task
 from polystage.simulator import Lives, Traced, orders_of
 
 

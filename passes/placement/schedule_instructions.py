@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from polystage.mlir import func, ir
 from polystage.passes.placement.instruction_tasks import accumulations_of, tasks_of
 from polystage.passes.placement.psum_banks import banks_of, move_to_banks
 from polystage.passes.registry import Pass, register_pass
-from polystage.planner.list_schedule import Scheduled, list_schedule
+from polystage.planner.forward_backward import schedules
+from polystage.planner.list_schedule import Scheduled, time_of_order
+from polystage.planner.task_blocks import Blocks
 from polystage.simulator import Lives, Traced, in_banks, psum_lives, traced
 from polystage.synchronisation import INSTRUCTIONS
 
@@ -28,7 +31,8 @@ class ScheduleInstructionsPass(Pass):
     start; weights come in the order in which they are needed. Instructions that touch the same
     bytes, one of them writing, stay in their order, and so does an accumulation in psum, which no
     other matmul interrupts. Where every bank of psum is one buffer, a result may lie in any. The
-    new order stays where the simulator says that it ends earlier.
+    new order stays where the simulator says that it ends earlier. The attribute `npu.expected_ns`
+    of a kernel, with loops or without, is what the scheduler expects it to take.
 
     Addresses are given, and with them what may run at the same time. On a flat target the order is
     that of the plan and stays.
@@ -44,18 +48,25 @@ class ScheduleInstructionsPass(Pass):
     def run(self, module: ir.Module) -> None:
         """Reorder every kernel that gains by it."""
         target = required_target(module)
+        if target.is_flat or not _has_main(module):
+            return
         kernels = {
-            op.name.value: instructions
+            op.name.value: op
             for op in module.body.operations
-            if isinstance(op, func.FuncOp) and (instructions := list(_straight(op)))
+            if isinstance(op, func.FuncOp) and "npu.kernel" in op.attributes
         }
-        if target.is_flat or not kernels or not _has_main(module):
+        if not kernels:
             return
         program = traced(module)
-        for kernel, call in program.calls():
-            instructions = kernels.pop(kernel, [])
-            if len(instructions) == len(call) <= self.max_instructions:
-                self._reorder(program, kernel, call, instructions)
+        for name, call in program.calls():
+            kernel = kernels.pop(name, None)
+            if kernel is None or len(call) > self.max_instructions:
+                continue
+            instructions = _straight(kernel)
+            if len(instructions) == len(call):
+                self._reorder(program, name, call, instructions)
+            else:
+                _expect(kernel.operation, _own_time(program, call))
 
     def _reorder(
         self, program: Traced, kernel: str, call: range, instructions: Sequence[ir.Operation]
@@ -68,6 +79,7 @@ class ScheduleInstructionsPass(Pass):
             _orders(program, call, lives), key=lambda pair: pair[0], default=(before_ns, None)
         )
         if found is None or after_ns >= before_ns:
+            _expect(where, _own_time(program, call))
             self.remark(where, f"kernel '{kernel}' keeps its order, which takes {before_ns:.0f} ns")
             return
         if lives is not None and found.banks:
@@ -80,45 +92,51 @@ class ScheduleInstructionsPass(Pass):
         terminator = block.operations[-1].operation
         for i in found.order:
             instructions[i].move_before(terminator)
+        _expect(where, max(found.end_ns))
         self.count("kernels reordered")
         self.count("nanoseconds saved", round(before_ns - after_ns))
         self.remark(where, f"kernel '{kernel}': {before_ns:.0f} ns become {after_ns:.0f} ns")
 
 
 def _orders(program: Traced, call: range, lives: Lives | None) -> Iterator[tuple[float, Scheduled]]:
-    """Yield orders with their times: results stay in their banks of psum, or take any."""
-    numbers, together = np.arange(call.start, call.stop), accumulations_of(program, call)
-    found = list_schedule(tasks_of(program, call), together)
-    if found is not None:
-        after_ns = program.end_ns(numbers[list(found.order)])
-        yield after_ns, found
-        if after_ns <= _NEAR * program.busiest_ns(call):
+    """Yield orders with their times: results take any bank of psum, or stay in theirs where there
+    is no order otherwise."""
+    together, enough_ns = accumulations_of(program, call), _NEAR * program.busiest_ns(call)
+    for chosen in [lives, None] if lives is not None and lives.banks else [None]:
+        banks = [] if chosen is None else sorted(set(chosen.banks))
+        shortest_ns = inf
+        for found in schedules(Blocks(tasks_of(program, call, chosen), together), banks):
+            moved = program if chosen is None else in_banks(program, call, chosen, found.banks)
+            after_ns = moved.end_ns(call.start + np.array(found.order))
+            yield after_ns, found
+            shortest_ns = min(shortest_ns, after_ns)
+            if shortest_ns <= enough_ns:
+                return
+        if shortest_ns < inf:
             return
-    if lives is None or not lives.banks:
-        return
-    tasks, banks = tasks_of(program, call, lives), sorted(set(lives.banks))
-    for ahead in _AHEAD:
-        found = list_schedule(tasks, together, banks, ahead)
-        if found is not None:
-            moved = in_banks(program, call, lives, found.banks)
-            yield moved.end_ns(numbers[list(found.order)]), found
 
 
-_NEAR = 1.05
+_NEAR = 1.02
 """An order that takes so much longer than the busiest engine is at work needs no better one."""
 
-_AHEAD = (24, 64)
-"""How many blocks may begin results in psum: none is best for all kernels."""
+
+def _own_time(program: Traced, call: range) -> float:
+    """Return what the scheduler expects a call to take in the order that it has."""
+    blocks = Blocks(tasks_of(program, call), ())
+    return time_of_order(blocks, range(len(call)))
 
 
-def _straight(function: func.FuncOp) -> Iterator[ir.Operation]:
-    """Yield the instructions of a kernel; none where it has a loop."""
-    if "npu.kernel" not in function.attributes:
-        return
+def _expect(kernel: ir.Operation, ns: float) -> None:
+    """Note on a kernel how long the scheduler expects it to take."""
+    kernel.attributes["npu.expected_ns"] = ir.FloatAttr.get_f64(float(round(ns)))
+
+
+def _straight(function: func.FuncOp) -> list[ir.Operation]:
+    """Return the instructions of a kernel; none where it has a loop."""
     operations = [view.operation for view in function.entry_block.operations]
     if any(len(op.regions) for op in operations):
-        return
-    yield from (op for op in operations if op.name in INSTRUCTIONS)
+        return []
+    return [op for op in operations if op.name in INSTRUCTIONS]
 
 
 def _has_main(module: ir.Module) -> bool:

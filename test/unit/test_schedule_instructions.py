@@ -10,7 +10,8 @@ from npu_programs import Kernel, Value, dram, program, random
 
 from polystage.passes.placement.schedule_instructions import ScheduleInstructionsPass
 from polystage.pipeline import run_pipeline
-from polystage.planner.list_schedule import Scheduled, Task, list_schedule
+from polystage.planner.list_schedule import Scheduled, list_schedule
+from polystage.planner.task_blocks import Blocks, Task
 from polystage.simulator import Traced, simulate, traced
 from polystage.simulator.conflicts import Meetings
 from polystage.simulator.reordering import regions_that_meet
@@ -158,14 +159,14 @@ def task(queue: int, busy: float, *after: int, **more) -> Task:
 
 
 def on_queue(tasks: list[Task], queue: int, *together: list[int]) -> list[int]:
-    found = list_schedule(tasks, together)
+    found = list_schedule(Blocks(tasks, together))
     assert found is not None and sorted(found.order) == list(range(len(tasks)))
     return [i for i in found.order if tasks[i].queue == queue]
 
 
 def test_the_longest_way_comes_first() -> None:
     tasks = [task(0, 1.0), task(0, 1.0), task(1, 5.0, 1)]
-    assert list_schedule(tasks, []) == Scheduled((1, 0, 2), ())
+    assert list_schedule(Blocks(tasks, [])) == Scheduled((1, 0, 2), ())
 
 
 def test_what_is_ready_does_not_wait_for_what_is_not() -> None:
@@ -181,14 +182,14 @@ def test_blocks_stay_together() -> None:
 
 def test_blocks_that_wait_for_each_other_have_no_order() -> None:
     tasks = [task(0, 1.0), task(1, 1.0, 0), task(0, 1.0, 1)]
-    assert list_schedule(tasks, [[0, 2]]) is None
+    assert list_schedule(Blocks(tasks, [[0, 2]])) is None
 
 
 def test_a_port_is_one_queue_s_at_a_time() -> None:
     long, short = task(0, 4.0, ports=2), task(1, 1.0, ports=2)
     other = task(2, 1.0, 1)
     # Both start at 0; the second waits for the port, and what needs it with it.
-    assert list_schedule([long, short, other], []) == Scheduled((0, 1, 2), ())
+    assert list_schedule(Blocks([long, short, other], [])) == Scheduled((0, 1, 2), ())
 
 
 def test_lives_take_the_bank_that_is_free_first() -> None:
@@ -196,7 +197,7 @@ def test_lives_take_the_bank_that_is_free_first() -> None:
     tasks = [task(0, 1.0, lives=(0,)), task(1, 9.0, 0, lives=(0,))]
     tasks += [task(0, 1.0, lives=(1,)), task(2, 1.0, 2, lives=(1,))]
     tasks += [task(0, 1.0, lives=(2,)), task(2, 1.0, 4, lives=(2,))]
-    found = list_schedule(tasks, [], banks=range(4), ahead=9)
+    found = list_schedule(Blocks(tasks, []), banks=range(4), ahead=9)
     assert found is not None
     assert found.banks == (0, 1, 2)
 
@@ -205,9 +206,9 @@ def test_what_runs_ahead_leaves_banks_to_what_comes_first() -> None:
     """The first result needs two banks at once; what is ready before it waits for its second."""
     first = [task(3, 5.0), task(0, 1.0, 0, lives=(0,)), task(0, 1.0, 1, lives=(0, 1))]
     later = [task(1, 1.0, lives=(2,)), task(1, 1.0, 2, 3, lives=(2,))]
-    few = list_schedule([*first, *later], [], banks=range(2), ahead=9)
-    many = list_schedule([*first, *later], [], banks=range(5), ahead=9)
+    few = list_schedule(Blocks([*first, *later], []), banks=range(2), ahead=9)
+    many = list_schedule(Blocks([*first, *later], []), banks=range(5), ahead=9)
     assert few is not None and few.order.index(3) > few.order.index(1)
     assert many is not None and many.order.index(3) < many.order.index(1)
-    strict = list_schedule([*first, *later], [], banks=range(5), ahead=0)
+    strict = list_schedule(Blocks([*first, *later], []), banks=range(5), ahead=0)
     assert strict is not None and strict.order.index(3) > strict.order.index(2)
