@@ -127,6 +127,7 @@ CASES = {
     "sums_of_arrays": (sums_of_arrays, (2, 6, 5, 5)),
     "mean_of_a_sum": (mean_of_a_sum, (1, 5, 6, 6)),
     "wide_window": (wide_window, (2, 2, 14, 17)),
+    "rows_for_all_dma_engines": (wide_window, (2, 3, 140, 9)),
     "batch": (odd_channels, (4, 11, 9, 7)),
 }
 LARGER_TINY = {"sbuf.bytes_per_partition": "65536"}

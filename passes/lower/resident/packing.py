@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product as boxes_of
-from math import ceil, prod
+from math import ceil, gcd, prod
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,10 @@ from polystage.passes.lower.resident.operators import Product
 from polystage.synchronisation.queues import class_queue
 
 CHUNKS = 8
-"""Into how many parts the rows of an operand go, so that the first matmuls start early."""
+"""Into about how many parts the rows of an operand go, so that the first matmuls start early."""
+
+Chunk = Mapping[int, range]
+"""Of every dense dimension, the columns that come together."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,18 @@ class Packing:
         """Return how many columns walk a dimension of the operand."""
         loops = [d for d in self.product.moving.index[dim].dims if d in self.product.columns]
         return self.product.extents[loops[0]] if loops else 1
+
+    def edges(self, dim: int) -> tuple[int, int]:
+        """Return how many columns at the ends of a dimension some copy has outside of the
+        array."""
+        window = self.product.moving
+        low, high = window.reach(self.product.extents)[dim]
+        before, after = max(0, -low), max(0, high - window.shape[dim] + 1)
+        if dim == self.innermost:
+            return before, after + self.copies - 1
+        loops = [d for d in window.index[dim].dims if d in self.product.columns]
+        pace = window.index[dim].coefficients[loops[0]] if loops else 1
+        return ceil(before / pace), ceil(after / pace)
 
     def taps_of(self, matmul: int) -> range:
         """Return the taps of `shifted` that a matmul does."""
@@ -136,13 +151,26 @@ class PackedOperand:
 
     def load(self, builder: KernelBuilder, source: ir.Value, cause: str) -> None:
         """Bring the operand in, the constant around it written on chip."""
-        self._fill(builder)
-        first = self.packing.columns(self.packing.dense[-1]) if self.packing.dense else 1
-        rows = ceil(first / CHUNKS)
-        for start in range(0, first, rows):
-            chunk = range(start, min(start + rows, first))
+        for chunk in self._chunks(builder.target):
+            self._fill(builder, chunk)
             for copy in range(self.packing.copies):
                 self._load_copy(builder, source, copy, chunk, cause)
+
+    def _chunks(self, target: Target) -> Iterator[Chunk]:
+        """Yield parts of the last dense dimension, for every column of those before; of so many
+        rows that the DMA engines share them evenly, where that takes no more than twice as many."""
+        if not self.packing.dense:
+            yield {}
+            return
+        *outer, rows = [range(self.packing.columns(dim)) for dim in self.packing.dense]
+        size = ceil(len(rows) / CHUNKS)
+        even = target.dma.engines // gcd(target.dma.engines, self.packing.product.channels)
+        if even <= 2 * size:
+            size = ceil(size / even) * even
+        for at in boxes_of(*outer):
+            for start in range(0, len(rows), size):
+                ranges = [*(range(n, n + 1) for n in at), rows[start : start + size]]
+                yield dict(zip(self.packing.dense, ranges, strict=True))
 
     def view(self, builder: KernelBuilder, matmul: int, columns: Mapping[int, Range]) -> Any:
         """Return what moves through the array: [partition, *columns of more than one]."""
@@ -161,42 +189,36 @@ class PackedOperand:
         drop = [i for i, size in enumerate(sizes) if i and size == 1]
         return builder.subview(self.buffer, starts, sizes, steps, drop)
 
-    def _fill(self, builder: KernelBuilder) -> None:
-        """Write the constant wherever a copy may reach over an edge."""
-        packing, window = self.packing, self.packing.product.moving
-        if window.fill is None:
+    def _fill(self, builder: KernelBuilder, chunk: Chunk) -> None:
+        """Write the constant wherever a copy of a chunk may reach over an edge."""
+        packing, fill = self.packing, self.packing.product.moving.fill
+        if fill is None:
             return
-        shape = packing.buffer_shape
-        extents = packing.product.extents
-        reach = window.reach(extents)
-        for place, dim in enumerate((*packing.dense, packing.innermost), start=1):
-            low, high = reach[dim]
-            before, after = max(0, -low), max(0, high - window.shape[dim] + 1)
-            if dim == packing.innermost:
-                after += packing.copies - 1
-            else:
-                loops = [d for d in window.index[dim].dims if d in packing.product.columns]
-                pace = window.index[dim].coefficients[loops[0]] if loops else 1
-                before, after = ceil(before / pace), ceil(after / pace)
-            for start, size in ((0, before), (shape[place] - after, after)):
-                if size > 0:
-                    starts = [start if i == place else 0 for i in range(len(shape))]
-                    sizes = [size if i == place else n for i, n in enumerate(shape)]
-                    strip = builder.subview(self.buffer, starts, sizes)
-                    builder.memset(strip, window.fill, engine="gpsimd")
+        whole = [range(n) for n in packing.buffer_shape]
+        dims = (*packing.dense, packing.innermost)
+        box = [whole[0], *(chunk.get(d, whole[i]) for i, d in enumerate(dims, start=1))]
+        for place, dim in enumerate(dims, start=1):
+            stop, (before, after) = len(whole[place]), packing.edges(dim)
+            for edge in (range(before), range(stop - after, stop)):
+                strip = range(max(edge.start, box[place].start), min(edge.stop, box[place].stop))
+                if len(strip):
+                    part = [*box[:place], strip, *box[place + 1 :]]
+                    starts, sizes = [r.start for r in part], [len(r) for r in part]
+                    view = builder.subview(self.buffer, starts, sizes)
+                    builder.memset(view, fill, engine="gpsimd")
 
     def _load_copy(
-        self, builder: KernelBuilder, source: ir.Value, copy: int, rows: range, cause: str
+        self, builder: KernelBuilder, source: ir.Value, copy: int, chunk: Chunk, cause: str
     ) -> None:
-        """Load `rows` of the last dense dimension for all packed taps of a copy, ahead of the
-        weights of operators behind, which would take half of the bandwidth."""
+        """Load a chunk for all packed taps of a copy, ahead of the weights of operators behind,
+        which would take half of the bandwidth."""
         packing, product = self.packing, self.packing.product
         channel = product.moving.dim_of(product.channel)
         assert channel is not None
         extents = (range(product.extents[d]) for d in packing.packed)
         for number, taps in enumerate(boxes_of(*extents)):
             at = dict(zip(packing.packed, taps, strict=True))
-            pieces = list(self._pieces(copy, at, rows))
+            pieces = list(self._pieces(copy, at, chunk))
             if any(size <= 0 for _, _, size, _ in pieces):
                 continue
             starts, sizes, steps = [0] * len(product.moving.shape), list(product.moving.shape), []
@@ -215,7 +237,7 @@ class PackedOperand:
             builder.dma(builder.transpose(view, order), target, cause, queue)
 
     def _pieces(
-        self, copy: int, taps: Mapping[int, int], rows: range
+        self, copy: int, taps: Mapping[int, int], chunk: Chunk
     ) -> Iterator[tuple[int, int, int, int]]:
         """Yield for every dimension of the buffer: start in memory, start in the buffer, size and
         step in memory."""
@@ -225,8 +247,7 @@ class PackedOperand:
             first = linear.constant + sum(linear.coefficients[d] * t for d, t in taps.items())
             loops = [d for d in linear.dims if d in packing.product.columns]
             pace = linear.coefficients[loops[0]] if loops else 1
-            wanted = rows if dim == packing.dense[-1] else range(packing.columns(dim))
-            inside = [i for i in wanted if 0 <= first + i * pace < window.shape[dim]]
+            inside = [i for i in chunk[dim] if 0 <= first + i * pace < window.shape[dim]]
             if not inside:
                 yield 0, 0, 0, 1
             else:
