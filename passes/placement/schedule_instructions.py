@@ -11,6 +11,7 @@ import numpy as np
 from polystage.dialects.npu.target import required_target
 from polystage.mlir import func, ir
 from polystage.passes.placement.instruction_tasks import accumulations_of, tasks_of
+from polystage.passes.placement.planned_latency import EXPECTED, write_planned_latency
 from polystage.passes.placement.psum_banks import banks_of, move_to_banks
 from polystage.passes.registry import Pass, register_pass
 from polystage.planner.forward_backward import schedules
@@ -67,6 +68,8 @@ class ScheduleInstructionsPass(Pass):
                 self._reorder(program, name, call, instructions)
             else:
                 _expect(kernel.operation, _own_time(program, call))
+        if (planned_ns := write_planned_latency(module)) is not None:
+            self.count("planned nanoseconds", planned_ns)
 
     def _reorder(
         self, program: Traced, kernel: str, call: range, instructions: Sequence[ir.Operation]
@@ -128,7 +131,7 @@ def _own_time(program: Traced, call: range) -> float:
 
 def _expect(kernel: ir.Operation, ns: float) -> None:
     """Note on a kernel how long the scheduler expects it to take."""
-    kernel.attributes["npu.expected_ns"] = ir.FloatAttr.get_f64(float(round(ns)))
+    kernel.attributes[EXPECTED] = ir.FloatAttr.get_f64(float(round(ns)))
 
 
 def _straight(function: func.FuncOp) -> list[ir.Operation]:
