@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from polystage.mlir import ir
 from polystage.passes.lower.generic_op import GenericOp
 from polystage.passes.lower.lane_engines.scalar_code import read_body, widen_accumulators
-from polystage.passes.lower.lane_engines.scalar_graph import Graph, Node, ScalarBody, substitute
+from polystage.passes.lower.lane_engines.scalar_graph import (
+    Graph,
+    Node,
+    ScalarBody,
+    substitute,
+    unrounded,
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,11 @@ def chain_body(links: Sequence[Link], context: ir.Context) -> ChainBody:
         number = link.makes
         node: Node | None = None
         if link.initial is not None:
-            node = graph.node("fold", _unrounded(body.results[0]).type, number=number)
+            node = graph.node("fold", unrounded(body.results[0]).type, number=number)
         (root,) = substitute(graph, body.results, _reading(graph, link, made, node))
         made[number] = root
         if node is not None:
-            folds[number] = Fold(node, _unrounded(root), link.initial or 0)
+            folds[number] = Fold(node, unrounded(root), link.initial or 0)
             made[number] = node
     body = ScalarBody(graph, (made[links[-1].makes],), ())
     return ChainBody(body, folds)
@@ -80,7 +86,7 @@ def _reading(
         if node.name == "arith.extf" and node.operands[0].kind == "input":
             known = made.get(link.values[node.operands[0].number])
             if known is not None:
-                exact = _unrounded(known)
+                exact = unrounded(known)
                 if exact.type == node.type:
                     return exact
                 return graph.arith("extf", exact, type_=node.type)
@@ -93,7 +99,3 @@ def _reading(
         return known if known.type == node.type else graph.arith("truncf", known, type_=node.type)
 
     return value
-
-
-def _unrounded(node: Node) -> Node:
-    return node.operands[0] if node.name == "arith.truncf" else node

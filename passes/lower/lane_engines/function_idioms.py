@@ -35,9 +35,7 @@ def name_functions(graph: Graph, roots: Sequence[Node]) -> list[Node]:
     namer = _Namer(graph)
     done: dict[Node, Node] = {}
     for node in topological(roots, lambda n: n.operands):
-        operands = [done[o] for o in node.operands]
-        same = graph.node(node.kind, node.type, node.name, operands, node.attributes, node.number)
-        done[node] = namer.named(same)
+        done[node] = namer.named(graph.rebuilt(node, [done[o] for o in node.operands]))
     return [done[root] for root in roots]
 
 

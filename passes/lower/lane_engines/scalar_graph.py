@@ -74,6 +74,10 @@ class Graph:
             self._nodes[key] = Node(kind, type_, name, tuple(operands), tuple(attributes), number)
         return self._nodes[key]
 
+    def rebuilt(self, node: Node, operands: Sequence[Node]) -> Node:
+        """Return a node of other operands that is the same otherwise."""
+        return self.node(node.kind, node.type, node.name, operands, node.attributes, node.number)
+
     def constant(self, value: float | int, type_: ir.Type) -> Node:
         """Return a constant of `type_`."""
         with self.context, ir.Location.unknown():
@@ -156,10 +160,7 @@ def substitute(
     for node in topological(roots, lambda n: () if replace(n) is not None else n.operands):
         new = replace(node)
         if new is None:
-            operands = [done[o] for o in node.operands]
-            new = graph.node(
-                node.kind, node.type, node.name, operands, node.attributes, node.number
-            )
+            new = graph.rebuilt(node, [done[o] for o in node.operands])
         done[node] = new
     return [done[root] for root in roots]
 
@@ -184,6 +185,16 @@ def is_cast(node: Node) -> bool:
         *("arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "arith.trunci"),
         *("arith.sitofp", "arith.uitofp", "arith.fptosi", "arith.fptoui", "arith.bitcast"),
     )
+
+
+def widened(node: Node) -> Node:
+    """Return what a node only extends; engines extend what they read all the same."""
+    return node.operands[0] if node.name == "arith.extf" else node
+
+
+def unrounded(node: Node) -> Node:
+    """Return what a node rounds; engines round what they write all the same."""
+    return node.operands[0] if node.name == "arith.truncf" else node
 
 
 def uncast(node: Node) -> Node:

@@ -25,7 +25,10 @@ from polystage.passes.lower.lane_engines.scalar_graph import (
     is_cast,
     substitute,
     uncast,
+    unrounded,
+    widened,
 )
+from polystage.passes.lower.lane_engines.shared_values import shared_nodes
 from polystage.passes.lower.lane_engines.tile_program import (
     Activate,
     Compute,
@@ -76,50 +79,6 @@ def _with_iotas(body: ScalarBody, nest: LoopNest) -> ScalarBody:
         return graph.arith("addi", total, constant) if linear.constant else total
 
     return replace(body, results=tuple(substitute(graph, body.results, replace_index)))
-
-
-def shared_nodes(body: ScalarBody, folded: Sequence[Node] = ()) -> list[Node]:
-    """Return the values that several instructions would each compute: t = x + b in t * tanh(t * t).
-
-    Of values that the same instructions share, only the last are returned; casts are free. `folded`
-    are what reductions within the body accumulate.
-    """
-    needed: dict[Node, set[int]] = {}
-    instructions = _instructions(body, folded)
-    for number, roots in enumerate(instructions):
-        for node in cone(roots)[1]:
-            needed.setdefault(node, set()).add(number)
-    ends = {root for roots in instructions for root in roots}
-    for node in needed:
-        ends |= {o for o in node.operands if needed.get(o, needed[node]) != needed[node]}
-    return [
-        node
-        for node, numbers in needed.items()
-        if len(numbers) > 1 and node in ends and not all(is_cast(n) for n in cone([node])[1])
-    ]
-
-
-def _instructions(body: ScalarBody, folded: Sequence[Node]) -> list[list[Node]]:
-    """Return the arith nodes that instructions leave in buffers, those of one instruction
-    together."""
-    found = [list(body.results), *([node] for node in folded)]
-    for node in body.walk([*body.results, *folded]):
-        if node.kind == "math":
-            found.append([_widened(peel_affine(node.operands[0]).source)])
-        elif node.kind == "load":
-            found += [[operand] for operand in node.operands]
-    kept = [tuple(n for n in roots if n.kind == "arith") for roots in found]
-    return [list(roots) for roots in dict.fromkeys(kept) if roots]
-
-
-def _widened(node: Node) -> Node:
-    """Return what a node only extends; engines extend what they read all the same."""
-    return node.operands[0] if node.name == "arith.extf" else node
-
-
-def _unrounded(node: Node) -> Node:
-    """Return what a node rounds; engines round what they write all the same."""
-    return node.operands[0] if node.name == "arith.truncf" else node
 
 
 class TilePlanner:
@@ -241,7 +200,7 @@ class TilePlanner:
     def activate(self, node: Node, target: Slot | None = None) -> Slot:
         """Apply a function of the scalar engine, with the scale and the bias before it."""
         affine = peel_affine(node.operands[0])
-        source = self.slot(_widened(affine.source))
+        source = self.slot(widened(affine.source))
         target = target or Slot(node.type, source.index)
         self.program.steps.append(Activate(source, target, node.name, affine.scale, affine.bias))
         return target
@@ -404,8 +363,8 @@ class TilePlanner:
         if result.kind == "constant":
             assert result.constant is not None
             self.program.steps.append(Fill(target, result.constant))
-        elif (function := _unrounded(result)).kind == "math" and self.is_last_use(function):
-            source = self.slot(_widened(peel_affine(function.operands[0]).source))
+        elif (function := unrounded(result)).kind == "math" and self.is_last_use(function):
+            source = self.slot(widened(peel_affine(function.operands[0]).source))
             if source.index != target.index:
                 return False
             self.activate(function, target)
@@ -421,7 +380,7 @@ class TilePlanner:
     def is_last_use(self, node: Node) -> bool:
         """Whether a value is one result, perhaps rounded, and nothing else."""
         uses = sum(o is node for n in self.body.walk() for o in n.operands)
-        ends = [r for r in self.body.results if _unrounded(r) is node]
+        ends = [r for r in self.body.results if unrounded(r) is node]
         return len(ends) == 1 and uses == (ends[0] is not node)
 
     def storable(self, slot: Slot, output: Operand) -> bool:
