@@ -11,10 +11,8 @@ from collections.abc import Callable
 from polystage.dialects.npu.attributes import CAUSES, ENGINES, SPACES, attribute_name
 from polystage.dialects.npu.views import (
     DYNAMIC,
-    is_in_dram,
-    partition_start,
+    alloc_and_start,
     product,
-    root_alloc,
     shape_of,
     space_of,
     strides_of,
@@ -372,17 +370,18 @@ def partition_comes_first(op: ir.OpView) -> str | None:
     """Dimension 0 of an on-chip operand is its partition, without stride and at a constant
     start."""
     for i, value in enumerate(op.operands):
-        if not isinstance(value.type, ir.MemRefType) or is_in_dram(value.type):
+        type_ = value.type
+        if not isinstance(type_, ir.MemRefType) or type_.memory_space is None:
             continue
-        alloc = root_alloc(value)
+        alloc, start = alloc_and_start(value)
         if alloc is None:
             return f"operand {i} is not a view of an npu.alloc in this kernel"
-        if partition_start(value, alloc) is None:
+        if start is None:
             return f"operand {i} starts at a partition that is not constant"
-        if shape_of(value)[0] == 1:
+        if type_.shape[0] == 1:
             continue
         row = product(shape_of(alloc.results[0])[1:])
-        stride = strides_of(value.type)[0]
+        stride = strides_of(type_)[0]
         if stride not in (row, DYNAMIC):
             return (
                 f"operand {i} has stride {stride} in dimension 0, "

@@ -79,34 +79,44 @@ def defining_op(value: ir.Value) -> ir.Operation | None:
 def root_alloc(value: ir.Value) -> ir.Operation | None:
     """Return the `npu.alloc` that `value` is a view of, or None."""
     op = defining_op(value)
-    while op is not None and op.name in VIEW_OPS:
+    while op is not None:
+        name = op.name
+        if name == "npu.alloc":
+            return op
+        if name not in VIEW_OPS:
+            return None
         op = defining_op(op.operands[0])
-    return op if op is not None and op.name == "npu.alloc" else None
+    return None
 
 
-def partition_start(value: ir.Value, alloc: ir.Operation | None = None) -> int | None:
-    """Return the first partition of an on-chip view, or None where it is not a constant.
+def partition_start(value: ir.Value) -> int | None:
+    """Return the first partition of an on-chip view, or None where it is not a constant."""
+    return alloc_and_start(value)[1]
 
-    A buffer of one partition, which `alloc` may name, has no other.
-    """
-    alloc = alloc or root_alloc(value)
-    if alloc is not None and shape_of(alloc.results[0])[0] == 1:
-        return 0
-    start = 0
+
+def alloc_and_start(value: ir.Value) -> tuple[ir.Operation | None, int | None]:
+    """Return `root_alloc` and `partition_start`; a buffer of one partition has no other than 0."""
+    views: list[ir.Operation] = []
     op = defining_op(value)
     while op is not None and op.name in VIEW_OPS:
-        if op.name == "memref.subview":
-            offset = op.attributes["static_offsets"][0]
-            if offset == DYNAMIC:
-                return None
-            start += offset
-        elif op.name == "memref.reinterpret_cast":
-            offset = op.attributes["static_offsets"][0]
-            row = strides_of(op.operands[0].type)[0]
-            if offset == DYNAMIC:
-                return None
-            start += offset // row
+        views.append(op)
         op = defining_op(op.operands[0])
+    if op is None or op.name != "npu.alloc":
+        return None, _start(views)
+    return op, 0 if shape_of(op.results[0])[0] == 1 else _start(views)
+
+
+def _start(views: list[ir.Operation]) -> int | None:
+    """Return by how many partitions views move the start, or None where that is not a constant."""
+    start = 0
+    for op in views:
+        if op.name not in ("memref.subview", "memref.reinterpret_cast"):
+            continue
+        offset = op.attributes["static_offsets"][0]
+        if offset == DYNAMIC:
+            return None
+        is_window = op.name == "memref.subview"
+        start += offset if is_window else offset // strides_of(op.operands[0].type)[0]
     return start
 
 
