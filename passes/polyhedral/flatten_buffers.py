@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from polystage.forms import walk
 from polystage.mlir import ir, memref
+from polystage.slices import reassociation
 
 
 def flatten_buffers(module: ir.Module) -> int:
@@ -14,15 +16,8 @@ def flatten_buffers(module: ir.Module) -> int:
     An index of the collapsed array takes `i` apart, `a[i floordiv 256, i mod 256]`, which is no
     box of `a` for most ranges of `i`. That of the expanded one is linear, `b[256 * r + p]`.
     """
-    buffers: list[ir.Operation] = []
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        if op.name == "memref.alloc":
-            buffers.append(op)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    return sum(_flatten(op) for op in buffers)
+    buffers = [op for op in walk(module.operation) if op.name == "memref.alloc"]
+    return sum(map(_flatten, buffers))
 
 
 def _flatten(alloc: ir.Operation) -> bool:
@@ -48,6 +43,4 @@ def _flatten(alloc: ir.Operation) -> bool:
 def _merges_dimensions(collapse: ir.OpView) -> bool:
     """Return whether two dimensions of more than one element become one."""
     shape = ir.MemRefType(collapse.operation.operands[0].type).shape
-    groups = ir.ArrayAttr(collapse.attributes["reassociation"])
-    dims = [[ir.IntegerAttr(d).value for d in ir.ArrayAttr(group)] for group in groups]
-    return any(sum(shape[d] > 1 for d in group) > 1 for group in dims)
+    return any(sum(shape[d] > 1 for d in group) > 1 for group in reassociation(collapse.operation))

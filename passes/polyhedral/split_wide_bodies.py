@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from polystage.dialects import npu
 from polystage.dialects.npu.views import defining_op
+from polystage.forms import walk
 from polystage.mlir import ir, linalg, memref
 
 _MOST_OPERANDS = npu.ops.BoxOp.MAX_OPERANDS
@@ -20,15 +21,8 @@ def split_wide_bodies(module: ir.Module) -> int:
     y = a0 + a1 + .. + a20  ->  t = a0 + .. + a10
                                 y = t + a11 + .. + a20
     """
-    wide: list[ir.Operation] = []
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        if op.name == "linalg.generic" and _extents(op) is not None:
-            wide.append(op)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    return sum(_split(op) for op in wide)
+    generics = [op for op in walk(module.operation) if op.name == "linalg.generic"]
+    return sum(map(_split, generics))
 
 
 def _extents(op: ir.Operation) -> list[int] | None:
