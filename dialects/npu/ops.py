@@ -181,6 +181,7 @@ class MatmulOp(NpuOp, name="matmul"):
         rules.operands_in({0: ("sbuf",), 1: ("sbuf",), 2: ("psum", "sbuf")}),
         rules.matmul_types,
         rules.matmul_shapes,
+        rules.auxiliary_is_a_flag,
         rules.partition_comes_first,
     )
     TARGET_RULES = (

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from polystage.dialects.npu.attributes import CAUSES, ENGINES, SPACES, attribute_name
+from polystage.dialects.npu.attributes import (
+    AUXILIARY,
+    CAUSES,
+    ENGINES,
+    SPACES,
+    attribute_name,
+)
 from polystage.dialects.npu.views import (
     DYNAMIC,
     alloc_and_start,
@@ -210,6 +216,14 @@ def matmul_types(op: ir.OpView) -> str | None:
     if a != b or ACCUMULATORS.get(a) != c:
         legal = ", ".join(f"{k} x {k} -> {v}" for k, v in ACCUMULATORS.items())
         return f"computes {a} x {b} -> {c}, allowed are {legal}"
+    return None
+
+
+def auxiliary_is_a_flag(op: ir.OpView) -> str | None:
+    """`auxiliary` has no value."""
+    found = op.attributes.get(AUXILIARY)
+    if found is not None and not isinstance(found, ir.UnitAttr):
+        return f"has 'auxiliary = {found}', but it has no value: it is there or not"
     return None
 
 

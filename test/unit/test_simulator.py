@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from npu_programs import FUNCTIONS, Kernel, Value, chain, dram, module_of, program, random
 
 from polystage.errors import SimulationError
+from polystage.forms import walk
 from polystage.machine import Target, cost
 from polystage.mlir import ir
 from polystage.simulator import simulate
@@ -458,6 +459,28 @@ def test_tensor_engine_reaches_its_peak():
     assert totals.utilization > 0.98
     assert totals.latency_ns >= totals.latency_bound_ns
     assert 2 * totals.macs / totals.latency_ns / 1000 == pytest.approx(91.75, rel=0.02)
+
+
+def test_auxiliary_matmuls_take_their_time_and_energy_but_are_no_work_of_the_model():
+    k = Kernel(a=dram(64, 32), b=dram(64, 128), y=dram(32, 128))
+    a, b = k.load(k.a, 0, "weight"), k.load(k.b, 1024)
+    psum = k.alloc([32, 128], space="psum")
+    k.matmul(a, b, psum)
+    k.matmul(a, b, psum, True)
+    out = k.alloc([32, 128], address=4096)
+    k.activate(psum, out)
+    k.dma(out, k.y, "output")
+    module = program(k)
+    plain = simulate(module, timing_only=True).totals
+    with module.context:
+        last = [op for op in walk(module.operation) if op.name == "npu.matmul"][-1]
+        last.attributes["auxiliary"] = ir.UnitAttr.get()
+    totals = simulate(module, timing_only=True).totals
+    assert (plain.macs, totals.macs) == (2 * 64 * 32 * 128, 64 * 32 * 128)
+    assert totals.mac_bound_ns == plain.mac_bound_ns / 2
+    assert sum(totals.matmuls.values()) == 1
+    assert totals.latency_ns == plain.latency_ns
+    assert totals.energy_pj == plain.energy_pj
 
 
 def test_vector_and_gpsimd_share_the_port_of_sbuf():

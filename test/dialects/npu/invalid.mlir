@@ -119,6 +119,17 @@ func.func private @invalid_matmul_memory() {
 
 // -----
 
+func.func private @invalid_auxiliary() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"psum">>
+  // expected-error@+1 {{'npu.matmul' op has 'auxiliary = false', but it has no value: it is there or not}}
+  "npu.matmul"(%a, %a, %c, %t) {auxiliary = false} : (memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"psum">>, i1) -> ()
+  return
+}
+
+// -----
+
 func.func private @invalid_flat_matmul_rank() {
   %t = arith.constant true
   %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>

@@ -52,6 +52,19 @@ func.func private @matmul() attributes {npu.kernel} {
   return
 }
 
+/// An identity or ones: what it multiplies is no part of a contraction of the model.
+
+// CHECK-LABEL: func.func private @auxiliary_matmul
+func.func private @auxiliary_matmul() attributes {npu.kernel} {
+  %true = arith.constant true
+  %a = "npu.alloc"() : () -> memref<16x16xf32, #npu.space<"sbuf">>
+  %b = "npu.alloc"() : () -> memref<16x4xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<16x4xf32, #npu.space<"psum">>
+  // CHECK: "npu.matmul"({{.*}}) {auxiliary}
+  "npu.matmul"(%a, %b, %c, %true) {auxiliary} : (memref<16x16xf32, #npu.space<"sbuf">>, memref<16x4xf32, #npu.space<"sbuf">>, memref<16x4xf32, #npu.space<"psum">>, i1) -> ()
+  return
+}
+
 // CHECK-LABEL: func.func private @transpose
 func.func private @transpose() attributes {npu.kernel} {
   %a = "npu.alloc"() : () -> memref<16x8xbf16, #npu.space<"sbuf">>
