@@ -72,8 +72,8 @@ class LaneBody:
 
 
 @dataclass(frozen=True, eq=False)
-class Lanes(ResidentOperator):
-    """`output = body(arrays, constants)`, element by element."""
+class LaneOperator(ResidentOperator):
+    """An operator that computes a body."""
 
     body: LaneBody
 
@@ -94,25 +94,19 @@ class Lanes(ResidentOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class Across(ResidentOperator):
+class Lanes(LaneOperator):
+    """`output = body(arrays, constants)`, element by element."""
+
+
+@dataclass(frozen=True, eq=False)
+class Across(LaneOperator):
     """`output = initial + sum over the partitions of body(arrays, constants)`, on all partitions.
 
     The sum is a product with a matrix of ones, so what it adds up is rounded to `summed_type`.
     """
 
-    body: LaneBody
     initial: float
     summed_type: ir.Type
-
-    @property
-    def reads(self) -> Iterator[Read]:
-        """The arrays of the body."""
-        return self.body.reads
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The constants of the body."""
-        return self.body.columns
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -121,9 +115,8 @@ class Across(ResidentOperator):
 
     def scratch(self, target: Target) -> Mapping[Hashable, int]:
         """Return the room for values in between, in f32, and for what is summed."""
-        partitions, steps = partitions_of(target), self.body.steps
-        found: dict[Hashable, int] = {v: self.body.bytes(v, partitions) for v in steps.in_sbuf}
-        if steps.result.number is None:
+        found, result = dict(super().scratch(target)), self.body.steps.result
+        if result.number is None:
             width = byte_width(self.summed_type)
-            found[steps.result] = self.body.bytes(steps.result, partitions, width)
+            found[result] = self.body.bytes(result, partitions_of(target), width)
         return found
