@@ -85,6 +85,8 @@ class FuseOperatorsPass(Pass):
         self.count("groups", len(planned.plan.groups))
         self.count("resident arrays", len(planned.plan.resident))
         self.count("compulsory bytes", bounds.compulsory_bytes)
+        self.count("least bytes of operators alone", bounds.alone_bytes)
+        self.count("least nanoseconds", round(bounds.latency_ns))
         for unit, number in planned.costs.items():
             self.count(f"planned {unit}", number)
         for note in explain(planned) if self.wants_remarks else ():

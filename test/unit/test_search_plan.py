@@ -8,7 +8,7 @@ from polystage.errors import PlanError
 from polystage.machine import Target
 from polystage.mlir import ir
 from polystage.pipeline import run_pipeline
-from polystage.planner.fusion.bounds import compulsory_bytes, contraction_bytes
+from polystage.planner.fusion.bounds import bounds_of, compulsory_bytes, contraction_bytes
 from polystage.planner.fusion.decisions import Place, Plan
 from polystage.planner.fusion.explain import explain
 from polystage.planner.fusion.plan_program import Planned, plan_program
@@ -226,6 +226,9 @@ def test_plans_fit_and_are_never_worse_than_operators_alone(text: str, capacity:
     _, found = planned(text, capacity)
     _, alone = planned(text, capacity, max_group=1)
     assert compulsory_bytes(found.program) <= found.traffic <= alone.traffic
+    bounds = bounds_of(alone.program, alone.target)
+    assert bounds.alone_bytes <= alone.traffic
+    assert bounds.latency_ns <= found.latency.total_ns
     check_plan(found.program, found.plan)
     assert check_capacity(found.program, found.plan, capacity)
 

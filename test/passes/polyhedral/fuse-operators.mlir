@@ -16,6 +16,8 @@
 // ALONE-SAME: t = "streamed"
 // REMARK: group 0: {{.*}}, 2 operators; {{.*}} steps {{.*}} 0 more than it must; takes {{[0-9]+}} ns; ends with the program
 // REMARK: compulsory bytes
+// REMARK-NEXT: least bytes of operators alone
+// REMARK-NEXT: least nanoseconds
 func.func @main(%x: memref<16x2052xf32>, %v: memref<16x16x3xf32>, %w: memref<16x16x3xf32>, %y: memref<16x2048xf32>) {
   %zero = arith.constant 0.0 : f32
   %h = memref.alloc() : memref<16x2050xf32>

@@ -1,4 +1,4 @@
-"""What no plan can be better than, printed beside every plan."""
+"""What no plan can be better than, counted beside every plan."""
 
 from dataclasses import dataclass
 from math import prod, sqrt
@@ -101,10 +101,12 @@ class Bounds:
     """Least bytes and times of a program."""
 
     compulsory_bytes: int
+    alone_bytes: int
+    """What operators move at least, each alone through this scratchpad."""
     memory_ns: float
     """Compulsory bytes at the peak of DRAM."""
     array_ns: float
-    """The contractions at the rate of the array, which is filled in whole rows and columns."""
+    """The contractions at the peak of the array."""
 
     @property
     def latency_ns(self) -> float:
@@ -125,4 +127,5 @@ def bounds_of(program: Program, target: Target) -> Bounds:
         for dtype, count in macs.items()
         if count
     )
-    return Bounds(compulsory, cost.dram_bound_ns(target, compulsory), compute)
+    alone = sum(contraction_bytes(program, o, target.sbuf.bytes) for o in program.operators)
+    return Bounds(compulsory, alone, cost.dram_bound_ns(target, compulsory), compute)
