@@ -12,43 +12,33 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from polystage.dialects.npu.rules import ACCUMULATORS
-from polystage.dtypes import cost_dtype
 from polystage.errors import PassError
 from polystage.linear import Linear
 from polystage.machine.target import Target
-from polystage.mlir import ir
 from polystage.passes.lower.flat.bodies import ScalarFunctions, Source
 from polystage.passes.lower.flat.chunk import Chunk, Location
 from polystage.passes.lower.flat.forms import Operand, OperatorForm
 from polystage.passes.lower.flat.lanes import initialise, run_epilogue
 from polystage.passes.lower.flat.pieces import Piece, address, refine, shown
 from polystage.passes.lower.flat.writer import FlatWriter, Storage, Window
+from polystage.planner.fusion.array_products import factors_of, suits_array
 from polystage.planner.fusion.matmul_roles import Dim, Roles, merged, roles_of
 from polystage.planner.fusion.operators import Operator
-from polystage.polyhedral.scalar import multiplied_arguments
 
 _STATIC_REPEATS = 16
 """Repetitions of a matmul up to which each is written; more become a loop."""
 
 
-def factors(operator: Operator, form: OperatorForm) -> tuple[Operand, Operand] | None:
-    """Return the operands whose products an operator sums, if the array takes them."""
+def factors(
+    operator: Operator, form: OperatorForm, target: Target
+) -> tuple[Operand, Operand] | None:
+    """Return the operands whose products the array is to sum, if it is faster than the lanes."""
+    found = factors_of(operator)
+    if found is None:
+        return None
     op = operator.statements[0].op
-    if op.name != "linalg.generic" or operator.initial is None:
-        return None
-    carry = len(op.operands) - 1
-    arguments = multiplied_arguments(op.regions[0].blocks[0], carry)
-    if arguments is None:
-        return None
-    types = [str(ir.MemRefType(op.operands[i].type).element_type) for i in (*arguments, carry)]
-    legal = ACCUMULATORS.get(types[0])
-    if types[0] != types[1] or legal is None:
-        return None
-    if operator.accumulator is None and types[2] != legal:
-        return None
-    a, b = (form.operand(Source(op, i)) for i in arguments)
-    return a, b
+    a, b = (form.operand(Source(op, i)) for i in found)
+    return (a, b) if suits_array(operator, _dims_of(form, (a, b)), target) else None
 
 
 def _dims_of(form: OperatorForm, operands: tuple[Operand, Operand]) -> list[frozenset[int]]:
@@ -57,25 +47,6 @@ def _dims_of(form: OperatorForm, operands: tuple[Operand, Operand]) -> list[froz
         frozenset[int]().union(*(form.dims(a.access) for a in operand.alternatives))
         for operand in operands
     ]
-
-
-def suits_array(form: OperatorForm, operands: tuple[Operand, Operand], target: Target) -> bool:
-    """Whether the array is faster than the lanes, of which each takes two cycles for a product.
-
-    It is not where few dimensions lie along its rows or columns: in a depthwise convolution.
-    """
-    operator = form.operator
-    depends = _dims_of(form, operands)
-    dims = [
-        Dim(size, (int(d in depends[0]), int(d in depends[1]), int(d in operator.parallels)))
-        for d, size in enumerate(operator.extents)
-        if size > 1
-    ]
-    element = ir.MemRefType(operator.statements[0].op.operands[0].type).element_type
-    array, lanes = target.tensor, target.vector
-    cycles = min(roles.cost(target) for roles in roles_of(dims))
-    array_ns = cycles * getattr(array.cycles_per_row, cost_dtype(element)) / array.clock_ghz
-    return array_ns < 2 * prod(operator.extents) / (lanes.lanes * lanes.clock_ghz)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from polystage.mlir import func, ir
 from polystage.passes.lower.flat.attention import AttentionEngine
 from polystage.passes.lower.flat.bodies import ScalarFunctions
 from polystage.passes.lower.flat.chunk import Location
-from polystage.passes.lower.flat.contraction import ContractionEngine, factors, suits_array
+from polystage.passes.lower.flat.contraction import ContractionEngine, factors
 from polystage.passes.lower.flat.engine import Engine
 from polystage.passes.lower.flat.forms import OperatorForm
 from polystage.passes.lower.flat.gather import GatherEngine
@@ -101,8 +101,8 @@ def _engine(
     if operator.kind is OperatorKind.GATHER:
         return form, GatherEngine(writer, functions, form)
     if operator.kind is OperatorKind.CONTRACTION:
-        operands = factors(operator, form)
-        if operands is not None and suits_array(form, operands, target):
+        operands = factors(operator, form, target)
+        if operands is not None:
             return form, ContractionEngine(writer, functions, form, operands, target)
     return form, LanesEngine(writer, functions, form)
 

@@ -1,9 +1,7 @@
 """The walk through the chunks of one operator of a group, in the order of the lowering."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
 from math import prod
 
 import numpy as np
@@ -14,56 +12,14 @@ from polystage.machine import cost
 from polystage.planner.fusion.attention.operator import Attention
 from polystage.planner.fusion.boxes import from_ranges, to_ranges
 from polystage.planner.fusion.buffers import Buffer, Purpose
-from polystage.planner.fusion.decisions import Group, Loop, Nest, Place
-from polystage.planner.fusion.latency.addresses import LoopText
+from polystage.planner.fusion.decisions import Group, Nest, Place
 from polystage.planner.fusion.latency.instructions import Box
-from polystage.planner.fusion.latency.pieces import Form, Iterations, Layout, Part
+from polystage.planner.fusion.latency.pieces import Form, Iterations, Layout, Part, refine
 from polystage.planner.fusion.latency.record import Held, Record
+from polystage.planner.fusion.latency.tiles import State, Tiles
 from polystage.planner.fusion.latency.work import SUMS, Operand, Work
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.simulator.trace import GATHER
-
-SAMPLES = 12
-"""Iterations of a loop that are walked through, where there are more."""
-
-
-def _pattern(
-    checks: Sequence[tuple[Form, int, int, int | None]], box: Iterations
-) -> tuple[int, ...] | None:
-    """Return what all checks say of a box, or None where one would have to cut it."""
-    found: list[int] = []
-    for form, least, greatest, extent in checks:
-        low, high = form.ends(box)
-        if extent is not None:
-            if low // extent != high // extent:
-                return None
-            found.append(low // extent)
-        elif low >= least and high <= greatest:
-            found.append(1)
-        elif high < least or low > greatest:
-            found.append(0)
-        else:
-            return None
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class _State:
-    """What is fixed at a point of a nest."""
-
-    box: Iterations
-    places: dict[Operand, Held]
-    is_first: bool
-
-    def at(self, dim: int, start: int, size: int, is_first: bool) -> "_State":
-        """Return the state in one tile of a dim."""
-        starts = (*self.box.starts[:dim], start, *self.box.starts[dim + 1 :])
-        sizes = (*self.box.sizes[:dim], size, *self.box.sizes[dim + 1 :])
-        return _State(Iterations(starts, sizes), self.places, self.is_first and is_first)
-
-    def having(self, operand: Operand, held: Held) -> "_State":
-        """Return the state with one more operand on chip."""
-        return replace(self, places={**self.places, operand: held})
 
 
 class NestWalk:
@@ -86,6 +42,7 @@ class NestWalk:
         self.program = record.program
         self.operator: Operator = self.program.operators[number]
         self.work = record.work(number)
+        self.tiles = Tiles(record, self.operator, self.work)
         self.boxes = boxes
         self.arrays = arrays
         self.chunks = nest.chunks
@@ -139,109 +96,57 @@ class NestWalk:
         if any(sizes[d] < operator.extents[d] for d in operator.reductions):
             self.kept = self._reserve_kept() if self.kept is None else self.kept
             places.update(self.kept)
-        state = _State(Iterations(starts, sizes), places, is_first)
+        state = State(Iterations(starts, sizes), places, is_first)
         self._outer(self._load_operands(state, 0), 0)
 
     # --- the nest ---------------------------------------------------------------------------------
 
-    def _outer(self, state: _State, depth: int) -> None:
+    def _outer(self, state: State, depth: int) -> None:
         if depth == self.inner:
             self._region(state)
             return
-        for tile in self._tiles(state, self.chunks[depth]):
+        for tile in self.tiles.of(state, self.chunks[depth]):
             self._outer(self._load_operands(tile, depth + 1), depth + 1)
 
-    def _region(self, state: _State) -> None:
+    def _region(self, state: State) -> None:
         state = self._with_result(state)
         self._contributions(state, self.inner)
         if self.is_last:
             self._finish(state, 0)
 
-    def _contributions(self, state: _State, depth: int) -> None:
+    def _contributions(self, state: State, depth: int) -> None:
         if depth == len(self.chunks):
             self._execute(state, "contribute")
             return
-        for tile in self._tiles(state, self.chunks[depth]):
+        for tile in self.tiles.of(state, self.chunks[depth]):
             self._contributions(self._load_operands(tile, depth + 1), depth + 1)
 
-    def _finish(self, state: _State, depth: int) -> None:
+    def _finish(self, state: State, depth: int) -> None:
         if depth < len(self.last):
-            for tile in self._tiles(state, self.last[depth]):
+            for tile in self.tiles.of(state, self.last[depth]):
                 self._finish(self._load_late(tile, depth), depth + 1)
             return
         state = self._with_output(state)
         self._execute(state, "finish")
         for part in self.work.writes:
             if part.access in self.streamed:
-                held = state.places[part.access]
-                name = self.operator.writes[part.access - len(self.operator.reads)].array
-                self.record.store(name, self._box_of(part, self.work.flat(state.box)), held)
+                self._store(part, state)
 
-    def _tiles(self, state: _State, loop: Loop) -> Iterator[_State]:
-        """Yield the state in every tile of a loop; tiles that are written alike share a loop of the
-        program. Of many alike only the first and the last are walked through."""
-        start, extent = state.box.starts[loop.dim], state.box.sizes[loop.dim]
-        is_reduction = loop.dim in self.operator.reductions
-        checks = self._checks(state, loop.dim)
-        parts = self.work.accesses
-        is_even = all(form.is_even(loop.dim, loop.tile) for part in parts for form in part.axes)
-
-        def tile(at: int) -> _State:
-            size = min(loop.tile, extent - at)
-            return state.at(loop.dim, start + at, size, at == 0 or not is_reduction)
-
-        def kind(found: _State) -> tuple[object, ...]:
-            opens = is_reduction and found.is_first
-            return found.box.sizes[loop.dim], opens, _pattern(checks, found.box)
-
-        tiles = [tile(at) for at in range(0, extent, loop.tile)]
-        for (_, _, pattern), run in groupby(tiles, kind):
-            same = list(run)
-            if len(same) == 1 or pattern is None or not is_even:
-                yield from same
-                continue
-            with self.record.instructions.loop(len(same)) as text:
-                yield from self._sampled(same, text)
-
-    def _sampled(self, tiles: Sequence[_State], loop: LoopText) -> Iterator[_State]:
-        """Yield tiles that are alike: all, or of many enough to tell how long each takes."""
-        record, instructions = self.record, self.record.instructions
-        is_sampled = len(tiles) > SAMPLES + 2
-        start, before = 0, record.counts
-        for number, tile in enumerate(tiles):
-            if is_sampled and SAMPLES <= number < len(tiles) - 1:
-                continue
-            instructions.text.begin(loop)
-            yield tile
-            if is_sampled and number == SAMPLES // 2 - 1:
-                start, before = instructions.count, record.counts.copy()
-            if is_sampled and number == SAMPLES - 1:
-                walked, skipped = SAMPLES - SAMPLES // 2, len(tiles) - SAMPLES - 1
-                record.skip(start, instructions.count, walked, skipped, before)
-
-    def _checks(self, state: _State, dim: int) -> list[tuple[Form, int, int, int | None]]:
-        """Return what may change from tile to tile of a dim, as (index, least, greatest, extent):
-        which array an operand shows, where windows wrap."""
-        found: list[tuple[Form, int, int, int | None]] = []
-        for part in self.work.accesses:
-            for form, least, greatest in part.bounds:
-                if form.depends_on(dim):
-                    found.append((form, least, greatest, None))
-            if part.access in state.places:
-                extents = state.places[part.access].layout.extents
-                for form, extent in zip(part.axes, extents, strict=False):
-                    if extent is not None and form.depends_on(dim):
-                        found.append((form, 0, 0, extent))
-        if SUMS in state.places:
-            extents = state.places[SUMS].layout.extents
-            for parallel, extent in zip(self.operator.parallels, extents, strict=True):
-                if extent is not None and parallel == dim:
-                    found.append((Form(0, ((dim, 1),)), 0, 0, extent))
-        return found
+    def _store(self, part: Part, state: State) -> None:
+        """Store what a chunk made of a streamed output, in the order of its iterations."""
+        held = state.places[part.access]
+        name = self.operator.writes[part.access - len(self.operator.reads)].array
+        layouts = (Layout.box(self.program.arrays[name].shape), held.layout)
+        steps = [layout.steps(part.axes) for layout in layouts]
+        there, here = ([step.get(d, 0) for d in range(len(state.box.sizes))] for step in steps)
+        box = self.work.flat(state.box)
+        for piece, _ in refine(box, lambda box: held.layout.check(part.axes, box)):
+            touched = self._box_of(part, piece)
+            self.record.store_elements(name, touched, held, piece.sizes, (there, here))
 
     # --- buffers ----------------------------------------------------------------------------------
 
-    def _with_result(self, state: _State) -> _State:
+    def _with_result(self, state: State) -> State:
         """Reserve what a region accumulates into, and what else it needs."""
         state = self._with_scratch(state)
         if self.sums is None:
@@ -269,7 +174,7 @@ class NestWalk:
         name, shape = self.operator.writes[0].array, self.chunk_shapes[output]
         return {output: self.record.reserve(name, shape, self.streamed[output], is_window=True)}
 
-    def _with_scratch(self, state: _State) -> _State:
+    def _with_scratch(self, state: State) -> State:
         if not isinstance(self.operator, Attention):
             return state
         for name, (buffer, address) in zip(self.operator.scratch_names, self.scratch, strict=True):
@@ -277,13 +182,13 @@ class NestWalk:
             state = state.having(name, Held(cell, Layout.box(buffer.shape)))
         return state
 
-    def _with_output(self, state: _State) -> _State:
+    def _with_output(self, state: State) -> State:
         for part in self.work.writes:
             if part.access in self.streamed and part.access not in state.places:
                 state = self._reserve(state, part, self._box_of(part, state.box))
         return state
 
-    def _reserve(self, state: _State, part: Part, box: Box) -> _State:
+    def _reserve(self, state: State, part: Part, box: Box) -> State:
         accesses = (*self.operator.reads, *self.operator.writes)
         sizes = [stop - start for start, stop in box]
         name, address = accesses[part.access].array, self.streamed[part.access]
@@ -320,7 +225,7 @@ class NestWalk:
 
     # --- transfers --------------------------------------------------------------------------------
 
-    def _load_operands(self, state: _State, depth: int) -> _State:
+    def _load_operands(self, state: State, depth: int) -> State:
         """Load what depends on the loop before `depth`, and on none inside of it."""
         for operand in self.work.operands:
             is_late = operand in self.work.late
@@ -335,7 +240,7 @@ class NestWalk:
                     state = self._load(state, part)
         return state
 
-    def _load_late(self, state: _State, depth: int) -> _State:
+    def _load_late(self, state: State, depth: int) -> State:
         """Load what only the epilogue reads in its loop `depth`."""
         for operand in self.work.late:
             for part in operand:
@@ -352,7 +257,7 @@ class NestWalk:
             dim for form, _, _ in part.bounds for dim, _ in form.terms
         )
 
-    def _load(self, state: _State, part: Part) -> _State:
+    def _load(self, state: State, part: Part) -> State:
         box = self._box_of(part, state.box)
         if any(stop <= start for start, stop in box):
             return state
@@ -363,7 +268,7 @@ class NestWalk:
 
     # --- execution --------------------------------------------------------------------------------
 
-    def _execute(self, state: _State, what: str) -> None:
+    def _execute(self, state: State, what: str) -> None:
         """Add the instructions of a chunk."""
         if self.operator.kind is OperatorKind.OPAQUE:
             return  # no engine of a flat target executes it
@@ -385,7 +290,7 @@ class NestWalk:
         for work in works:
             self._add(work, state, boxes)
 
-    def _signature(self, state: _State, layouts: dict[Operand, Layout]) -> tuple[object, ...]:
+    def _signature(self, state: State, layouts: dict[Operand, Layout]) -> tuple[object, ...]:
         """Return all about a chunk's place that its cost depends on: how its operands lie, where
         windows wrap, what lies beyond a border."""
         found: list[object] = [layouts[number].strides for number in self.streamed]
@@ -421,7 +326,7 @@ class NestWalk:
         accesses = (*self.operator.reads, *self.operator.writes)
         return self.arrays[accesses[access].array]
 
-    def _touched_by(self, operand: Operand, state: _State) -> Box | None:
+    def _touched_by(self, operand: Operand, state: State) -> Box | None:
         """Return what a chunk touches of an operand, None for all of it: of an array on chip less
         than its step does, of a result less than its region; the rest need not be waited for."""
         if operand == SUMS:
@@ -433,7 +338,7 @@ class NestWalk:
             return None
         return self._box_of(self.work.accesses[int(operand)], state.box)
 
-    def _add(self, work: Work, state: _State, boxes: Mapping[Operand, Box | None]) -> None:
+    def _add(self, work: Work, state: State, boxes: Mapping[Operand, Box | None]) -> None:
         places = state.places
         reads = [(places[o].cell, boxes[o]) for o in work.reads if o in places]
         writes = [(places[o].cell, boxes[o]) for o in work.writes if o in places]
@@ -445,7 +350,7 @@ class NestWalk:
         counts.sbuf_bytes += work.sbuf_bytes
         self.record.instructions.add(work.queue, work.busy_ns, work.latency_ns, reads, writes)
 
-    def _gather(self, state: _State) -> None:
+    def _gather(self, state: State) -> None:
         """Add a lookup of rows, and what is made of them."""
         operator, target = self.operator, self.record.target
         for number, read in enumerate(operator.reads):

@@ -29,6 +29,10 @@ class Held(NamedTuple):
     layout: Layout
 
 
+Strides = tuple[Sequence[int], Sequence[int]]
+"""In DRAM and on chip, in elements."""
+
+
 @dataclass
 class Counts:
     """What costs energy."""
@@ -150,6 +154,15 @@ class Record:
             time, size = self._transfer(name, piece, held.layout)
             self._move(queue, time, size, (held.cell, piece), (self.in_dram[name], piece))
 
+    def store_elements(
+        self, name: str, box: Box, held: Held, sizes: Sequence[int], strides: Strides
+    ) -> None:
+        """Take away the elements of a box that iterations of some `sizes` reach in their order, by
+        `strides` in DRAM and on chip."""
+        time, size = self._time(name, sizes, strides)
+        touches = (held.cell, box), (self.in_dram[name], box)
+        self._move(self._dma_queue("store"), time, size, *touches)
+
     def _move(self, queue: str, time: cost.Cost, size: int, source: Touch, to: Touch) -> None:
         alone = time.latency_ns - self.target.dma.startup_ns
         self.counts.sbuf_bytes += size
@@ -157,11 +170,13 @@ class Record:
         self.instructions.add(queue, time.busy_ns, alone, [source], [to], DMA, dram_bytes=size)
 
     def _transfer(self, name: str, box: Box, layout: Layout) -> tuple[cost.Cost, int]:
-        array = self.program.arrays[name]
-        sizes = [stop - start for start, stop in box]
-        total = prod(sizes) * array.element_bytes
-        there = Layout.box(array.shape).strides
-        runs = [contiguous_bytes(sizes, s, array.element_bytes) for s in (there, layout.strides)]
+        there = Layout.box(self.program.arrays[name].shape).strides
+        return self._time(name, [stop - start for start, stop in box], (there, layout.strides))
+
+    def _time(self, name: str, sizes: Sequence[int], strides: Strides) -> tuple[cost.Cost, int]:
+        element = self.program.arrays[name].element_bytes
+        total = prod(sizes) * element
+        runs = [contiguous_bytes(sizes, each, element) for each in strides]
         return cost.dma(self.target, total, *runs), total
 
     def _dma_queue(self, kind: str) -> str:

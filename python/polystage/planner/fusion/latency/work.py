@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from polystage.dialects.npu.rules import ACCUMULATORS
 from polystage.dialects.npu.views import defining_op
 from polystage.dtypes import cost_dtype
 from polystage.evaluator.scalar_body import compile_body
 from polystage.machine import Target, cost
 from polystage.machine.access import innermost_stride, merge_dims
 from polystage.mlir import ir
+from polystage.planner.fusion.array_products import factors_of, suits_array
 from polystage.planner.fusion.latency.pieces import Iterations, Layout, Part, refine, shown
 from polystage.planner.fusion.matmul_roles import Dim, merged, roles_of
 from polystage.planner.fusion.operators import Operator, OperatorKind
 from polystage.planner.fusion.program import Program
 from polystage.polyhedral import Statement
-from polystage.polyhedral.scalar import multiplied_arguments, strip_casts
+from polystage.polyhedral.scalar import strip_casts
 
 Operand = int | str
 """An access of the operator by its number, those of writes behind those of reads, or one of `SUMS`
@@ -124,43 +124,23 @@ class ChunkWork:
     @cached_property
     def factors(self) -> tuple[tuple[Part, ...], tuple[Part, ...]] | None:
         """The operands of a contraction that the array makes."""
-        op = self.operator.statements[0].op
-        is_product = self.operator.kind is OperatorKind.CONTRACTION
-        if not is_product or op.name != "linalg.generic" or self.operator.initial is None:
-            return None
-        carry = len(op.operands) - 1
-        arguments = multiplied_arguments(op.regions[0].blocks[0], carry)
-        if arguments is None:
-            return None
-        types = [str(ir.MemRefType(op.operands[i].type).element_type) for i in (*arguments, carry)]
-        legal = ACCUMULATORS.get(types[0])
-        if types[0] != types[1] or legal is None:
-            return None
-        if self.operator.accumulator is None and types[2] != legal:
+        found = None
+        if self.operator.kind is OperatorKind.CONTRACTION:
+            found = factors_of(self.operator)
+        if found is None:
             return None
         by_place = {self.operator.reads[o[0].access].operand: o for o in self.early}
-        a, b = (by_place[i] for i in arguments)
-        return (a, b) if self._suits_array((a, b), types[0]) else None
+        a, b = (by_place[i] for i in found)
+        depends = [self._dims_of(a), self._dims_of(b)]
+        return (a, b) if suits_array(self.operator, depends, self.target) else None
 
-    def _suits_array(self, factors: Sequence[tuple[Part, ...]], element: str) -> bool:
-        depends = [
-            {
-                dim
-                for part in operand
-                for form in (*part.axes, *(bound[0] for bound in part.bounds))
-                for dim, _ in form.terms
-            }
-            for operand in factors
-        ]
-        dims = [
-            Dim(n, (int(d in depends[0]), int(d in depends[1]), int(d in self.operator.parallels)))
-            for d, n in enumerate(self.operator.extents)
-            if n > 1
-        ]
-        array, lanes = self.target.tensor, self.target.vector
-        cycles = min(roles.cost(self.target) for roles in roles_of(dims))
-        array_ns = cycles * getattr(array.cycles_per_row, cost_dtype(element)) / array.clock_ghz
-        return array_ns < 2 * prod(self.operator.extents) / (lanes.lanes * lanes.clock_ghz)
+    def _dims_of(self, operand: tuple[Part, ...]) -> set[int]:
+        return {
+            dim
+            for part in operand
+            for form in (*part.axes, *(bound[0] for bound in part.bounds))
+            for dim, _ in form.terms
+        }
 
     # --- a chunk ----------------------------------------------------------------------------------
 
