@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from polystage.dialects import npu
-from polystage.dialects.npu.views import defining_op
 from polystage.forms import walk
 from polystage.mlir import ir, linalg, memref
+from polystage.polyhedral.scalar import computed_from
 
 _MOST_OPERANDS = npu.ops.BoxOp.MAX_OPERANDS
 
@@ -114,16 +114,7 @@ def _with_part_in_front(
 
 def _needed(result: ir.Value, known: ir.Value) -> set[ir.Value]:
     """Return the values that `result` is computed from, given one that is known."""
-    found: set[ir.Value] = set()
-    open_values = [result]
-    while open_values:
-        value = open_values.pop()
-        if value in found:
-            continue
-        found.add(value)
-        op = None if value == known else defining_op(value)
-        open_values += op.operands if op is not None else []
-    return found
+    return set(computed_from(result, lambda value: value == known))
 
 
 def _copy_body(

@@ -7,7 +7,7 @@ from typing import Any
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir, linalg
 from polystage.polyhedral.expressions import NotAffineError, used_dims
-from polystage.polyhedral.scalar import LOADS
+from polystage.polyhedral.scalar import LOADS, computed_from
 from polystage.polyhedral.views import VIEW_OPS
 
 
@@ -44,18 +44,13 @@ def walk_block(block: ir.Block) -> Iterator[Any]:
 
 
 def slice_of(value: ir.Value) -> Iterator[ir.Value]:
-    """Yield `value` and everything from which it is computed, operands in order."""
-    seen: set[ir.Value] = set()
-    todo = [value]
-    while todo:
-        current = todo.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        yield current
-        op = defining_op(current)
-        if op is not None and op.name not in LOADS:
-            todo.extend(reversed(list(op.operands)))
+    """Yield `value` and everything from which it is computed, up to loads, operands in order."""
+    return computed_from(value, _is_loaded)
+
+
+def _is_loaded(value: ir.Value) -> bool:
+    op = defining_op(value)
+    return op is not None and op.name in LOADS
 
 
 def root_op(value: ir.Value) -> Any:

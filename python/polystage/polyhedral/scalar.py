@@ -1,6 +1,6 @@
 """What the scalar body of a statement computes: the values it uses, the kind that makes it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from polystage.dialects.npu.views import defining_op
 from polystage.mlir import ir
@@ -13,9 +13,11 @@ CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi", "arith.extui", "
 _ARRAY_CASTS = frozenset({"arith.extf", "arith.truncf", "arith.extsi"})
 
 
-def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
-    """Return the leaves (reads of the statement) from which `value` is computed."""
-    found: set[int] = set()
+def computed_from(
+    value: ir.Value, is_given: Callable[[ir.Value], bool] = lambda _: False
+) -> Iterator[ir.Value]:
+    """Yield `value` and everything from which it is computed, operands in order, up to what is
+    given."""
     seen: set[ir.Value] = set()
     todo = [value]
     while todo:
@@ -23,11 +25,15 @@ def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
         if current in seen:
             continue
         seen.add(current)
-        if current in leaf_of:
-            found.add(leaf_of[current])
-        elif (op := defining_op(current)) is not None:
-            todo.extend(op.operands)
-    return found
+        yield current
+        if not is_given(current) and (op := defining_op(current)) is not None:
+            todo.extend(reversed(list(op.operands)))
+
+
+def leaves(value: ir.Value, leaf_of: Mapping[ir.Value, int]) -> set[int]:
+    """Return the leaves (reads of the statement) from which `value` is computed."""
+    parts = computed_from(value, lambda part: part in leaf_of)
+    return {leaf_of[part] for part in parts if part in leaf_of}
 
 
 def strip_casts(value: ir.Value, casts: frozenset[str] = CASTS) -> ir.Value:
