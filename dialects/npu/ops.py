@@ -191,6 +191,7 @@ class MatmulOp(NpuOp, name="matmul"):
         target_rules.pattern_fits,
     )
     RULES_OF_TYPES = frozenset({*RULES, *TARGET_RULES}) - {
+        rules.auxiliary_is_a_flag,
         rules.partition_comes_first,
         target_rules.partition_start_is_legal,
     }

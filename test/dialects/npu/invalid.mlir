@@ -119,6 +119,20 @@ func.func private @invalid_matmul_memory() {
 
 // -----
 
+/// Types that were legal once are not looked at again; what else a matmul says is.
+
+func.func private @invalid_auxiliary_of_known_types() {
+  %t = arith.constant true
+  %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
+  %c = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"psum">>
+  "npu.matmul"(%a, %a, %c, %t) {auxiliary} : (memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"psum">>, i1) -> ()
+  // expected-error@+1 {{'npu.matmul' op has 'auxiliary = 1 : i64', but it has no value: it is there or not}}
+  "npu.matmul"(%a, %a, %c, %t) {auxiliary = 1 : i64} : (memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"sbuf">>, memref<4x4xf32, #npu.space<"psum">>, i1) -> ()
+  return
+}
+
+// -----
+
 func.func private @invalid_auxiliary() {
   %t = arith.constant true
   %a = "npu.alloc"() : () -> memref<4x4xf32, #npu.space<"sbuf">>
