@@ -237,8 +237,13 @@ def spread(values: Sequence[int], count: int) -> tuple[int, ...]:
     """Return `count` of the values, evenly, the first and the last among them."""
     if len(values) <= count:
         return tuple(values)
-    places = np.unique(np.linspace(0, len(values) - 1, max(count, 2)).round().astype(int))
-    return tuple(values[place] for place in places)
+    return tuple(values[place] for place in _even_places(len(values), max(count, 2)))
+
+
+@cache
+def _even_places(length: int, count: int) -> tuple[int, ...]:
+    places = np.linspace(0, length - 1, count).round().astype(int)
+    return tuple(np.unique(places).tolist())
 
 
 def neighbours(values: Sequence[int], value: int, count: int) -> tuple[int, ...]:
