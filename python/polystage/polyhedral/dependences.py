@@ -65,20 +65,9 @@ class Dependences:
             found[dependence.target].append(dependence)
         return found
 
-    @cached_property
-    def _by_source(self) -> dict[str, list[Dependence]]:
-        found: dict[str, list[Dependence]] = defaultdict(list)
-        for dependence in self.all:
-            found[dependence.source].append(dependence)
-        return found
-
     def into(self, statement: str) -> list[Dependence]:
         """Return the dependences whose target is `statement`."""
         return self._by_target.get(statement, [])
-
-    def out_of(self, statement: str) -> list[Dependence]:
-        """Return the dependences whose source is `statement`."""
-        return self._by_source.get(statement, [])
 
 
 @dataclass(frozen=True)
