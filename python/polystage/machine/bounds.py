@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from polystage.machine import cost, energy
+from polystage.machine.components import LaneEngine
 from polystage.machine.target import Target
 
 
@@ -126,6 +127,5 @@ def array_bound_ns(target: Target, matmuls: Mapping[tuple[int, int, int, str], i
 
 def lanes_bound_ns(target: Target, engine: str, operations: int) -> float:
     """Return the time of `operations` on single elements with all lanes of an engine at work."""
-    unit = getattr(target, engine)
-    rate = unit.lanes * unit.elements_per_cycle * unit.clock_ghz * unit.fused_operations
-    return operations / rate
+    unit: LaneEngine = getattr(target, engine)
+    return operations / unit.operations_per_ns

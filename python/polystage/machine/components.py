@@ -218,6 +218,11 @@ class LaneEngine:
     reaches_psum: bool = quantity("")
     """Whether the engine has an interface to psum."""
 
+    @property
+    def operations_per_ns(self) -> float:
+        """Operations on single elements with all lanes at work."""
+        return self.lanes * self.elements_per_cycle * self.clock_ghz * self.fused_operations
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalarEngine(LaneEngine):

@@ -13,7 +13,6 @@ from typing import Any
 
 from polystage.machine import Target, area
 from polystage.machine.bounds import bounds_of
-from polystage.machine.components import LaneEngine
 from polystage.report.activity import (
     dram_section,
     own_times_ns,
@@ -164,7 +163,7 @@ def _machine(target: Target, dtype: str, cores: int) -> dict[str, Any]:
         "rows": array.rows,
         "columns": array.columns,
         "peak_macs_per_ns": array.macs_per_ns(rate),
-        "lane_operations_per_ns": {name: _lane_rate(getattr(target, name)) for name in lanes},
+        "lane_operations_per_ns": {name: getattr(target, name).operations_per_ns for name in lanes},
         "dram_bytes_per_ns": min(target.dram.bytes_per_ns, target.dma.bytes_per_ns),
         "device_dram_bytes_per_ns": min(
             target.device.dram_bytes_per_ns, cores * target.dma.bytes_per_ns
@@ -176,11 +175,6 @@ def _machine(target: Target, dtype: str, cores: int) -> dict[str, Any]:
         "psum_bytes_per_partition": target.psum.bytes_per_partition,
         "area_mm2": area.estimate(target).parts_mm2,
     }
-
-
-def _lane_rate(engine: LaneEngine) -> float:
-    rate = engine.lanes * engine.elements_per_cycle * engine.clock_ghz
-    return rate * engine.fused_operations
 
 
 def sbuf_bytes_per_ns(target: Target, element_bytes: int) -> float:
