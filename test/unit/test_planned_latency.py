@@ -5,20 +5,23 @@ from attention_programs import AttentionProgram
 from fusion_programs import Graph, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from npu_programs import Kernel, chain, dram
+from npu_programs import program as calls
 from test_flat_lowering import plans
 from test_fusion_schedule import programs
 
 from polystage.dialects.npu.target import target_attribute
 from polystage.errors import PlanError
 from polystage.machine import Target
-from polystage.mlir import ir
+from polystage.mlir import func, ir
+from polystage.passes.placement.planned_latency import EXPECTED, write_planned_latency
 from polystage.pipeline import run_pipeline
 from polystage.planner.fusion.decisions import Group, Loop, Nest, Place, Plan
 from polystage.planner.fusion.latency import Latency, latency_of
 from polystage.planner.fusion.latency.addresses import Occupants, ProgramText
 from polystage.planner.fusion.latency.pieces import Form, Iterations, Layout, refine
 from polystage.planner.fusion.placement import place
-from polystage.planner.fusion.plan_attributes import write_plan
+from polystage.planner.fusion.plan_attributes import planned_costs, write_plan
 from polystage.planner.fusion.plan_program import plan_program
 from polystage.planner.fusion.program import Program
 from polystage.planner.fusion.schedule import resident_before, schedule
@@ -190,6 +193,41 @@ def test_room_for_second_places_makes_a_plan_faster():
     planned, simulated = planned_and_simulated(program, found, target)
     assert simulated.latency_ns == pytest.approx(planned.total_ns, rel=0.05)
     assert simulated.latency_ns < 0.7 * plain
+
+
+# --- targets with partitions ----------------------------------------------------------------------
+
+
+def two_kernels() -> ir.Module:
+    """Kernels one after the other, the second of what the first makes."""
+    first = Kernel("first", x=dram(128, 512), t=dram(128, 512))
+    chain(first, first.x, first.t, 0, functions=6)
+    second = Kernel("second", t=dram(128, 512), y=dram(128, 512))
+    chain(second, second.t, second.y, 0, functions=3)
+    return calls(first, second)
+
+
+def test_kernels_of_a_program():
+    """What the scheduler expects of them is what the simulator says."""
+    module = two_kernels()
+    records = run_pipeline(module, "builtin.module(npu-schedule-instructions,npu-insert-sync)")
+    planned = planned_costs(module)
+    assert planned == {"nanoseconds": records[0].statistics["planned nanoseconds"]}
+    simulated = simulate(module, timing_only=True).totals
+    assert simulated.latency_ns == pytest.approx(planned["nanoseconds"], rel=0.05)
+
+
+def test_no_latency_where_a_kernel_has_none():
+    module = two_kernels()
+    functions = [op for op in module.body.operations if isinstance(op, func.FuncOp)]
+    first, second = (f for f in functions if "npu.kernel" in f.attributes)
+    with module.context:
+        first.attributes[EXPECTED] = ir.FloatAttr.get_f64(700.0)
+        assert write_planned_latency(module) is None
+        assert planned_costs(module) is None
+        second.attributes[EXPECTED] = ir.FloatAttr.get_f64(300.0)
+        assert write_planned_latency(module) == 1000
+    assert planned_costs(module) == {"nanoseconds": 1000}
 
 
 # --- what it is made of ---------------------------------------------------------------------------
