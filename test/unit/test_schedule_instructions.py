@@ -10,7 +10,7 @@ from npu_programs import Kernel, Value, dram, program, random
 
 from polystage.passes.placement.schedule_instructions import ScheduleInstructionsPass
 from polystage.pipeline import run_pipeline
-from polystage.planner.list_schedule import Scheduled, list_schedule
+from polystage.planner.list_schedule import Scheduled, list_schedule, time_of_order
 from polystage.planner.task_blocks import Blocks, Task
 from polystage.simulator import Traced, simulate, traced
 from polystage.simulator.conflicts import Meetings
@@ -212,3 +212,15 @@ def test_what_runs_ahead_leaves_banks_to_what_comes_first() -> None:
     assert many is not None and many.order.index(3) < many.order.index(1)
     strict = list_schedule(Blocks([*first, *later], []), banks=range(5), ahead=0)
     assert strict is not None and strict.order.index(3) > strict.order.index(2)
+
+
+def test_the_time_of_an_order() -> None:
+    """The second queue waits for the first, and holds up what could start."""
+    tasks = [task(0, 5.0), task(1, 1.0, 0), task(1, 3.0)]
+    assert time_of_order(tasks) == 9.0
+    assert time_of_order([tasks[0], tasks[2], task(1, 1.0, 0)]) == 6.0
+
+
+def test_a_port_is_taken_by_time_and_not_by_the_place_in_the_order() -> None:
+    tasks = [task(0, 5.0), task(1, 1.0, 0, ports=1), task(2, 4.0, ports=1)]
+    assert time_of_order(tasks) == 6.0

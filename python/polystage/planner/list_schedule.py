@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import accumulate
 from math import inf
@@ -86,12 +86,21 @@ def list_schedule(
     return scheduler.run()
 
 
-def time_of_order(blocks: Blocks, order: Sequence[int]) -> float:
-    """Return when the last task ends if queues take tasks in this order."""
-    scheduler = _Scheduler(blocks, _Banks(blocks.tasks, ()), 0, (), range(len(blocks.members)))
-    for i in order:
-        scheduler.start(i)
-    return max(scheduler.end_ns)
+def time_of_order(tasks: Sequence[Task]) -> float:
+    """Return when the last task ends if every queue takes its tasks in the order given.
+
+    Tasks that their queue orders have to be begun by time nevertheless: they meet at ports and at
+    the DMA engines.
+    """
+    before: dict[int, int] = {}
+    ordered: list[Task] = []
+    for i, task in enumerate(tasks):
+        previous = (before[task.queue],) if task.queue in before else ()
+        ordered.append(replace(task, after=(*task.after, *previous)))
+        before[task.queue] = i
+    found = list_schedule(Blocks(ordered, ()))
+    assert found is not None, "tasks come after those that they need"
+    return max(found.end_ns)
 
 
 _RESERVE = 2
@@ -185,7 +194,7 @@ class _Scheduler:
         while (turn := self._choose()) is not None:
             number = self.sequence[turn]
             for i in self.blocks.members[number]:
-                self.start(i)
+                self._start(i)
             self.started[turn] = True
             if self.first == turn:
                 self._offer_again()
@@ -247,7 +256,7 @@ class _Scheduler:
         for queue in self.queues:
             queue.try_banks()
 
-    def start(self, i: int) -> None:
+    def _start(self, i: int) -> None:
         """Run a task on its queue, which takes tasks in turn."""
         task = self.tasks[i]
         queue = self.queues[task.queue]

@@ -65,7 +65,7 @@ class Traced:
 
         Every dependence is kept, as `npu-insert-sync` would.
         """
-        trace = self._reordered(order)
+        trace = self.reordered(order).trace
         return run_timeline([with_order(trace, "interlocked")], self.rates).end_ns
 
     def busiest_ns(self, call: range) -> float:
@@ -76,14 +76,15 @@ class Traced:
         engine = np.minimum(self.trace.queue[span], first[0] if first else len(names))
         return float(np.bincount(engine, busy, len(names)).max())
 
-    def _reordered(self, order: Int64) -> CoreTrace:
+    def reordered(self, order: Int64) -> Traced:
+        """Return the program with its instructions in another order."""
         old = self.trace
         counts = np.diff(old.access_start)[order]
         start = np.concatenate([[0], np.cumsum(counts)])
         access = np.repeat(old.access_start[:-1][order] - start[:-1], counts) + np.arange(start[-1])
         op, region = old.op[order], old.region[access]
         changed = self._changed(op, old.queue[order], region[np.minimum(start[:-1], start[-1] - 1)])
-        return replace(
+        trace = replace(
             old,
             kind=old.kind[order],
             op=op,
@@ -101,6 +102,7 @@ class Traced:
             writes=old.writes[access],
             by_array=old.by_array[access],
         )
+        return replace(self, trace=trace)
 
     def times(self, op: Int32, held: str, name: str) -> Float64:
         """Return a time of instructions, `changed` or `held`, by the numbers of operations."""
