@@ -105,7 +105,7 @@ class GroupWriter:
             self.workspace.columns = self._load_whole(operands.columns, COLUMNS)
         for matrix, value in operands.matrices.items():
             self.workspace.matrices[matrix] = self._load_whole(value, matrix)
-        newest = [self._newest()]
+        newest: list[ir.Operation | None] = [None]  # what comes in ahead is the first layer's
         for position, operator in enumerate(group.operators):
             for window, _, _ in operator.reads:
                 if window.array not in self.arrays:
@@ -127,7 +127,7 @@ class GroupWriter:
 
     def _name_layers(self, newest: Sequence[ir.Operation | None], layers: Sequence[str]) -> None:
         """Say of what layer instructions are, for reports; `newest` are the operations after which
-        those of a layer begin, and behind them the last one."""
+        those of a layer begin, None for the start, and behind them the last one."""
         operations = [op.operation for op in self.builder.function.entry_block.operations]
         place: dict[ir.Operation | None, int] = {op: i for i, op in enumerate(operations)}
         starts = [place.get(op, -1) + 1 for op in newest]
