@@ -28,6 +28,10 @@ ROWS_TOGETHER = 4
 """Most row tiles that take every channel in turn, so that the last of the operand's channels is
 needed late."""
 
+ROWS_OF_PART = 2
+"""Most where there are several parts: another runs until these channels are there, and results
+are taken out sooner."""
+
 
 class SumWriter:
     """Writes the instructions of one sum.
@@ -48,9 +52,11 @@ class SumWriter:
         """Write a sum."""
         layout = self.arrays[operator.output.array].layout
         extents = [layout.shape[d] for d in layout.free]
+        boxes = list(self._boxes(operator, extents))
+        most = ROWS_TOGETHER if len(boxes) == 1 else ROWS_OF_PART
         # half of the banks fill while the others are taken out
-        together = max(1, min(ROWS_TOGETHER, len(self.banks.banks) // 2))
-        for box in self._boxes(operator, extents):
+        together = max(1, min(most, len(self.banks.banks) // 2))
+        for box in boxes:
             for first in range(0, layout.tiles, together):
                 rows = range(first, min(first + together, layout.tiles))
                 self._write_tile(operator, box, rows)
