@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+NARROW = {"bf16": ml_dtypes.bfloat16, "f16": np.float16}
+
 
 @dataclass(frozen=True)
 class AttentionProgram:
@@ -147,8 +149,8 @@ return %{returned} : {type_}
         if not self.program.constant_mask:
             return ""
         values, type_ = self.program.inputs()["mask"], self.types["mask"]
-        narrow = self.program.dtype == "bf16"
-        bits = values.astype(ml_dtypes.bfloat16).view("u2") if narrow else values.view("u4")
+        narrow = NARROW.get(self.program.dtype)
+        bits = values.view("u4") if narrow is None else values.astype(narrow).view("u2")
         self.lines.insert(0, f"%mask = memref.get_global @mask : {type_}")
         return f'memref.global "private" constant @mask : {type_} = dense<{_literal(bits)}>'
 
@@ -245,8 +247,8 @@ return %{returned} : {type_}
     def _fill(self, name: str, shape: tuple[int, ...], value: str, element: str = "") -> None:
         self._alloc(name, shape, element)
         own = self._element(name)
-        if value.startswith("0x") and own == "bf16":
-            value = "0xFF80"
+        if value.startswith("0x") and own in NARROW:
+            value = {"bf16": "0xFF80", "f16": "0xFC00"}[own]
         dims = ", ".join(f"d{n}" for n in range(len(shape)))
         literal = value if own == "i1" else f"{value} : {own}"
         kinds = ", ".join(['"parallel"'] * len(shape))

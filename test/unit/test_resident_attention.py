@@ -117,6 +117,10 @@ def reason(**shape):
         ({"depth": 40}, "heads of 40 begin at partitions at which no access does"),
         ({"mask": "qk"}, "a mask of the attention is no constant"),
         (
+            {"mask": "qk", "constant_mask": True, "dtype": "f16"},
+            "a mask of the attention is beyond the numbers of f16",
+        ),
+        (
             {"form": "guarded", "mask": "qk", "constant_mask": True},
             "a mask of the attention hides all keys of a query",
         ),

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from polystage.constants import constant_array
 from polystage.dialects.npu.views import defining_op
+from polystage.dtypes import numpy_dtype
 from polystage.forms import walk
 from polystage.linear import linear_form
 from polystage.machine.target import Target
@@ -161,6 +164,10 @@ def _mask(
     assert function is not None and function.parent is not None
     symbols = ir.SymbolTable(function.parent)
     values = mask.values(lambda name: constant_array(symbols[name].attributes["initial_value"]))
+    with np.errstate(over="ignore"):
+        rounded = values.astype(numpy_dtype(element_type)).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise Declined(f"a mask of the attention is beyond the numbers of {element_type}")
     if not (values > HIDDEN).any(-1).all():
         raise Declined("a mask of the attention hides all keys of a query")
     return mask
