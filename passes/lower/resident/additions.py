@@ -6,7 +6,7 @@ engine takes longer for it, reading psum and sbuf at once, but runs beside the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from math import ceil, prod
 
@@ -70,7 +70,10 @@ def _matmuls(product: Product, target: Target) -> int:
 def _addition_ns(operator: Sum, target: Target) -> float:
     """Return the time of the vector engine to add an array in sbuf to what is in psum."""
     addition = LaneOperation("arith.addf", ("sum", "addend"), "result")
-    operands = {"sum": LaneOperand(in_psum=True), "addend": LaneOperand()}
+    operands: dict[Hashable, LaneOperand] = {
+        "sum": LaneOperand(in_psum=True),
+        "addend": LaneOperand(),
+    }
     passes = lane_passes(target.vector, [addition], operands, {"result": LaneOperand()})
     columns = _columns(operator)
     spent = cost.lanes(target, "vector", columns, passes=passes, uses_psum=True)
