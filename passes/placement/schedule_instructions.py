@@ -103,7 +103,7 @@ class ScheduleInstructionsPass(Pass):
         terminator = block.operations[-1].operation
         for i in found.order:
             instructions[i].move_before(terminator)
-        _expect(where, max(found.end_ns))
+        _expect(where, found.last_ns)
         self.count("kernels reordered")
         self.count("nanoseconds saved", round(before_ns - after_ns))
         self.remark(where, f"kernel '{kernel}': {before_ns:.0f} ns become {after_ns:.0f} ns")

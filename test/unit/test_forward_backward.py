@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polystage.planner.forward_backward import schedules
-from polystage.planner.list_schedule import list_schedule
+from polystage.planner.list_schedule import Scheduled, list_schedule
 from polystage.planner.task_blocks import Blocks, Task
 
 
@@ -12,9 +12,9 @@ def task(queue: int, busy: float, *after: int, **more) -> Task:
     return Task(queue, busy, busy, after, after, **more)
 
 
-def end_of(found) -> float:
+def end_of(found: Scheduled | None) -> float:
     assert found is not None
-    return max(found.end_ns)
+    return found.last_ns
 
 
 def parts_of_a_layer(parts: int) -> list[Task]:
@@ -30,6 +30,16 @@ def test_parts_do_not_wait_for_each_other() -> None:
     blocks = Blocks(parts_of_a_layer(8), ())
     assert end_of(list_schedule(blocks)) == 25.0
     assert min(end_of(found) for found in schedules(blocks)) == 18.0
+
+
+def test_a_queue_leaves_a_port_that_another_holds() -> None:
+    """The more urgent block would keep its queue waiting, with one that needs no port."""
+    holds = task(0, 4.0, ports=2)
+    urgent, other = task(1, 2.0, ports=2), task(1, 3.0)
+    blocks = Blocks([holds, urgent, other], ())
+    waiting = list_schedule(blocks, urgency=[9.0, 8.0, 1.0])
+    leaving = list_schedule(blocks, urgency=[9.0, 8.0, 1.0], leaves_ports=True)
+    assert end_of(waiting) == 9.0 and end_of(leaving) == 6.0
 
 
 @st.composite

@@ -3,44 +3,66 @@
 The way to the end says how urgent a block is as if it were alone. Where many have the same way,
 the parts of one layer that all engines work on, the order is that of the program, breadth first.
 A schedule of the tasks with time reversed knows more: what queues have to do after a block, with
-all that is in their way. That as urgency gives the schedule forwards.
+all that is in their way. That as urgency gives the schedule forwards, which says in turn which
+blocks end late, for the next schedule backwards.
 
 Source: K. Y. Li and R. J. Willis, An iterative scheduling technique for resource-constrained
-project scheduling (1992); what they repeat, we do once.
+project scheduling (1992).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 
 from polystage.planner.list_schedule import Scheduled, list_schedule
 from polystage.planner.task_blocks import Blocks
 
 
 def schedules(blocks: Blocks, banks: Sequence[int] = ()) -> Iterator[Scheduled]:
-    """Yield schedules, those first that are often the best.
-
-    With `banks`, the first is made along the schedule that has as many as it wants: what it does
-    first may begin lives first. The others keep to the order of the program.
-    """
+    """Yield schedules with `banks`, those first that are often the best."""
+    for urgency, wanted in _rounds(blocks):
+        yield from _known(_along(blocks, banks, urgency, wanted) if banks else wanted)
     ways = blocks.ways_ns()
-    urgency = _time_left(blocks)
-    wanted = None if urgency is None else list_schedule(blocks, urgency=urgency)
-    if wanted is not None and banks:
-        yield from _known(list_schedule(blocks, banks, _FAR, urgency, wanted.blocks))
-        yield from _known(list_schedule(blocks, banks, _NEAR, urgency))
     yield from _known(list_schedule(blocks, banks, _FAR, ways))
-    yield from _known(list_schedule(blocks, banks, _NEAR, ways) if banks else wanted)
 
+
+_ROUNDS = 3
+"""Schedules backwards; more gain little."""
 
 _NEAR, _FAR = 24, 64
 """How many blocks may begin lives: neither is best for all kernels."""
 
 
-def _time_left(blocks: Blocks) -> list[float] | None:
-    """Return how long before the end every block starts in a schedule backwards."""
-    found = list_schedule(blocks.backward())
-    return None if found is None else blocks.longest(found.end_ns[::-1])
+def _rounds(blocks: Blocks) -> Iterator[tuple[Sequence[float], Scheduled]]:
+    """Yield schedules that have as many banks as they want, each shorter than the one before, with
+    the urgency of every block: how long before the end it starts in a schedule backwards."""
+    backward = blocks.backward()
+    late: list[float] | None = None
+    shortest_ns = inf
+    for _ in range(_ROUNDS):
+        back = list_schedule(backward, urgency=late)
+        if back is None:
+            return
+        urgency = blocks.longest(back.end_ns[::-1])
+        wanted = list_schedule(blocks, urgency=urgency, leaves_ports=True)
+        if wanted is None or wanted.last_ns >= shortest_ns:
+            return
+        yield urgency, wanted
+        shortest_ns = wanted.last_ns
+        late = backward.longest(wanted.end_ns[::-1])
+
+
+def _along(
+    blocks: Blocks, banks: Sequence[int], urgency: Sequence[float], wanted: Scheduled
+) -> Scheduled | None:
+    """Return a schedule in which those begin lives first that do so in another, which had as many
+    banks as it wanted; if there is none, those that come first in the program."""
+    for ahead, sequence in ((_FAR, wanted.blocks), (_FAR, None), (_NEAR, None)):
+        found = list_schedule(blocks, banks, ahead, urgency, sequence, leaves_ports=True)
+        if found is not None:
+            return found
+    return None
 
 
 def _known(found: Scheduled | None) -> Iterator[Scheduled]:

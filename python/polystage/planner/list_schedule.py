@@ -31,6 +31,11 @@ class Scheduled:
     blocks: tuple[int, ...] = field(default=(), compare=False)
     end_ns: tuple[float, ...] = field(default=(), compare=False)
 
+    @property
+    def last_ns(self) -> float:
+        """When all tasks have ended."""
+        return max(self.end_ns)
+
 
 @dataclass(slots=True)
 class _Queue:
@@ -65,6 +70,8 @@ def list_schedule(
     ahead: int = 0,
     urgency: Sequence[float] | None = None,
     sequence: Sequence[int] | None = None,
+    *,
+    leaves_ports: bool = False,
 ) -> Scheduled | None:
     """Return tasks in a good order, or None where none is found.
 
@@ -74,7 +81,8 @@ def list_schedule(
     `ahead` blocks, in the order of `sequence`, of those with part in a life may begin one, and all
     but the very first leave two banks: what runs far ahead would hold banks for long, or hold all
     of them and wait for what comes before; then there is no order. The sequence is that of the
-    first tasks, if none is given.
+    first tasks, if none is given. With `leaves_ports` a queue takes something else while another
+    queue holds a port that the most urgent block needs first; else it waits for that.
     """
     scheduler = _Scheduler(
         blocks,
@@ -82,6 +90,7 @@ def list_schedule(
         ahead,
         blocks.ways_ns() if urgency is None else urgency,
         range(len(blocks.members)) if sequence is None else sequence,
+        leaves_ports,
     )
     return scheduler.run()
 
@@ -100,7 +109,7 @@ def time_of_order(tasks: Sequence[Task]) -> float:
         before[task.queue] = i
     found = list_schedule(Blocks(ordered, ()))
     assert found is not None, "tasks come after those that they need"
-    return max(found.end_ns)
+    return found.last_ns
 
 
 _RESERVE = 2
@@ -163,8 +172,10 @@ class _Scheduler:
         ahead: int,
         urgency: Sequence[float],
         sequence: Sequence[int],
+        leaves_ports: bool,
     ) -> None:
         self.blocks = blocks
+        self.leaves_ports = leaves_ports
         self.tasks = blocks.tasks
         self.ahead = ahead
         self.banks = banks
@@ -236,11 +247,23 @@ class _Scheduler:
                 queue.try_banks()
             while queue.now:
                 entry = heappop(queue.now)
+                if self.leaves_ports and (port_ns := self._port_ns(entry[1])) > now:
+                    heappush(queue.later, (port_ns, entry[1]))
+                    continue
                 room_ns = self._room_ns(entry[1])
                 if room_ns <= now:
                     return entry[1]
                 queue.for_bank.append(entry)
                 queue.bank_ns = min(queue.bank_ns, room_ns)
+
+    def _port_ns(self, turn: int) -> float:
+        """Return when no other queue holds a port that a block needs first."""
+        task = self.tasks[self.blocks.members[self.sequence[turn]][0]]
+        return max((self._port_free_ns(bit, task.queue) for bit in _PORTS[task.ports]), default=0.0)
+
+    def _port_free_ns(self, bit: int, queue: int) -> float:
+        free_ns, holder = self.port_free.get(bit, (0.0, queue))
+        return 0.0 if holder == queue else free_ns
 
     def _room_ns(self, turn: int) -> float:
         """Return when there are banks for a block."""
@@ -272,9 +295,7 @@ class _Scheduler:
             queue.free_ns = max(start, self.end_ns[i] - task.startup_ns)
             return
         for bit in _PORTS[task.ports]:
-            free_ns, holder = self.port_free.get(bit, (0.0, task.queue))
-            if holder != task.queue:
-                start = max(start, free_ns)
+            start = max(start, self._port_free_ns(bit, task.queue))
         is_held = task.held >= 0 and task.held == queue.held
         busy = task.held_busy_ns if is_held else task.busy_ns
         queue.held, queue.free_ns = task.held, start + busy
