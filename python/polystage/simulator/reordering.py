@@ -220,15 +220,26 @@ def regions_that_meet(
     begin, end = regions.box[at][:, ::2], regions.box[at][:, 1::2]
     meeting: dict[int, list[int]] = {}
     covered: dict[int, list[int]] = {}
-    for n, region in enumerate(used):
-        near = (memory == memory[n]) & ((memory != DRAM) | (buffer == buffer[n]))
-        near &= (low < high[n]) & (low[n] < high) & (first < last[n]) & (first[n] < last)
-        found = np.flatnonzero(near)
-        comparable = (buffer[found] == buffer[n]) & (key[found] == key[n]) & (key[n] != NO_BOX)
-        apart = (begin[found] >= end[n]) | (begin[n] >= end[found])
-        inside = (begin[found] >= begin[n]) & (end[found] <= end[n])
-        meets = ~(comparable & apart.any(axis=1))
-        contains = (comparable & inside.all(axis=1)) | (found == n)
-        meeting[region] = at[found[meets]].tolist()
-        covered[region] = at[found[contains]].tolist()
+    for rows in _by_place(np.where(memory == DRAM, buffer + DRAM, memory), low):
+        longest = (high[rows] - low[rows]).max(initial=0)
+        # what begins further up is too short to reach, what begins behind the end is not met
+        starts = np.searchsorted(low[rows], low[rows] - longest, side="right").tolist()
+        stops = np.searchsorted(low[rows], high[rows]).tolist()
+        for n, start, stop in zip(rows.tolist(), starts, stops, strict=True):
+            around = rows[start:stop]
+            near = (low[n] < high[around]) & (first[around] < last[n]) & (first[n] < last[around])
+            found = np.sort(around[near])
+            comparable = (buffer[found] == buffer[n]) & (key[found] == key[n]) & (key[n] != NO_BOX)
+            apart = (begin[found] >= end[n]) | (begin[n] >= end[found])
+            inside = (begin[found] >= begin[n]) & (end[found] <= end[n])
+            meets = ~(comparable & apart.any(axis=1))
+            contains = (comparable & inside.all(axis=1)) | (found == n)
+            meeting[used[n]] = at[found[meets]].tolist()
+            covered[used[n]] = at[found[contains]].tolist()
     return meeting, covered
+
+
+def _by_place(place: Int64, low: Int64) -> list[Int64]:
+    """Return rows of the same place, by their first byte."""
+    order = np.lexsort((low, place))
+    return np.split(order, np.flatnonzero(np.diff(place[order])) + 1)
