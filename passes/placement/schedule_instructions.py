@@ -60,6 +60,7 @@ class ScheduleInstructionsPass(Pass):
             return
         program = traced(module)
         chosen: dict[str, _Chosen] = {}
+        expected: dict[str, float] = {}
         for name, call in program.calls():
             kernel = kernels.pop(name, None)
             if kernel is None or len(call) > self.max_instructions:
@@ -68,13 +69,14 @@ class ScheduleInstructionsPass(Pass):
             found = None
             if len(instructions) == len(call):
                 found = self._reorder(program, name, call, instructions)
-            if found is None:
-                _expect(kernel.operation, _own_time(program, call))
-            else:
+            if found is not None:
                 chosen[name] = found
-        has_several_calls = len(list(program.calls())) > 1
+            expected[name] = _own_time(program, call) if found is None else found[1].last_ns
+            kernel.operation.attributes[EXPECTED] = ir.FloatAttr.get_f64(round(expected[name], 0))
+        calls = [expected.get(name, 0.0) for name, _ in program.calls()]
         is_short = program.trace.count <= self.max_instructions
-        whole_ns = _whole_time(program, chosen) if has_several_calls and is_short else None
+        overlaps = is_short and sum(calls) - max(calls) > _LITTLE * sum(calls)
+        whole_ns = _whole_time(program, chosen) if overlaps else None
         if (planned_ns := write_planned_latency(module, whole_ns)) is not None:
             self.count("planned nanoseconds", planned_ns)
 
@@ -103,7 +105,6 @@ class ScheduleInstructionsPass(Pass):
         terminator = block.operations[-1].operation
         for i in found.order:
             instructions[i].move_before(terminator)
-        _expect(where, found.last_ns)
         self.count("kernels reordered")
         self.count("nanoseconds saved", round(before_ns - after_ns))
         self.remark(where, f"kernel '{kernel}': {before_ns:.0f} ns become {after_ns:.0f} ns")
@@ -136,6 +137,11 @@ _NEAR = 1.02
 """An order that takes so much longer than the busiest engine is at work needs no better one."""
 
 
+_LITTLE = 0.01
+"""The part of the time of a program that all its kernels but the longest may take for the sum of
+all to be near enough."""
+
+
 def _own_time(program: Traced, span: range) -> float:
     """Return what the scheduler expects instructions to take in the order that they have."""
     return time_of_order(tasks_of(program, span))
@@ -151,11 +157,6 @@ def _whole_time(program: Traced, chosen: Mapping[str, _Chosen]) -> float:
         if lives is not None and found.banks:
             program = in_banks(program, call, lives, found.banks)
     return _own_time(program.reordered(order), range(len(order)))
-
-
-def _expect(kernel: ir.Operation, ns: float) -> None:
-    """Note on a kernel how long the scheduler expects it to take."""
-    kernel.attributes[EXPECTED] = ir.FloatAttr.get_f64(float(round(ns)))
 
 
 def _straight(function: func.FuncOp) -> list[ir.Operation]:
