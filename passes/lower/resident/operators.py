@@ -19,8 +19,9 @@ from polystage.passes.lower.resident.windows import Window, matching_dims
 REPLICATED = None
 """In place of the dimension across the partitions: all partitions have the same values, in f32."""
 
-SUMS_TOGETHER = 4
-"""Sums of the vector engine that lie in sbuf until the scalar engine has read them."""
+SUMS_TOGETHER = 2
+"""Sums of the vector engine that lie in sbuf until the scalar engine has read them; with more, one
+operator's would keep psum from the next one's."""
 
 Read = tuple[Window, int | None, tuple[int, ...]]
 """What an operator reads: the window, the dimension of its array that lies across the partitions or

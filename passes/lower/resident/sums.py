@@ -17,7 +17,6 @@ from polystage.passes.lower.resident.operators import SUMS_TOGETHER, Matrix, Pro
 from polystage.passes.lower.resident.parts import (
     PARTS,
     PARTS_OF_IMAGE,
-    column_tile,
     parts_of,
     tile_boxes,
 )
@@ -62,15 +61,12 @@ class SumWriter:
                 self._write_tile(operator, box, rows)
 
     def _boxes(self, operator: Sum, extents: Sequence[int]) -> Iterator[tuple[Range, ...]]:
-        """Yield the tiles of columns. Tokens and one image go part by part, so that operators
-        behind can begin; tiles of several images, one of which can begin, are as large as they can
-        be."""
-        most, wide = self.banks.columns, sum(n > 1 for n in extents)
+        """Yield the tiles of columns. They come part by part, so that operators behind can begin:
+        tokens and several images in few parts, one image in more."""
         if self._copies(operator):
             return tile_boxes(extents, extents)
-        if wide > 2:
-            return tile_boxes(extents, column_tile(extents, most))
-        return parts_of(extents, most, PARTS_OF_IMAGE if wide == 2 else PARTS)
+        is_image = sum(n > 1 for n in extents) == 2
+        return parts_of(extents, self.banks.columns, PARTS_OF_IMAGE if is_image else PARTS)
 
     def _copies(self, operator: Sum) -> bool:
         """Whether a sum is a function of one array, which needs no array of processors."""
