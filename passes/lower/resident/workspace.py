@@ -25,14 +25,24 @@ class PsumBanks:
         with builder.module.context:
             shape, f32 = [rows, self.columns], ir.F32Type.get()
             self.banks = [builder.alloc(shape, f32, "psum") for _ in range(psum.banks)]
-        self.next = 0
+        self.taken = 0
+        self.kept: dict[Hashable, tuple[Any, int]] = {}
 
     def take(self, rows: int, sizes: Sequence[int]) -> Any:
         """Return the next bank as [rows, *sizes]."""
-        bank = self.banks[self.next]
-        self.next = (self.next + 1) % len(self.banks)
+        bank = self.banks[self.taken % len(self.banks)]
+        self.taken += 1
         view = self.builder.subview(bank, [0, 0], [rows, prod(sizes)])
         return self.builder.expand(view, [[rows], list(sizes)])
+
+    def keep(self, name: Hashable, view: Any) -> None:
+        """Note what lies in the bank that was taken last."""
+        self.kept[name] = view, self.taken
+
+    def find(self, name: Hashable) -> Any | None:
+        """Return what was kept, or None where its bank has been taken again."""
+        view, taken = self.kept.get(name, (None, 0))
+        return view if self.taken < taken + len(self.banks) else None
 
 
 @dataclass(frozen=True)

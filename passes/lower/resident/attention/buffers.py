@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from polystage.passes.lower.resident.attention.operator import PLACES, Attention, dim_of, start_of
+from polystage.passes.lower.resident.attention.operator import Attention, dim_of, start_of
 from polystage.passes.lower.resident.attention.tiles import Batch, Span, Unit, rows_of
 from polystage.passes.lower.resident.layout import Range, ResidentArray, partitions_of
 from polystage.passes.lower.resident.windows import Window
@@ -81,11 +81,12 @@ class AttentionBuffers:
     def scores(self, name: str, batch: Batch, keys: Span) -> Any:
         """Return the `scores` or `weights` of some keys: [query, head, key]."""
         sizes = [batch.queries.size, len(batch.heads), keys.size]
-        return self._in_turn(name, batch, [0, 0, keys.start], sizes)
+        return self.builder.subview(self.buffers[name], [0, 0, keys.start], sizes)
 
     def transposed(self, batch: Batch, pair: int, pairs: int, keys: int) -> Any:
         """Return weights of so many keys: [key, tile and head, query]."""
-        return self._in_turn("transposed", batch, [0, pair, 0], [keys, pairs, batch.queries.size])
+        sizes = [keys, pairs, batch.queries.size]
+        return self.builder.subview(self.buffers["transposed"], [0, pair, 0], sizes)
 
     def values(self, tile: int, column: int, columns: int) -> Any:
         """Return values of a tile of keys: [key, feature]."""
@@ -96,17 +97,6 @@ class AttentionBuffers:
         """Return a part of the result of a tile of queries: [query, feature]."""
         starts, sizes = [0, batch.tile, column], [batch.queries.size, 1, columns]
         return self.builder.subview(self.buffers["result"], starts, sizes, drop=[1])
-
-    def _in_turn(
-        self,
-        name: str,
-        batch: Batch,
-        starts: Sequence[int],
-        sizes: Sequence[int],
-    ) -> Any:
-        """Return a part of the buffer that a batch has in its turn."""
-        buffer = self.buffers[f"{name} {batch.number % PLACES}"]
-        return self.builder.subview(buffer, starts, sizes)
 
 
 def _box(array: ResidentArray, start: Sequence[int], tokens: int, span: Span) -> list[Range]:

@@ -23,9 +23,6 @@ from polystage.passes.lower.resident.layout import partitions_of
 from polystage.passes.lower.resident.operators import Matrix, Read, ResidentOperator, Table
 from polystage.passes.lower.resident.windows import Window
 
-PLACES = 2
-"""Buffers for weights, of which one is written while the other is read."""
-
 Head = tuple[int, ...]
 """A head: one index for each of the dims of heads."""
 
@@ -104,17 +101,15 @@ class Attention(ResidentOperator):
         statistics = [len(tiles.batches), tiles.together]
         key_tiles, rows = len(tiles.key_tiles), tiles.query_tiles[0].size
         values, result = (self.units(w, partitions).columns for w in (self.value, self.output))
-        found = {
+        return {
             "minimum": (statistics, f32),
             "sums": (statistics, f32),
             "values": ([key_tiles, values], weight),
             "result": ([len(tiles.query_tiles), result], weight),
+            "scores": ([tiles.together, self.extents[self.keys]], f32),
+            "weights": ([tiles.together, self.extents[self.keys]], weight),
+            "transposed": ([key_tiles * tiles.together, rows], weight),
         }
-        for place in range(PLACES):
-            found[f"scores {place}"] = ([tiles.together, self.extents[self.keys]], f32)
-            found[f"weights {place}"] = ([tiles.together, self.extents[self.keys]], weight)
-            found[f"transposed {place}"] = ([key_tiles * tiles.together, rows], weight)
-        return found
 
     def scratch(self, target: Target) -> Mapping[Hashable, int]:
         """Return the bytes of the buffers."""

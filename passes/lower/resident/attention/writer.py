@@ -35,8 +35,8 @@ class AttentionWriter:
         """Write one operator."""
         writer = _BatchWriter(self.workspace, operator)
         batches = operator.tiles(self.workspace.builder.target).batches
-        # in a step, an engine comes first to what has waited longest for its operands
-        stages = ((0, writer.scores), (3, writer.output), (2, writer.mix), (1, writer.softmax))
+        # in a step, a batch leaves a stage and its buffer before the next one comes
+        stages = ((3, writer.output), (2, writer.mix), (1, writer.softmax), (0, writer.scores))
         writer.begin()
         for step in range(len(batches) + 3):
             for after, stage in stages:

@@ -3,7 +3,7 @@ part."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -78,6 +78,8 @@ class AcrossWriter:
                 builder.matmul(ones, moving.value, total, builder.flag(tile > 0), auxiliary=True)
             place = writer.array_view(output, range(1), rows, box)
             builder.activate(total, place.value, bias=operator.initial)
+            if not operator.initial:
+                self.workspace.banks.keep(writer.key(output, box), total)
 
 
 def boxes(body: LaneBody, most: int) -> Iterator[Box]:
@@ -245,10 +247,30 @@ class BodyWriter:
             loop = loop_of.get(dim)
             start, size, _ = (0, 1, 1) if loop is None else box.get(loop, (0, 1, 1))
             ranges.append((layout.before[dim] + start, size, TILE if loop is None else loop))
-        view = self._window(array.buffer, count, ranges)
+        view = self._kept(operand, count, box, ranges) or self._window(array.buffer, count, ranges)
         order = sorted(range(len(view.axes)), key=lambda i: self._position(view.axes[i]))
         moved = self.builder.transpose(view.value, [0, *(1 + i for i in order)])
         return View(moved, tuple(view.axes[i] for i in order))
+
+    def key(self, operand: LaneOperand, box: Box) -> Hashable:
+        """Return the name of a part of an array that is the same on all partitions."""
+        loop_of = {dim: loop for loop, dim in operand.dims.items()}
+        layout = self.workspace.arrays[operand.window.array].layout
+        parts = (box.get(loop_of.get(dim, TILE), (0, 1, 1)) for dim in layout.free)
+        return operand.window.array, tuple(parts)
+
+    def _kept(
+        self, operand: LaneOperand, count: int, box: Box, ranges: Sequence[tuple[int, int, int]]
+    ) -> View | None:
+        """Return such a part where it still lies in psum: sooner, and read in half the time."""
+        bank = None
+        if operand.partition is None:
+            bank = self.workspace.banks.find(self.key(operand, box))
+        if bank is None:
+            return None
+        shape = list(ir.MemRefType(bank.type).shape)
+        place = self.builder.subview(bank, [0] * len(shape), [count, *shape[1:]])
+        return View(place, tuple(axis for _, size, axis in ranges if size > 1) or (None,))
 
     def _position(self, axis: int | None) -> int:
         return self.body.free.index(axis) if axis in self.body.free else -1
