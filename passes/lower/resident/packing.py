@@ -211,7 +211,8 @@ class PackedOperand:
         self, builder: KernelBuilder, source: ir.Value, copy: int, chunk: Chunk, cause: str
     ) -> None:
         """Load a chunk for all packed taps of a copy, ahead of the weights of operators behind,
-        which would take half of the bandwidth."""
+        which would take half of the bandwidth. Two queues take pieces in turn that have fewer rows
+        than there are DMA engines, and would keep only some of them busy."""
         packing, product = self.packing, self.packing.product
         channel = product.moving.dim_of(product.channel)
         assert channel is not None
@@ -233,7 +234,10 @@ class PackedOperand:
                 [place, *(into for _, into, _, _ in pieces)],
                 [product.channels, *(size for _, _, size, _ in pieces)],
             )
-            queue = class_queue("weight", builder.target.dma.queues)
+            rows = product.channels * prod(size for _, _, size, _ in pieces[:-1])
+            in_turn = rows < builder.target.dma.engines
+            kind = "load" if in_turn and number % 2 else "weight"
+            queue = class_queue(kind, builder.target.dma.queues)
             builder.dma(builder.transpose(view, order), target, cause, queue)
 
     def _pieces(
