@@ -13,7 +13,6 @@ project scheduling (1992).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf
 
 from polystage.planner.list_schedule import Scheduled, list_schedule
 from polystage.planner.task_blocks import Blocks
@@ -23,33 +22,32 @@ def schedules(blocks: Blocks, banks: Sequence[int] = ()) -> Iterator[Scheduled]:
     """Yield schedules with `banks`, those first that are often the best."""
     for urgency, wanted in _rounds(blocks):
         yield from _known(_along(blocks, banks, urgency, wanted) if banks else wanted)
-    ways = blocks.ways_ns()
-    yield from _known(list_schedule(blocks, banks, _FAR, ways))
+    yield from _known(list_schedule(blocks, banks, max(_AHEAD)))
 
 
-_ROUNDS = 3
+_ROUNDS = 4
 """Schedules backwards; more gain little."""
 
-_NEAR, _FAR = 24, 64
-"""How many blocks may begin lives: neither is best for all kernels."""
+_AHEAD = (24, 48, 64)
+"""How many blocks may begin lives: none is best for all kernels."""
 
 
 def _rounds(blocks: Blocks) -> Iterator[tuple[Sequence[float], Scheduled]]:
-    """Yield schedules that have as many banks as they want, each shorter than the one before, with
-    the urgency of every block: how long before the end it starts in a schedule backwards."""
+    """Yield schedules that have as many banks as they want, until they repeat themselves, with the
+    urgency of every block: how long before the end it starts in a schedule backwards."""
     backward = blocks.backward()
     late: list[float] | None = None
-    shortest_ns = inf
+    known_ns: set[float] = set()
     for _ in range(_ROUNDS):
         back = list_schedule(backward, urgency=late)
         if back is None:
             return
         urgency = blocks.longest(back.end_ns[::-1])
         wanted = list_schedule(blocks, urgency=urgency, leaves_ports=True)
-        if wanted is None or wanted.last_ns >= shortest_ns:
+        if wanted is None or wanted.last_ns in known_ns:
             return
         yield urgency, wanted
-        shortest_ns = wanted.last_ns
+        known_ns.add(wanted.last_ns)
         late = backward.longest(wanted.end_ns[::-1])
 
 
@@ -58,10 +56,14 @@ def _along(
 ) -> Scheduled | None:
     """Return a schedule in which those begin lives first that do so in another, which had as many
     banks as it wanted; if there is none, those that come first in the program."""
-    for ahead, sequence in ((_FAR, wanted.blocks), (_FAR, None), (_NEAR, None)):
-        found = list_schedule(blocks, banks, ahead, urgency, sequence, leaves_ports=True)
-        if found is not None:
-            return found
+    for sequence in (wanted.blocks, None):
+        tried = (
+            list_schedule(blocks, banks, ahead, urgency, sequence, leaves_ports=True)
+            for ahead in _AHEAD
+        )
+        found = [schedule for schedule in tried if schedule is not None]
+        if found:
+            return min(found, key=lambda schedule: schedule.last_ns)
     return None
 
 
